@@ -29,16 +29,25 @@ _COUNT_SLACK_FRACTION = 0.01
 
 def natural_key(name: str) -> list[tuple[int, Any]]:
     """Sort key under which "img2" comes before "img10"."""
-    return [(0, int(part)) if part.isdigit() else (1, part.lower())
-            for part in re.split(r"([0-9]+)", name) if part]
+    return [
+        (0, int(part)) if part.isdigit() else (1, part.lower())
+        for part in re.split(r"([0-9]+)", name)
+        if part
+    ]
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """The image files of a folder (by suffix, hidden files left out) in natural order."""
-    return sorted((path for path in Path(folder).iterdir()
-                   if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-                   and path.is_file()),
-                  key=lambda path: natural_key(path.name))
+    return sorted(
+        (
+            path
+            for path in Path(folder).iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES
+            and not path.name.startswith(".")
+            and path.is_file()
+        ),
+        key=lambda path: natural_key(path.name),
+    )
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
@@ -73,8 +82,9 @@ def _resized(frame: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     if size is None or frame.shape[:2] == size:
         return frame
     shrinking = size[0] < frame.shape[0]
-    return cv2.resize(frame, (size[1], size[0]),
-                      interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    return cv2.resize(
+        frame, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    )
 
 
 class Frames:
@@ -87,8 +97,14 @@ class Frames:
     and `size` is that of the first. InputError names the frame that cannot be decoded.
     """
 
-    def __init__(self, path: Path, start: int, end: int | None,
-                 size: int | tuple[int, int] | None, folder_fps: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        start: int,
+        end: int | None,
+        size: int | tuple[int, int] | None,
+        folder_fps: float,
+    ) -> None:
         self.path = path
         self.fps = float(folder_fps)
         self._start = start
@@ -96,8 +112,9 @@ class Frames:
         if path.is_dir():
             files = list_images(path)
             if not files:
-                raise InputError(f"{path}: no images in this folder "
-                                 f"(looked for {', '.join(IMAGE_SUFFIXES)})")
+                raise InputError(
+                    f"{path}: no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})"
+                )
             total = len(files)
             self._files = files[start:end]
             if not self._files:
@@ -138,8 +155,10 @@ class Frames:
         capture = cv2.VideoCapture(str(self.path))
         if not capture.isOpened():
             capture.release()
-            raise InputError(f"{self.path}: cannot be opened as a video (damaged, not a video, or "
-                             "of a codec that this OpenCV lacks); a folder of images works too")
+            raise InputError(
+                f"{self.path}: cannot be opened as a video (damaged, not a video, or "
+                "of a codec that this OpenCV lacks); a folder of images works too"
+            )
         return capture
 
     @property
@@ -179,19 +198,27 @@ class Frames:
         wanted = self._total if self._end is None else min(self._total, self._end)
         slack = max(_COUNT_SLACK_FRAMES, math.ceil(_COUNT_SLACK_FRACTION * self._total))
         if index < wanted - slack:
-            raise InputError(f"{self.path}: frame {index} of {self._total} cannot be decoded "
-                             "(the file is damaged or cut short)")
+            raise InputError(
+                f"{self.path}: frame {index} of {self._total} cannot be decoded "
+                "(the file is damaged or cut short)"
+            )
         if index <= self._start:
             raise InputError(f"{self.path}: has {index} frames, none of them from {self._start} on")
         if index < wanted:
-            _log.warning("%s: ended after %d frames, its header says %d", self.path, index,
-                         self._total)
+            _log.warning(
+                "%s: ended after %d frames, its header says %d", self.path, index, self._total
+            )
         self.count = index - self._start
 
 
-def open_frames(path: str | os.PathLike[str], start: int = 0, end: int | None = None,
-                size: int | tuple[int, int] | None = None, *,
-                folder_fps: float = DEFAULT_FPS) -> Frames:
+def open_frames(
+    path: str | os.PathLike[str],
+    start: int = 0,
+    end: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    *,
+    folder_fps: float = DEFAULT_FPS,
+) -> Frames:
     """Opens a video file or a folder of images (in natural order) for reading.
 
     Frames start (inclusive) to end (exclusive, None for all) are read. size: None keeps the
@@ -241,20 +268,28 @@ class VideoWriter:
 
     def write(self, frame: np.ndarray) -> None:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            raise InputError(f"a frame is {frame.dtype} {list(frame.shape)}; "
-                             "RGB uint8 [H, W, 3] is needed")
+            raise InputError(
+                f"a frame is {frame.dtype} {list(frame.shape)}; RGB uint8 [H, W, 3] is needed"
+            )
         if self._writer is None:
             self._shape = frame.shape
             height, width = frame.shape[:2]
             self._writer = cv2.VideoWriter(
-                str(self._temporary), cv2.VideoWriter_fourcc(*"mp4v"), self.fps,
-                (width + width % 2, height + height % 2))
+                str(self._temporary),
+                cv2.VideoWriter_fourcc(*"mp4v"),
+                self.fps,
+                (width + width % 2, height + height % 2),
+            )
             if not self._writer.isOpened():
-                raise StremnError(f"{self.path}: cannot be opened for writing "
-                                  "(no permission, or an OpenCV without FFmpeg)")
+                raise StremnError(
+                    f"{self.path}: cannot be opened for writing "
+                    "(no permission, or an OpenCV without FFmpeg)"
+                )
         if frame.shape != self._shape:
-            raise InputError(f"frame {self.count} is {list(frame.shape)}, "
-                             f"the first was {list(self._shape or ())}")
+            raise InputError(
+                f"frame {self.count} is {list(frame.shape)}, "
+                f"the first was {list(self._shape or ())}"
+            )
         image = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         height, width = frame.shape[:2]
         if height % 2 or width % 2:
@@ -262,8 +297,12 @@ class VideoWriter:
         self._writer.write(image)
         self.count += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._writer is not None:
             self._writer.release()
         try:
@@ -284,5 +323,7 @@ class VideoWriter:
         finally:
             capture.release()
         if written != self.count:
-            raise StremnError(f"{self.path}: {written} of {self.count} frames reached the file "
-                              "(is the disk full?)")
+            raise StremnError(
+                f"{self.path}: {written} of {self.count} frames reached the file "
+                "(is the disk full?)"
+            )

@@ -44,16 +44,19 @@ def label_color(label: int) -> tuple[int, int, int]:
 
 def _check_frame(frame: np.ndarray) -> None:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise InputError(f"a frame is {frame.dtype} {list(frame.shape)}; "
-                         "RGB uint8 [H, W, 3] is needed")
+        raise InputError(
+            f"a frame is {frame.dtype} {list(frame.shape)}; RGB uint8 [H, W, 3] is needed"
+        )
 
 
 def _check_labels(labels: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
     if labels.ndim != 2 or labels.dtype.kind not in "uib":
         raise InputError(f"labels are {labels.dtype} {list(labels.shape)}; integers [H, W] needed")
     if shape is not None and labels.shape != shape:
-        raise InputError(f"labels are {list(labels.shape)}, the frame is {list(shape)}: "
-                         "the same height and width are needed")
+        raise InputError(
+            f"labels are {list(labels.shape)}, the frame is {list(shape)}: "
+            "the same height and width are needed"
+        )
     if labels.dtype != np.uint8:
         if labels.size and (labels.min() < 0 or labels.max() > 255):
             raise InputError(f"labels reach from {labels.min()} to {labels.max()}; ids are 0..255")
@@ -65,8 +68,9 @@ def _color(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
     return cv2.LUT(cv2.merge((labels, labels, labels)), table)
 
 
-def overlay(frame: np.ndarray, labels: np.ndarray, alpha: float = 0.5,
-            outline: bool = True) -> np.ndarray:
+def overlay(
+    frame: np.ndarray, labels: np.ndarray, alpha: float = 0.5, outline: bool = True
+) -> np.ndarray:
     """The frame with the objects tinted in their palette colours: RGB uint8 [H, W, 3], a copy.
 
     frame: RGB uint8 [H, W, 3]; labels: integers [H, W], 0 is background. alpha 0..1 is the
@@ -96,9 +100,14 @@ def overlay(frame: np.ndarray, labels: np.ndarray, alpha: float = 0.5,
     return result
 
 
-def contact_sheet(frames: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None = None,
-                  columns: int | None = None, captions: Sequence[str] | None = None,
-                  tile_width: int = 320, alpha: float = 0.5) -> np.ndarray:
+def contact_sheet(
+    frames: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray] | None = None,
+    columns: int | None = None,
+    captions: Sequence[str] | None = None,
+    tile_width: int = 320,
+    alpha: float = 0.5,
+) -> np.ndarray:
     """Many frames in one picture: RGB uint8 [H, W, 3].
 
     frames: RGB uint8 [H, W, 3], of any sizes; labels: one mask per frame (or None for a frame
@@ -120,8 +129,11 @@ def contact_sheet(frames: Sequence[np.ndarray], labels: Sequence[np.ndarray] | N
         raise InputError(f"columns {columns}: at least 1 is needed")
     rows = math.ceil(count / columns)
     gap, text = 6, 24 if captions is not None else 0
-    sheet = np.full((gap + rows * (tile_height + text + gap),
-                     gap + columns * (tile_width + gap), 3), 24, np.uint8)
+    sheet = np.full(
+        (gap + rows * (tile_height + text + gap), gap + columns * (tile_width + gap), 3),
+        24,
+        np.uint8,
+    )
     for index, frame in enumerate(frames):
         _check_frame(frame)
         top = gap + (index // columns) * (tile_height + text + gap)
@@ -129,24 +141,25 @@ def contact_sheet(frames: Sequence[np.ndarray], labels: Sequence[np.ndarray] | N
         scale = min(tile_width / frame.shape[1], tile_height / frame.shape[0])
         width = max(1, min(tile_width, round(frame.shape[1] * scale)))
         height = max(1, min(tile_height, round(frame.shape[0] * scale)))
-        tile = cv2.resize(frame, (width, height),
-                          interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        tile = cv2.resize(
+            frame, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        )
         mask = labels[index] if labels is not None else None
         if mask is not None:
             mask = _check_labels(mask, frame.shape[:2])
             # The mask is drawn after the resize, or its outline would fade away
-            tile = overlay(tile, cv2.resize(mask, (width, height),
-                                            interpolation=cv2.INTER_NEAREST), alpha)
+            tile = overlay(
+                tile, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), alpha
+            )
         y, x = top + (tile_height - height) // 2, left + (tile_width - width) // 2
-        sheet[top:top + tile_height, left:left + tile_width] = 0
-        sheet[y:y + height, x:x + width] = tile
+        sheet[top : top + tile_height, left : left + tile_width] = 0
+        sheet[y : y + height, x : x + width] = tile
         if captions is not None:
             _caption(sheet, captions[index], left, top + tile_height, tile_width, text)
     return sheet
 
 
-def _caption(sheet: np.ndarray, caption: str, left: int, top: int, width: int,
-             height: int) -> None:
+def _caption(sheet: np.ndarray, caption: str, left: int, top: int, width: int, height: int) -> None:
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.48
     caption = caption.encode("ascii", "replace").decode()  # OpenCV's fonts have ASCII only
     shown = caption
@@ -155,8 +168,9 @@ def _caption(sheet: np.ndarray, caption: str, left: int, top: int, width: int,
         shown = caption + ".."
         if not caption:
             return
-    cv2.putText(sheet, shown, (left + 2, top + height - 8), font, scale, (235, 235, 235), 1,
-                cv2.LINE_AA)
+    cv2.putText(
+        sheet, shown, (left + 2, top + height - 8), font, scale, (235, 235, 235), 1, cv2.LINE_AA
+    )
 
 
 def write_label_png(path: str | os.PathLike[str], labels: np.ndarray) -> None:
@@ -198,10 +212,18 @@ def read_label_png(path: str | os.PathLike[str], *, keep_255: bool = False) -> n
         with Image.open(path) as image:
             image.load()
             mode = image.mode
-            pixels = np.array(image.convert("RGB") if mode not in
-                              ("1", "L", "P", "I", "I;16", "I;16B", "I;16L") else image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError,
-            Image.DecompressionBombError) as error:
+            pixels = np.array(
+                image.convert("RGB")
+                if mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+                else image
+            )
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
         raise InputError(f"{path}: cannot be read as a mask ({error})") from error
     if pixels.ndim == 3:
         pixels = _labels_of_colors(pixels, path, mode)
@@ -231,8 +253,10 @@ def _labels_of_colors(pixels: np.ndarray, path: Path, mode: str) -> np.ndarray:
     found, inverse = np.unique(code(pixels), return_inverse=True)
     strange = [value for value in found if int(value) not in known]
     if strange:
-        raise InputError(f"{path}: is a colour image ({mode}) with {len(strange)} colours that are "
-                         f"not in the DAVIS palette (such as #{int(strange[0]):06x}); an indexed "
-                         "or grey PNG whose values are the object ids is needed")
+        raise InputError(
+            f"{path}: is a colour image ({mode}) with {len(strange)} colours that are "
+            f"not in the DAVIS palette (such as #{int(strange[0]):06x}); an indexed "
+            "or grey PNG whose values are the object ids is needed"
+        )
     table = np.array([known[int(value)] for value in found], np.uint8)
     return table[inverse].reshape(pixels.shape[:2])

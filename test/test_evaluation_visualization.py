@@ -30,8 +30,17 @@ def scene(height=60, width=80):
 def test_palette_is_that_of_davis():
     # The first colours of the palette in DAVIS's own annotation files
     assert PALETTE[:10].tolist() == [
-        [0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128],
-        [0, 128, 128], [128, 128, 128], [64, 0, 0], [191, 0, 0]]
+        [0, 0, 0],
+        [128, 0, 0],
+        [0, 128, 0],
+        [128, 128, 0],
+        [0, 0, 128],
+        [128, 0, 128],
+        [0, 128, 128],
+        [128, 128, 128],
+        [64, 0, 0],
+        [191, 0, 0],
+    ]
     assert len({tuple(color) for color in PALETTE.tolist()}) == 256
     assert label_color(2) == (0, 128, 0)
 
@@ -55,10 +64,20 @@ def test_outline_is_inside_the_objects_on_every_side():
     plain, drawn = overlay(frame, labels, outline=False), overlay(frame, labels, outline=True)
     edge = np.any(plain != drawn, axis=2)
     assert np.array_equal(drawn[labels == 0], frame[labels == 0])
-    for y, x in ((10, 20), (29, 20), (20, 10), (20, 29), (20, 30), (20, 49), (40, 70), (59, 70),
-                 (50, 60), (50, 79)):
+    for y, x in (
+        (10, 20),
+        (29, 20),
+        (20, 10),
+        (20, 29),
+        (20, 30),
+        (20, 49),
+        (40, 70),
+        (59, 70),
+        (50, 60),
+        (50, 79),
+    ):
         assert edge[y, x], (y, x)
-    assert not edge[20, 20] and not edge[20, 40] and not edge[50, 70]
+    assert not edge[[20, 20, 50], [20, 40, 70]].any()
 
 
 def test_overlay_says_what_is_wrong():
@@ -80,11 +99,16 @@ def test_contact_sheet_places_tiles_and_captions():
     assert sheet.shape == (6 + 3 * 66, 6 + 2 * 86, 3)
     for index, value in enumerate((50, 100, 150, 200, 250)):
         top, left = 6 + (index // 2) * 66, 6 + (index % 2) * 86
-        assert (sheet[top:top + 60, left:left + 80] == value).all()
-    with_text = contact_sheet([frame] * 3, [labels, None, labels], columns=3, tile_width=80,
-                              captions=["one", "", "a caption far too long for its tile"])
-    strips = [with_text[66:90, 6 + index * 86:86 + index * 86] for index in range(3)]
-    assert strips[0].max() > 200 and strips[1].max() < 30 and strips[2].max() > 200
+        assert (sheet[top : top + 60, left : left + 80] == value).all()
+    with_text = contact_sheet(
+        [frame] * 3,
+        [labels, None, labels],
+        columns=3,
+        tile_width=80,
+        captions=["one", "", "a caption far too long for its tile"],
+    )
+    strips = [with_text[66:90, 6 + index * 86 : 86 + index * 86] for index in range(3)]
+    assert [strip.max() > 200 for strip in strips] == [True, False, True]
     assert np.array_equal(with_text[6:66, 6:86], overlay(frame, labels))
     assert np.array_equal(with_text[6:66, 92:172], frame)
 
@@ -112,10 +136,10 @@ def test_label_png_keeps_ids_and_carries_the_palette(tmp_path):
         assert image.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
     assert np.array_equal(read_label_png(path), labels)
     assert [entry.name for entry in path.parent.iterdir()] == ["00000.png"]
-    with pytest.raises(InputError, match="0..255"):
+    with pytest.raises(InputError, match=r"ids are 0\.\.255"):
         write_label_png(path, labels.astype(int) * 2)
     write_label_png(path, np.zeros((5, 6), np.uint8))
-    assert read_label_png(path).shape == (5, 6) and not read_label_png(path).any()
+    assert np.array_equal(read_label_png(path), np.zeros((5, 6)))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
