@@ -1,0 +1,502 @@
+"""The parameters of the nodes: one table that declares them and makes docs/parameters.md.
+
+`python -m stremn_ros.nodes.parameters > docs/parameters.md` writes the table; a test holds that
+the file and the table agree. rclpy is imported only to declare, so the table can be read anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stremn_ros.errors import InputError
+
+# When a parameter may change
+RUN_TIME = "run time"
+UNCONFIGURED = "while unconfigured"
+START = "at start only"
+
+SEGMENT = "segment_node"
+VIDEO_SOURCE = "video_source_node"
+
+UPDATE_RULES = (
+    "oldest",
+    "newest",
+    "least_similar",
+    "most_similar",
+    "learned",
+    "first_and_previous",
+    "linear",
+)
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter: the type is that of the default."""
+
+    node: str
+    name: str
+    default: bool | int | float | str
+    description: str
+    changes: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    check: Callable[[Any], str | None] | None = None  # returns what is wrong
+
+    @property
+    def type_name(self) -> str:
+        return {bool: "bool", int: "int", float: "double", str: "string"}[type(self.default)]
+
+    def validate(self, value: Any) -> bool | int | float | str:
+        """The value in the parameter's type.
+
+        Raises:
+            InputError: another type, out of range or not one of the choices.
+        """
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)  # `-p rate:=10` is an integer to ROS
+        if type(value) is not kind:
+            raise InputError(
+                f"{self.name} is a {self.type_name}, got {value!r} ({type(value).__name__})"
+            )
+        if kind is float and not math.isfinite(value):
+            raise InputError(f"{self.name} is {value}: a finite number is wanted")
+        if (self.low is not None and value < self.low) or (
+            self.high is not None and value > self.high
+        ):
+            raise InputError(f"{self.name} is {value}, the range is {self.range_text}")
+        if self.choices and value not in self.choices:
+            raise InputError(
+                f"{self.name} is '{value}', it is one of: "
+                + ", ".join(choice or "'' (empty)" for choice in self.choices)
+            )
+        wrong = self.check(value) if self.check is not None else None
+        if wrong:
+            raise InputError(f"{self.name} is {value!r}: {wrong}")
+        return value  # type: ignore[no-any-return]
+
+    @property
+    def range_text(self) -> str:
+        if self.choices:
+            return ", ".join(f"`{choice}`" if choice else "empty" for choice in self.choices)
+        if self.low is None and self.high is None:
+            return ""
+        return f"{self.low:g} to {self.high:g}"
+
+
+def _slots(value: int) -> str | None:
+    return "2 to 16, or 0 for the model's own number" if value == 1 else None
+
+
+def _rows(value: int) -> str | None:
+    return "32 to 2160 rows, or 0 for the model's own" if 0 < value < 32 else None
+
+
+PARAMETERS: tuple[ParameterSpec, ...] = (
+    ParameterSpec(
+        SEGMENT,
+        "model",
+        "segment_lite0",
+        "Name of a model under models/, or the path of a model folder.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "runtime",
+        "auto",
+        "What runs the network; auto takes the fastest that is installed. `stremn doctor` lists "
+        "the runtimes and says why.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "device",
+        "auto",
+        "Where it runs: auto, cpu, cuda or cuda:1 and so on.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "slots",
+        0,
+        "Memory slots per object, 2 to 16; 0 takes the model's own number.",
+        UNCONFIGURED,
+        0,
+        16,
+        check=_slots,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "max_objects",
+        8,
+        "Most objects followed at once; the memory is made for this many.",
+        UNCONFIGURED,
+        1,
+        255,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "processing_size",
+        0,
+        "Rows of the picture that the network sees; fewer is faster and coarser. 0 takes the "
+        "model's own. Masks always have the size of the source image.",
+        UNCONFIGURED,
+        0,
+        2160,
+        check=_rows,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "update_rule",
+        "",
+        "Which memory slot a new frame goes to; empty takes the model's own rule.",
+        UNCONFIGURED,
+        choices=("", *UPDATE_RULES),
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "update_every",
+        1,
+        "The memory is updated with every n-th frame.",
+        UNCONFIGURED,
+        1,
+        1000,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "min_score",
+        0.5,
+        "Mean probability inside its mask below which an object counts as lost.",
+        RUN_TIME,
+        0.0,
+        1.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "image_reliability",
+        "best_effort",
+        "Reliability asked of the image's publisher. best_effort fits every publisher; reliable "
+        "loses no frame on the way but gets nothing from a best-effort camera.",
+        UNCONFIGURED,
+        choices=("best_effort", "reliable"),
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "overlay_alpha",
+        0.5,
+        "Strength of the colours on ~/overlay.",
+        RUN_TIME,
+        0.0,
+        1.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "seed_buffer",
+        30,
+        "Frames kept for seeds that carry the stamp of a frame of the past; their memory is this "
+        "many times the size of an image.",
+        UNCONFIGURED,
+        1,
+        600,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "seed_wait",
+        2.0,
+        "Seconds that a seed whose frame is not kept waits for the next frame.",
+        RUN_TIME,
+        0.0,
+        60.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "reset_on_time_jump",
+        True,
+        "Forget all objects when the stamps of the images jump backwards (a bag that loops).",
+        RUN_TIME,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "time_jump_tolerance",
+        0.1,
+        "Seconds by which a stamp may be earlier than the newest one before it counts as a jump; "
+        "a frame that is earlier by less came out of order and is dropped.",
+        RUN_TIME,
+        0.0,
+        60.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "frame_timeout",
+        2.0,
+        "Seconds without a frame after which the diagnostics warn.",
+        RUN_TIME,
+        0.1,
+        3600.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "stale_after",
+        1.0,
+        "Seconds by which a stamp may lag behind the node's clock before its frame counts as "
+        "stale (it is segmented all the same); 0 turns this off.",
+        RUN_TIME,
+        0.0,
+        3600.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "diagnostics_period",
+        1.0,
+        "Seconds between messages on /diagnostics.",
+        RUN_TIME,
+        0.05,
+        60.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "log_period",
+        5.0,
+        "Seconds for which a repeated complaint about images is logged once.",
+        RUN_TIME,
+        0.0,
+        3600.0,
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "path",
+        "",
+        "Video file, or folder of images in the order of their names.",
+        START,
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "rate",
+        0.0,
+        "Frames per second; 0 takes the file's own rate (24 for a folder).",
+        RUN_TIME,
+        0.0,
+        1000.0,
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "loop",
+        False,
+        "Begin again at the end; stamps go on rising.",
+        RUN_TIME,
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "scale",
+        1.0,
+        "Factor on the size of the frames.",
+        START,
+        0.01,
+        8.0,
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "width",
+        0,
+        "Width of the published images; the height follows. 0 leaves it to scale.",
+        START,
+        0,
+        16384,
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "start_frame",
+        0,
+        "First frame published, counted from 0.",
+        START,
+        0,
+        2**31 - 1,
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "end_frame",
+        0,
+        "Frame before which publishing ends; 0 goes to the end.",
+        START,
+        0,
+        2**31 - 1,
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "encoding",
+        "rgb8",
+        "Encoding of the published images.",
+        START,
+        choices=(
+            "rgb8",
+            "bgr8",
+            "rgba8",
+            "bgra8",
+            "yuv422",
+            "yuv422_yuy2",
+            "nv12",
+            "bayer_rggb8",
+            "bayer_bggr8",
+            "bayer_gbrg8",
+            "bayer_grbg8",
+        ),
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "frame_id",
+        "camera",
+        "header.frame_id of the images.",
+        START,
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "camera_info",
+        True,
+        "Publish camera_info beside the images, without a calibration (all of K zero).",
+        START,
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "reliability",
+        "reliable",
+        "Reliability offered. reliable also serves best-effort subscribers.",
+        START,
+        choices=("reliable", "best_effort"),
+    ),
+    ParameterSpec(
+        VIDEO_SOURCE,
+        "wait_for_subscribers",
+        0,
+        "Subscribers of `image` to wait for before the first frame.",
+        START,
+        0,
+        100,
+    ),
+)
+
+
+def parameters_of(node: str) -> dict[str, ParameterSpec]:
+    """The table of one node, by name."""
+    return {spec.name: spec for spec in PARAMETERS if spec.node == node}
+
+
+def descriptor(spec: ParameterSpec) -> Any:
+    """The rcl_interfaces/ParameterDescriptor of an entry."""
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    text = ParameterDescriptor(
+        description=f"{spec.description} Changes: {spec.changes}.",
+        read_only=spec.changes == START,
+    )
+    if spec.choices:
+        named = ", ".join(choice or "'' (empty)" for choice in spec.choices)
+        text.additional_constraints = f"One of: {named}"
+    if spec.low is not None and spec.high is not None:
+        if isinstance(spec.default, float):
+            text.floating_point_range = [
+                FloatingPointRange(from_value=float(spec.low), to_value=float(spec.high))
+            ]
+        else:
+            text.integer_range = [
+                IntegerRange(from_value=int(spec.low), to_value=int(spec.high), step=1)
+            ]
+    return text
+
+
+def declare(node: Any, table: str) -> tuple[dict[str, Any], list[str]]:
+    """Declares the parameters of `table` on an rclpy node.
+
+    A value given at the start (command line, YAML) that is not valid does not end the node: the
+    default is declared in its place and the reason returned, for the node to refuse its work with.
+
+    Returns:
+        The values by name, and what was wrong with the values given.
+    """
+    # rclpy has no public way to see a value given at the start before declaring it, and declaring
+    # a wrong one raises
+    given = getattr(node, "_parameter_overrides", {})
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for spec in parameters_of(table).values():
+        value: Any = spec.default
+        if spec.name in given:
+            try:
+                value = spec.validate(given[spec.name].value)
+            except InputError as error:
+                problems.append(f"parameter {error}")
+        node.declare_parameter(spec.name, value, descriptor(spec), ignore_override=True)
+        values[spec.name] = value
+    return values, problems
+
+
+def check_changes(
+    table: str, changes: Sequence[Any], *, configured: bool
+) -> tuple[dict[str, Any], str]:
+    """Checks a set of rclpy Parameters for an on-set callback.
+
+    Returns:
+        The new values by name, and the reason for which they are refused ('' when they are fine).
+        Parameters that are not in the table (use_sim_time, qos_overrides) are let through.
+    """
+    specs = parameters_of(table)
+    values: dict[str, Any] = {}
+    for parameter in changes:
+        spec = specs.get(parameter.name)
+        if spec is None:
+            continue
+        try:
+            values[spec.name] = spec.validate(parameter.value)
+        except InputError as error:
+            return {}, str(error)
+        if spec.changes == UNCONFIGURED and configured:
+            return {}, (
+                f"{spec.name} is used while configuring: deactivate and clean up the node, set "
+                "it, and configure again"
+            )
+    return values, ""
+
+
+_TITLES = {
+    SEGMENT: "segment_node (node `stremn`)",
+    VIDEO_SOURCE: "video_source_node (node `video_source`)",
+}
+
+
+def markdown() -> str:
+    """The text of docs/parameters.md."""
+    lines = [
+        "# Parameters of the nodes",
+        "",
+        "Made from the table in `stremn_ros/nodes/parameters.py` by "
+        "`python -m stremn_ros.nodes.parameters > docs/parameters.md`; do not edit by hand.",
+        "",
+        'Changes "run time": `ros2 param set` at any time. "while unconfigured": in a YAML file, '
+        "on the command line, or with `ros2 param set` before `configure`; refused, with the "
+        'reason, while the node is configured. "at start only": read-only once the node runs.',
+        "",
+        "A value that is not valid is refused with the reason. One that is given at the start "
+        "makes `configure` of a lifecycle node fail with the reason in the log.",
+    ]
+    for node, title in _TITLES.items():
+        lines += ["", f"## {title}", ""]
+        lines += ["| Parameter | Type | Default | Values | Changes | What |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for spec in parameters_of(node).values():
+            default = str(spec.default)
+            if isinstance(spec.default, bool):
+                default = default.lower()  # as YAML writes it
+            default = f"`{default}`" if default else "empty"
+            lines.append(
+                f"| `{spec.name}` | {spec.type_name} | {default} | {spec.range_text} | "
+                f"{spec.changes} | {spec.description} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())
