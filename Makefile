@@ -1,0 +1,36 @@
+# make demo and make test work on a fresh machine; see `make help`.
+
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+# the ament index, which launch files and colcon look things up in; a sourced ROS stays in front
+export AMENT_PREFIX_PATH := $(if $(AMENT_PREFIX_PATH),$(AMENT_PREFIX_PATH):)$(VENV)
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo "make setup   make .venv: pinned packages, ROS 2, the interfaces, the command .venv/bin/stremn"
+	@echo "make demo    follow an object in a real video through real ROS 2 nodes; writes out/demo"
+	@echo "make test    every test (PYTEST_ARGS='-k words' chooses some)"
+	@echo "make lint    ruff and mypy"
+	@echo "make clean   remove .venv and everything that was built"
+	@echo "PYTHON=python3.12 make setup   takes another Python (3.10 or newer)"
+
+setup:
+	@sh scripts/setup.sh "$(PYTHON)"
+
+demo: setup
+	@$(VENV)/bin/stremn demo
+
+test: setup
+	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: setup
+	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m ruff format --check .
+	@$(VENV)/bin/python -m mypy
+
+clean:
+	rm -rf .venv build install log out .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,54 @@
+"""Build of the ament_python package; colcon and pip both come through here."""
+
+from __future__ import annotations
+
+import os
+from glob import glob
+
+from setuptools import find_packages, setup
+
+NAME = "stremn_ros"
+
+
+def shared(folder: str) -> list[tuple[str, list[str]]]:
+    """Files of `folder` and its sub-folders, to be installed under share/stremn_ros/folder."""
+    return [
+        (
+            os.path.join("share", NAME, root),
+            sorted(os.path.join(root, name) for name in names if not name.startswith(".")),
+        )
+        for root, _, names in os.walk(folder)
+        if names and "__pycache__" not in root
+    ]
+
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Object tracking by masks and frame prediction with a memory of fixed size, for ROS 2",
+    license="Apache-2.0",
+    maintainer="stremn_ros maintainers",
+    maintainer_email="maintainers@stremn.example.org",
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={NAME: ["**/*.yaml"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml", *glob("CHANGELOG.rst")]),
+        *shared("launch"),
+        *shared("config"),
+        *shared("models"),
+    ],
+    # PyTorch and the rest are left out on purpose: JetPack brings its own PyTorch and TensorRT,
+    # which a requirement here would replace. requirements/ pins what a machine without them needs.
+    install_requires=["setuptools"],
+    python_requires=">=3.10",
+    tests_require=["pytest"],
+    zip_safe=True,
+    entry_points={
+        "console_scripts": [
+            "stremn = stremn_ros.cli:main",
+            "segment_node = stremn_ros.nodes.segment_node:main",
+            "video_source_node = stremn_ros.nodes.video_source_node:main",
+        ],
+    },
+)
