@@ -25,7 +25,7 @@ def shared(folder: str) -> list[tuple[str, list[str]]]:
 setup(
     name=NAME,
     version="0.1.0",
-    description="Object tracking by masks and frame prediction with a memory of fixed size, for ROS 2",
+    description="Follows objects in a camera stream from one mask, with a memory of fixed size",
     license="Apache-2.0",
     maintainer="stremn_ros maintainers",
     maintainer_email="maintainers@stremn.example.org",

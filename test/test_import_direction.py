@@ -1,0 +1,287 @@
+"""Imports point one way, only nodes/ knows ROS, and no node needs training/ or data/.
+
+The rules are read off the source with `ast`, so imports inside functions, relative ones, those for
+type checkers and `importlib.import_module("...")` count like any other.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "stremn_ros"
+ROOT = Path(__file__).resolve().parent.parent
+
+# What each part may import of the package, beside itself. memory <- network <- runtime <-
+# segmenter, predictor <- nodes, cli; data <- training, evaluation <- cli.
+HELPERS = {"errors", "seeding", "video", "visualization"}
+LIBRARY = {"errors", "memory", "network", "runtime"}
+ONLINE = LIBRARY | {"segmenter", "predictor"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "seeding": {"errors"},
+    "video": {"errors"},
+    "visualization": {"errors", "video"},
+    "memory": {"errors"},
+    "network": {"errors", "memory"},
+    "runtime": {"errors", "memory", "network"},
+    "segmenter": LIBRARY | HELPERS,
+    "predictor": LIBRARY | HELPERS,
+    "nodes": ONLINE | HELPERS,
+    "data": HELPERS,
+    "training": ONLINE | HELPERS | {"data", "evaluation"},
+    "evaluation": ONLINE | HELPERS | {"data"},
+    "cli": ONLINE | HELPERS | {"data", "training", "evaluation", "nodes"},
+}
+NODES_NEVER_NEED = {"training", "data"}
+
+ROS_MODULES = {
+    "rclpy",
+    "ament_index_python",
+    "cv_bridge",
+    "launch",
+    "launch_ros",
+    "message_filters",
+    "diagnostic_updater",
+    "rpyutils",
+    "std_srvs",
+}
+
+
+def is_ros(module: str) -> bool:
+    top = module.partition(".")[0]
+    return top in ROS_MODULES or top.endswith(("_msgs", "_interfaces"))
+
+
+def modules_of(root: Path) -> dict[str, Path]:
+    """Dotted names of the modules below the folder of the package, and their files."""
+    found = {}
+    for path in sorted((root / PACKAGE).rglob("*.py")):
+        parts = list(path.relative_to(root).with_suffix("").parts)
+        if parts[-1] == "__init__":
+            parts.pop()
+        found[".".join(parts)] = path
+    return found
+
+
+def _relative(package: str, dots: int, name: str) -> str:
+    """The full name of `name` with so many dots before it, seen from `package`."""
+    words = package.split(".")
+    above = words[: len(words) - dots + 1]
+    return ".".join([*above, name] if name else above)
+
+
+def imports_of(module: str, path: Path, known: set[str]) -> list[tuple[int, str]]:
+    """(line, dotted name) of everything that a module imports, names of modules in full."""
+    tree = ast.parse(path.read_text(), str(path))
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = _relative(package, node.level, base)
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                found.append((node.lineno, full if full in known else base))
+        elif isinstance(node, ast.Call) and node.args:
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            name = node.func.id if isinstance(node.func, ast.Name) else name
+            first = node.args[0]
+            if (
+                name in ("import_module", "__import__")
+                and isinstance(first, ast.Constant)
+                and isinstance(first.value, str)
+            ):
+                text = first.value
+                if text.startswith("."):
+                    names = [a.value for a in node.args[1:2] if isinstance(a, ast.Constant)]
+                    base = str(names[0]) if names else package
+                    text = _relative(base, len(text) - len(text.lstrip(".")), text.lstrip("."))
+                found.append((node.lineno, text))
+    return found
+
+
+def part_of(module: str) -> str:
+    """The room of the house that a module of the package is in."""
+    words = module.split(".")
+    return words[1] if len(words) > 1 else "__init__"
+
+
+def violations(root: Path) -> list[str]:
+    """Every import below `root`/stremn_ros that a rule forbids, in words."""
+    modules = modules_of(root)
+    known = set(modules)
+    wrong: list[str] = []
+    needs: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        part = part_of(module)
+        where = path.relative_to(root)
+        if part not in MAY_IMPORT:
+            wrong.append(f"{where}: '{part}' is not a part of the design; give it a rule here")
+            continue
+        needs[module] = set()
+        for line, target in imports_of(module, path, known):
+            if is_ros(target) and part != "nodes":
+                wrong.append(f"{where}:{line}: {part} imports {target}; only nodes/ may use ROS")
+            if target.partition(".")[0] != PACKAGE:
+                continue
+            needs[module].add(target)
+            other = part_of(target)
+            if other not in (part, "__init__") and other not in MAY_IMPORT[part]:
+                wrong.append(f"{where}:{line}: {part} must not import {other} ({target})")
+    wrong += _reaching(needs, modules, root)
+    return wrong
+
+
+def _reaching(needs: dict[str, set[str]], modules: dict[str, Path], root: Path) -> list[str]:
+    """Chains of imports from a node to a part that nodes never need."""
+    wrong = []
+    for start in (name for name in modules if part_of(name) == "nodes"):
+        chains = [[start]]
+        seen = {start}
+        while chains:
+            chain = chains.pop()
+            for target in sorted(needs.get(chain[-1], ())):
+                if part_of(target) in NODES_NEVER_NEED:
+                    way = " -> ".join([*chain, target])
+                    wrong.append(f"{modules[start].relative_to(root)}: a node needs {way}")
+                elif target not in seen:
+                    seen.add(target)
+                    chains.append([*chain, target])
+    return wrong
+
+
+def test_the_package_keeps_the_rules() -> None:
+    assert len(modules_of(ROOT)) > 10, "the package was not found"
+    assert violations(ROOT) == []
+
+
+MADE_UP = [
+    ("memory/bank.py", "import stremn_ros.network", "memory must not import network"),
+    ("memory/bank.py", "from ..network import blocks", "memory must not import network"),
+    (
+        "network/blocks.py",
+        "from stremn_ros.runtime import models",
+        "network must not import runtime",
+    ),
+    ("runtime/models.py", "from .. import segmenter", "runtime must not import segmenter"),
+    ("segmenter.py", "from .nodes import core", "segmenter must not import nodes"),
+    ("segmenter.py", "from .predictor import P", "segmenter must not import predictor"),
+    ("segmenter.py", "def f():\n    from stremn_ros import cli", "segmenter must not import cli"),
+    ("segmenter.py", "def f():\n    import rclpy", "only nodes/ may use ROS"),
+    ("cli.py", "from sensor_msgs.msg import Image", "only nodes/ may use ROS"),
+    ("training/loop.py", "from stremn_interfaces.msg import X", "only nodes/ may use ROS"),
+    ("nodes/core.py", "from stremn_ros import cli", "nodes must not import cli"),
+    ("nodes/core.py", "from ..training import loop", "nodes must not import training"),
+    ("nodes/core.py", "import stremn_ros.data.clip as c", "nodes must not import data"),
+    ("nodes/core.py", "from ..evaluation import metrics", "nodes must not import evaluation"),
+    ("data/clip.py", "from ..training import loop", "data must not import training"),
+    ("data/clip.py", "from ..network import blocks", "data must not import network"),
+    ("evaluation/metrics.py", "from ..training import loop", "evaluation must not import training"),
+    ("training/loop.py", "from .. import cli", "training must not import cli"),
+    ("errors.py", "from . import memory", "errors must not import memory"),
+    ("video.py", "from .segmenter import S", "video must not import segmenter"),
+    ("__init__.py", "from . import segmenter", "__init__ must not import segmenter"),
+    (
+        "runtime/models.py",
+        "from importlib import import_module\nimport_module('stremn_ros.training.loop')",
+        "runtime must not import training",
+    ),
+    (
+        "runtime/models.py",
+        "import importlib\nimportlib.import_module('.segmenter', 'stremn_ros')",
+        "runtime must not import segmenter",
+    ),
+    (
+        "segmenter.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .cli import main",
+        "segmenter must not import cli",
+    ),
+    ("extras/more.py", "", "is not a part of the design"),
+]
+
+
+def small_package(root: Path) -> None:
+    """A package with every part, that keeps all rules."""
+    for name, text in {
+        "__init__.py": "",
+        "errors.py": "",
+        "video.py": "import cv2\nfrom .errors import E",
+        "memory/__init__.py": "from .bank import B",
+        "memory/bank.py": "import torch\nfrom ..errors import E",
+        "network/__init__.py": "",
+        "network/blocks.py": "from stremn_ros.memory import B\nfrom ..errors import E",
+        "runtime/__init__.py": "",
+        "runtime/models.py": "from ..network import blocks",
+        "segmenter.py": "def f():\n    from .runtime.models import find_model",
+        "predictor.py": "from .runtime import models",
+        "nodes/__init__.py": "",
+        "nodes/core.py": "import rclpy\nfrom std_msgs.msg import Empty\nfrom ..segmenter import S",
+        "data/__init__.py": "",
+        "data/clip.py": "from .. import errors",
+        "training/__init__.py": "",
+        "training/loop.py": "from ..data.clip import C\nfrom ..runtime import models",
+        "evaluation/__init__.py": "",
+        "evaluation/metrics.py": "from ..data import clip\nfrom ..segmenter import S",
+        "cli.py": "def main():\n    from .nodes import core\n    from .training import loop",
+    }.items():
+        path = root / PACKAGE / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+
+
+def test_a_package_that_keeps_the_rules_passes(tmp_path: Path) -> None:
+    small_package(tmp_path)
+    assert violations(tmp_path) == []
+
+
+@pytest.mark.parametrize(("name", "text", "says"), MADE_UP, ids=lambda value: str(value)[:45])
+def test_every_rule_is_noticed_when_broken(tmp_path: Path, name: str, text: str, says: str) -> None:
+    small_package(tmp_path)
+    path = tmp_path / PACKAGE / name
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        file.write(text + "\n")
+    found = violations(tmp_path)
+    assert any(says in line for line in found), found
+
+
+def test_a_way_from_a_node_to_training_is_noticed_through_others(tmp_path: Path) -> None:
+    small_package(tmp_path)
+    with (tmp_path / PACKAGE / "segmenter.py").open("a") as file:
+        file.write("from .evaluation import metrics\n")
+    found = violations(tmp_path)
+    way = "stremn_ros.segmenter -> stremn_ros.evaluation.metrics -> stremn_ros.data.clip"
+    assert any("a node needs" in line and way in line for line in found), found
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Names of the modules that a fresh Python has loaded after a statement."""
+    code = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_library_runs_without_ros() -> None:
+    loaded = loaded_by("import stremn_ros.segmenter")
+    assert "stremn_ros.segmenter" in loaded
+    assert [name for name in loaded if is_ros(name)] == []
+
+
+@pytest.mark.parametrize("node", ["segment_node", "video_source_node"])
+def test_a_node_loads_neither_training_nor_data(node: str) -> None:
+    loaded = loaded_by(f"import stremn_ros.nodes.{node}")
+    assert "rclpy" in loaded
+    forbidden = tuple(f"{PACKAGE}.{part}" for part in ("training", "data", "evaluation"))
+    assert [name for name in loaded if name.startswith(forbidden)] == []
