@@ -177,8 +177,9 @@ def _cut(
     rows, columns = picture.shape[:2]
     scale = min(1.0, WORK_SIDE / max(rows, columns))
     size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
-    small = np.ascontiguousarray(small)
+    small: NDArray[Any] = np.ascontiguousarray(
+        cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
+    )
     place = cv2.resize(allowed[window], size, interpolation=cv2.INTER_NEAREST)
     radius = max(1, round(0.01 * max(size)))
 
@@ -239,14 +240,16 @@ def _cut(
 
 
 def _grab_cut(
-    picture: NDArray[np.uint8], trimap: NDArray[np.uint8], iterations: int
+    picture: NDArray[Any], trimap: NDArray[np.uint8], iterations: int
 ) -> NDArray[np.uint8]:
     """1 where GrabCut finds the object; the trimap is left as it is."""
     work = trimap.copy()
     cv2.setRNGSeed(0)  # k-means starts at random: the same hints must give the same mask
-    models = np.zeros((1, 65)), np.zeros((1, 65))
+    background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
     try:
-        cv2.grabCut(picture, work, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(
+            picture, work, (0, 0, 0, 0), background, foreground, iterations, cv2.GC_INIT_WITH_MASK
+        )
     except cv2.error as error:
         raise InputError(
             f"GrabCut found no outline here ({error.err}): give another box, or points inside and "

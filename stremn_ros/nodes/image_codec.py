@@ -360,14 +360,14 @@ def _demosaic(mosaic: NDArray[np.uint8], red_row: int, red_column: int) -> NDArr
     at_blue = (slice(blue_row, None, 2), slice(blue_column, None, 2))
     green_by_red = (slice(red_row, None, 2), slice(blue_column, None, 2))  # red left and right
     green_by_blue = (slice(blue_row, None, 2), slice(red_column, None, 2))
-    for place, values in (
+    for (rows, columns), values in (
         (at_red, (centre, cross, corners)),
         (at_blue, (corners, cross, centre)),
         (green_by_red, (beside, centre, above)),
         (green_by_blue, (above, centre, beside)),
     ):
         for channel, value in enumerate(values):
-            out[(*place, channel)] = value[place]
+            out[rows, columns, channel] = value[rows, columns]
     return out
 
 
@@ -464,7 +464,7 @@ def _rgb_to_yuv(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
     return y, u, v
 
 
-def _codes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _codes(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
@@ -474,8 +474,8 @@ def _encode_yuv422(y_first: bool) -> Callable[..., NDArray[np.uint8]]:
         luma, chroma = (0, 1) if y_first else (1, 0)
         out = np.empty((*y.shape, 2), np.uint8)
         out[..., luma] = _codes(y)
-        out[:, 0::2, chroma] = _codes((u[:, 0::2] + u[:, 1::2]) / 2)
-        out[:, 1::2, chroma] = _codes((v[:, 0::2] + v[:, 1::2]) / 2)
+        out[:, 0::2, chroma] = _codes((u[:, 0::2] + u[:, 1::2]) / np.float32(2))
+        out[:, 1::2, chroma] = _codes((v[:, 0::2] + v[:, 1::2]) / np.float32(2))
         return out
 
     return write

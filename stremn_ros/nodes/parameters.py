@@ -64,12 +64,13 @@ class ParameterSpec:
             raise InputError(
                 f"{self.name} is a {self.type_name}, got {value!r} ({type(value).__name__})"
             )
-        if kind is float and not math.isfinite(value):
-            raise InputError(f"{self.name} is {value}: a finite number is wanted")
-        if (self.low is not None and value < self.low) or (
-            self.high is not None and value > self.high
-        ):
-            raise InputError(f"{self.name} is {value}, the range is {self.range_text}")
+        if isinstance(value, (int, float)):
+            if not math.isfinite(value):
+                raise InputError(f"{self.name} is {value}: a finite number is wanted")
+            low = -math.inf if self.low is None else self.low
+            high = math.inf if self.high is None else self.high
+            if not low <= value <= high:
+                raise InputError(f"{self.name} is {value}, the range is {self.range_text}")
         if self.choices and value not in self.choices:
             raise InputError(
                 f"{self.name} is '{value}', it is one of: "
@@ -78,7 +79,7 @@ class ParameterSpec:
         wrong = self.check(value) if self.check is not None else None
         if wrong:
             raise InputError(f"{self.name} is {value!r}: {wrong}")
-        return value  # type: ignore[no-any-return]
+        return value
 
     @property
     def range_text(self) -> str:
