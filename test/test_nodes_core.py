@@ -1,0 +1,782 @@
+"""The core of the segmentation node without ROS: threads, counters, seeds, stamps, faults."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
+from stremn_ros.nodes import segment_core
+from stremn_ros.nodes.image_codec import decode_rgb, encode
+from stremn_ros.nodes.segment_core import LimitedLog, SegmentCore, Settings
+
+SECOND = 1_000_000_000
+TIMEOUT = 30.0
+
+
+class State:
+    def __init__(self, name):
+        self.name = name
+
+
+class ColourSegmenter:
+    """Keeps the Segmenter contract with colours for a network, and lets a test hold it up.
+
+    Each object is the mean colour under its seed; a frame that is remembered moves the colour.
+    """
+
+    runtime_name = "colours"
+
+    def __init__(self, max_objects=4):
+        self.max_objects = max_objects
+        self.min_score = 0.5
+        self.memory_bytes = 1234
+        self.bank = {}
+        self.last = None
+        self.inside = threading.Lock()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.fail = None
+        self.threads = set()
+
+    def _alone(self):
+        assert self.inside.acquire(blocking=False), "two calls of the segmenter at one time"
+        self.threads.add(threading.get_ident())
+
+    @property
+    def ids(self):
+        return sorted(self.bank)
+
+    @property
+    def slots_used(self):
+        return dict.fromkeys(self.bank, 1)
+
+    def seed(self, frame, mask, *, ids=None, replace=False):
+        self._alone()
+        try:
+            wanted = [int(v) for v in np.unique(mask) if v]
+            if mask.shape != frame.shape[:2]:
+                raise InputError("mask and frame differ in size")
+            if len(wanted if replace else {*wanted, *self.bank}) > self.max_objects:
+                raise CapacityError(f"at most {self.max_objects} objects")
+            if replace:
+                self.bank.clear()
+            for number in wanted:
+                self.bank[number] = frame[mask == number].mean(axis=0)
+            return wanted
+        finally:
+            self.inside.release()
+
+    def segment(self, frame):
+        self._alone()
+        try:
+            self.entered.set()
+            assert self.gate.wait(TIMEOUT)
+            if self.fail is not None:
+                raise self.fail
+            labels = np.zeros(frame.shape[:2], np.uint8)
+            objects = []
+            for number in self.ids:
+                inside = np.abs(frame - self.bank[number]).max(axis=2) < 40
+                labels[inside] = number
+                objects.append(
+                    SimpleNamespace(
+                        id=number,
+                        state=State("TRACKED" if inside.any() else "LOST"),
+                        score=float(inside.mean()),
+                        area=int(inside.sum()),
+                    )
+                )
+            self.last = frame, labels
+            return SimpleNamespace(labels=labels, objects=objects)
+        finally:
+            self.inside.release()
+
+    def remember(self):
+        self._alone()
+        try:
+            frame, labels = self.last
+            for number in self.ids:
+                if (labels == number).any():
+                    mean = frame[labels == number].mean(axis=0)
+                    self.bank[number] = 0.9 * self.bank[number] + 0.1 * mean
+        finally:
+            self.inside.release()
+
+    def remove(self, number):
+        if number not in self.bank:
+            raise UnknownObjectError(f"no object {number}: tracked are {self.ids}")
+        del self.bank[number]
+
+    def reset(self):
+        self.bank.clear()
+
+
+def picture(offset=0, height=24, width=32, seed=0):
+    """A red and a blue square on grey, shifted by `offset` pixels."""
+    rng = np.random.default_rng(seed)
+    frame = rng.integers(90, 110, (height, width, 3), np.uint8)
+    frame[4:12, 2 + offset : 10 + offset] = (220, 30, 30)
+    frame[14:22, 2 + offset : 10 + offset] = (30, 30, 220)
+    return frame
+
+
+def masks(offset=0, ids=(1, 2), height=24, width=32):
+    labels = np.zeros((height, width), np.uint8)
+    labels[4:12, 2 + offset : 10 + offset] = ids[0]
+    if len(ids) > 1:
+        labels[14:22, 2 + offset : 10 + offset] = ids[1]
+    return labels
+
+
+def message(image, stamp=0, encoding="rgb8"):
+    header = SimpleNamespace(
+        stamp=SimpleNamespace(sec=stamp // SECOND, nanosec=stamp % SECOND), frame_id="camera"
+    )
+    return encode(SimpleNamespace(header=header), image, encoding)
+
+
+def mask_message(labels, stamp=0, encoding="mono8"):
+    return message(labels, stamp, encoding)
+
+
+def wait_until(condition, what="the condition"):
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end, f"waited {TIMEOUT} s for {what}"
+        time.sleep(0.002)
+
+
+class Rig:
+    def __init__(self, **options):
+        self.segmenter = ColourSegmenter()
+        self.published = []
+        self.logs = []
+        self.now = 0
+        self.on_publish = None
+        self.core = SegmentCore(
+            self.segmenter,
+            publish=self._publish,
+            log=lambda severity, key, text: self.logs.append((severity, text)),
+            now=lambda: self.now,
+            topic="/camera/image",
+            **options,
+        )
+        self.core.activate()
+
+    def _publish(self, segmented):
+        if self.on_publish is not None:
+            self.on_publish(segmented)
+        self.published.append(segmented)
+
+    def send(self, image, stamp=0, encoding="rgb8"):
+        """A frame, and waits until it is through."""
+        self.core.on_frame(message(image, stamp, encoding))
+        self.settle()
+
+    def settle(self):
+        wait_until(self.core.idle, "an idle core")
+        counters = self.core.counters()
+        assert counters.received == counters.segmented + counters.dropped + counters.failed
+
+    def labels(self):
+        return [item.result.labels.copy() for item in self.published]
+
+
+@pytest.fixture
+def rig():
+    made = Rig()
+    yield made
+    made.segmenter.gate.set()
+    made.core.close()
+
+
+def balanced(counters):
+    return counters.received == (
+        counters.segmented
+        + counters.dropped
+        + counters.failed
+        + counters.waiting
+        + counters.in_work
+    )
+
+
+def test_a_seeded_object_is_followed_and_the_answer_tells_all(rig):
+    rig.send(picture(), 5 * SECOND)
+    answer = rig.core.seed_mask(mask_message(masks()), ["cup", "box"])
+    assert (answer.success, answer.ids, answer.tracked_ids) == (True, [1, 2], [1, 2])
+    assert answer.frame.stamp == 5 * SECOND
+    assert answer.message == "seeded objects 1, 2"
+    for step in range(1, 5):
+        rig.send(picture(step), (5 + step) * SECOND)
+        item = rig.published[-1]
+        np.testing.assert_array_equal(item.result.labels, masks(step))
+        assert item.names == {1: "cup", 2: "box"}
+        assert item.frame.stamp == (5 + step) * SECOND
+    assert len(rig.segmenter.threads) == 1
+    assert threading.get_ident() not in rig.segmenter.threads
+
+
+def test_the_newest_frame_wins_and_every_other_is_counted(rig):
+    rig.segmenter.gate.clear()
+    rig.core.on_frame(message(picture(0), 1))
+    assert rig.segmenter.entered.wait(TIMEOUT)
+    for number in range(1, 8):
+        rig.core.on_frame(message(picture(number), 1 + number))
+        assert balanced(rig.core.counters())
+    counters = rig.core.counters()
+    assert (counters.received, counters.dropped) == (8, 6)
+    assert (counters.waiting, counters.in_work) == (1, 1)
+    rig.segmenter.gate.set()
+    rig.settle()
+    assert [item.frame.stamp for item in rig.published] == [1, 8]
+    counters = rig.core.counters()
+    assert (counters.segmented, counters.dropped, counters.failed) == (2, 6, 0)
+
+
+def test_the_mask_is_published_before_the_memory_changes(rig):
+    rig.send(picture())
+    rig.core.seed_mask(mask_message(masks()))
+    banks = []
+    rig.on_publish = lambda _: banks.append(
+        {key: value.copy() for key, value in rig.segmenter.bank.items()}
+    )
+    before = {key: value.copy() for key, value in rig.segmenter.bank.items()}
+    darker = (picture().astype(float) * 0.95).astype(np.uint8)
+    rig.send(darker)
+    np.testing.assert_array_equal(banks[0][1], before[1])
+    assert not np.array_equal(rig.segmenter.bank[1], before[1])
+
+
+def test_commands_are_answered_while_frames_keep_coming(rig):
+    rig.send(picture())
+    stop = threading.Event()
+
+    def flood():
+        stamp = 0
+        while not stop.is_set():
+            stamp += 1
+            rig.core.on_frame(message(picture(stamp % 8), stamp))
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        for number in range(40):
+            if number % 4 == 0:
+                assert rig.core.reset().success
+            assert rig.core.seed_mask(mask_message(masks(0, (1,)))).success
+            assert balanced(rig.core.counters())
+    finally:
+        stop.set()
+        thread.join()
+    rig.settle()
+    counters = rig.core.counters()
+    assert counters.segmented > 10, "frames starved behind commands"
+    assert counters.failed == 0
+
+
+def bad_calls(rig):
+    """Every call that must fail, with what its message must say."""
+    core = rig.core
+    nan = masks().astype(np.float32)
+    nan[3, 4] = np.nan
+    half = masks().astype(np.float32) / 2
+    truncated = mask_message(masks())
+    truncated.data = truncated.data[:-1]
+    narrow = mask_message(masks())
+    narrow.step = 31
+    empty = mask_message(masks())
+    empty.data = empty.data[:0]
+    many = np.zeros((24, 32), np.uint8)
+    many[0, :9] = range(1, 10)
+    return {
+        "another size": (
+            lambda: core.seed_mask(mask_message(masks(height=48, width=64))),
+            "the mask is 64 x 48 pixels, the frame is 32 x 24: send the mask at the frame's size",
+        ),
+        "all zero": (
+            lambda: core.seed_mask(mask_message(masks() * 0)),
+            "the mask is all zero: mark each object with its id",
+        ),
+        "nan": (
+            lambda: core.seed_mask(mask_message(nan, encoding="32FC1")),
+            "1 values that are NaN",
+        ),
+        "fractional": (
+            lambda: core.seed_mask(mask_message(half, encoding="32FC1")),
+            "fractional values",
+        ),
+        "encoding": (
+            lambda: core.seed_mask(message(picture())),
+            "a mask cannot be of encoding 'rgb8'",
+        ),
+        "truncated": (lambda: core.seed_mask(truncated), "cut short: 767 bytes came"),
+        "step": (lambda: core.seed_mask(narrow), "step is 31 bytes, smaller than one row"),
+        "empty": (lambda: core.seed_mask(empty), "the image has no data"),
+        "too many": (lambda: core.seed_mask(mask_message(many)), "at most 4 objects"),
+        "names": (
+            lambda: core.seed_mask(mask_message(masks()), ["one"]),
+            "1 names for the 2 objects [1, 2] of the mask",
+        ),
+        "unknown id": (lambda: core.remove(7), "no object 7"),
+        "negative id": (lambda: core.remove(-1), "no object -1"),
+        "no hint": (lambda: core.seed_object(3), "nothing says where the object is"),
+        "bad id": (
+            lambda: core.seed_object(300, box=(1, 1, 9, 9)),
+            "the id 300 cannot be used: give 1 to 255, or 0 for a free one",
+        ),
+        "box outside": (
+            lambda: core.seed_object(3, box=(30, 1, 9, 9)),
+            "reaches outside the image, which is 32 x 24 pixels",
+        ),
+        "empty box": (lambda: core.seed_object(3, box=(3, 3, 0, 0)), "0 x 0 pixels"),
+        "point outside": (
+            lambda: core.seed_object(3, inside=[(99, 1)]),
+            "(99, 1) lies outside the image",
+        ),
+    }
+
+
+BAD_NAMES = sorted(bad_calls(SimpleNamespace(core=None)))
+
+
+def run(with_bad=None):
+    """Masks of ten frames, and the memory after each, with or without a bad call between them."""
+    rig = Rig()
+    try:
+        rig.send(picture(0), SECOND)
+        assert rig.core.seed_mask(mask_message(masks()), ["cup", "box"]).success
+        banks = []
+        for step in range(1, 8):
+            if with_bad and step % 2:
+                call, text = bad_calls(rig)[with_bad]
+                answer = call()
+                assert not answer.success
+                assert text in answer.message
+                assert answer.tracked_ids == [1, 2]
+                assert answer.ids == []
+            rig.send(picture(step, seed=step), (1 + step) * SECOND)
+            banks.append({key: value.tobytes() for key, value in rig.segmenter.bank.items()})
+        return rig.labels(), banks, [item.names for item in rig.published]
+    finally:
+        rig.core.close()
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_bad_call_says_what_is_wrong_and_changes_nothing_at_all(name):
+    labels, banks, names = run()
+    other_labels, other_banks, other_names = run(with_bad=name)
+    assert banks == other_banks
+    assert names == other_names
+    for one, other in zip(labels, other_labels):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_seeding_before_any_frame_says_what_to_check(rig):
+    for answer in (
+        rig.core.seed_mask(mask_message(masks())),
+        rig.core.seed_mask(mask_message(masks(), 5 * SECOND)),
+        rig.core.seed_object(box=(2, 4, 8, 8)),
+    ):
+        assert not answer.success
+        assert answer.message.startswith("no frame received yet on /camera/image")
+        assert "ros2 topic info" in answer.message
+
+
+def test_names_are_kept_per_id(rig):
+    rig.send(picture())
+    rig.core.seed_mask(mask_message(masks()), ["cup", "box"])
+    rig.core.seed_mask(mask_message(masks(0, (1,))))  # again, without a name
+    rig.core.remove(2)
+    rig.core.seed_object(5, "ball", inside=[(5, 17)])
+    rig.send(picture())
+    assert rig.published[-1].names == {1: "cup", 5: "ball"}
+    rig.core.seed_mask(mask_message(masks(0, (2,))), ["jar"], replace=True)
+    rig.send(picture())
+    assert rig.published[-1].names == {2: "jar"}
+    assert rig.core.reset().message == "1 object forgotten"
+    rig.send(picture())
+    assert rig.published[-1].names == {}
+    assert not rig.published[-1].result.labels.any()
+
+
+def test_an_object_from_a_box_takes_a_free_id_and_shows_its_mask(rig):
+    rng = np.random.default_rng(3)
+    frame = rng.integers(80, 120, (96, 128, 3), np.uint8)
+    frame[30:60, 40:80] = rng.integers(0, 30, (30, 40, 3)) + np.array([200, 20, 20])
+    rig.send(frame)
+    first = rig.core.seed_object(0, "cup", box=(32, 22, 56, 46))
+    assert first.success, first.message
+    assert (first.ids, first.tracked_ids) == ([1], [1])
+    truth = np.zeros((96, 128), bool)
+    truth[30:60, 40:80] = True
+    assert set(np.unique(first.mask)) == {0, 1}
+    assert ((first.mask == 1) & truth).sum() / ((first.mask == 1) | truth).sum() > 0.95
+    second = rig.core.seed_object(0, box=(32, 22, 56, 46))
+    assert second.ids == [2]
+    assert set(np.unique(second.mask)) == {0, 2}
+    assert second.tracked_ids == [1, 2]
+
+
+def test_a_seed_finds_its_frame_of_the_past(rig):
+    for step in range(6):
+        rig.send(picture(step), (10 + step) * SECOND)
+    answer = rig.core.seed_mask(mask_message(masks(2), 12 * SECOND))
+    assert answer.success
+    assert answer.frame.stamp == 12 * SECOND
+    assert "in the frame of 3.000 s before the newest" in answer.message
+    np.testing.assert_allclose(rig.segmenter.bank[1], [220, 30, 30])
+    newest = rig.core.seed_mask(mask_message(masks(5), 15 * SECOND))
+    assert newest.message == "seeded objects 1, 2"
+
+
+def test_a_seed_whose_frame_is_gone_goes_to_the_next_frame_and_says_so():
+    rig = Rig(seed_buffer=3)
+    try:
+        for step in range(6):
+            rig.send(picture(step), (10 + step) * SECOND)
+        answers = []
+        caller = threading.Thread(
+            target=lambda: answers.append(rig.core.seed_mask(mask_message(masks(7), 11 * SECOND)))
+        )
+        caller.start()
+        # the worker is one of those that wait, the caller the other
+        wait_until(lambda: len(rig.core._condition._waiters) == 2, "the caller to wait")
+        deadline = time.monotonic() + TIMEOUT
+        stamp = 20
+        while caller.is_alive() and time.monotonic() < deadline:
+            rig.core.on_frame(message(picture(7), stamp * SECOND))
+            stamp += 1
+            caller.join(0.05)
+        (answer,) = answers
+        assert answer.success, answer.message
+        assert answer.frame.stamp >= 20 * SECOND
+        assert "no kept frame has the stamp 11.000000000" in answer.message
+        assert "the 3 kept were of 13.000000000 to 15.000000000" in answer.message
+        assert answer.message.endswith("so the next frame was taken")
+        np.testing.assert_allclose(rig.segmenter.bank[1], [220, 30, 30])
+    finally:
+        rig.core.close()
+
+
+def test_a_seed_that_waits_in_vain_says_so():
+    rig = Rig(settings=Settings(seed_wait=0.05))
+    try:
+        rig.send(picture(), 10 * SECOND)
+        answer = rig.core.seed_mask(mask_message(masks(), 11 * SECOND))
+        assert not answer.success
+        assert "no other frame came within 0.05 s" in answer.message
+        assert rig.segmenter.ids == []
+    finally:
+        rig.core.close()
+
+
+BAD_FRAMES = {
+    "encoding": ({"encoding": "jpeg2000"}, "unknown encoding 'jpeg2000'"),
+    "empty": ({"data": b""}, "the image has no data"),
+    "truncated": ({"data": b"123"}, "cut short: 3 bytes came"),
+    "step": ({"step": 95}, "step is 95 bytes, smaller than one row"),
+    "zero size": ({"width": 0}, "0 x 24 pixels"),
+    "absurd": ({"width": 2**32 - 1, "height": 2**32 - 1}, "4294967295 x 4294967295"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD_FRAMES))
+def test_a_bad_image_is_counted_and_told_and_the_tracks_go_on(rig, name):
+    changes, text = BAD_FRAMES[name]
+    rig.send(picture(0), SECOND)
+    rig.core.seed_mask(mask_message(masks()))
+    rig.send(picture(1), 2 * SECOND)
+    bank = {key: value.tobytes() for key, value in rig.segmenter.bank.items()}
+    bad = message(picture(2), 3 * SECOND)
+    for key, value in changes.items():
+        setattr(bad, key, value)
+    rig.core.on_frame(bad)
+    rig.settle()
+    counters = rig.core.counters()
+    assert (counters.segmented, counters.failed) == (2, 1)
+    assert {key: value.tobytes() for key, value in rig.segmenter.bank.items()} == bank
+    report = rig.core.report()
+    assert text in report.values["last error"]
+    assert report.level == segment_core.WARN
+    assert text in report.message
+    assert any(severity == "error" and text in line for severity, line in rig.logs)
+    # a seed for "the newest frame" means the newest that could be read
+    assert rig.core.seed_mask(mask_message(masks(1))).frame.stamp == 2 * SECOND
+    rig.send(picture(3), 4 * SECOND)
+    np.testing.assert_array_equal(rig.published[-1].result.labels, masks(3))
+
+
+def test_pixels_that_cannot_be_read_fail_in_the_worker(rig):
+    rig.send(picture())
+    depth = np.full((24, 32), np.nan, np.float32)
+    rig.send(depth, encoding="32FC1")
+    assert rig.core.counters().failed == 1
+    assert "depth image" in rig.core.report().values["last error"]
+    rig.send(picture())
+    assert rig.core.counters().segmented == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), MemoryError(), KeyError(3)])
+def test_a_runtime_that_fails_costs_one_frame(rig, error):
+    rig.send(picture())
+    rig.core.seed_mask(mask_message(masks()))
+    rig.segmenter.fail = error
+    rig.send(picture(1))
+    rig.segmenter.fail = None
+    rig.send(picture(2))
+    assert [len(rig.published), rig.core.counters().failed] == [2, 1]
+    assert type(error).__name__ in rig.core.report().values["last error"]
+    np.testing.assert_array_equal(rig.published[-1].result.labels, masks(2))
+
+
+def test_a_service_that_fails_inside_answers(rig, monkeypatch):
+    rig.send(picture())
+    monkeypatch.setattr(rig.segmenter, "reset", lambda: 1 / 0)
+    answer = rig.core.reset()
+    assert not answer.success
+    assert "ZeroDivisionError" in answer.message
+    rig.send(picture())
+    assert rig.core.counters().segmented == 2
+
+
+def test_a_publisher_that_fails_costs_one_frame(rig):
+    def broken(_):
+        raise OSError("no")
+
+    rig.on_publish = broken
+    rig.send(picture())
+    rig.on_publish = None
+    rig.send(picture())
+    counters = rig.core.counters()
+    assert (counters.segmented, counters.failed) == (1, 1)
+
+
+def test_the_size_may_change_in_mid_stream(rig):
+    rig.send(picture())
+    rig.core.seed_mask(mask_message(masks()))
+    for height, width in ((48, 64), (24, 32), (30, 41)):
+        rig.send(picture(height=height, width=width))
+        assert rig.published[-1].result.labels.shape == (height, width)
+    assert rig.core.counters().failed == 0
+    answer = rig.core.seed_mask(mask_message(masks(height=30, width=41)))
+    assert answer.success
+
+
+def test_pausing_drops_and_counts_and_keeps_the_objects(rig):
+    rig.send(picture())
+    rig.core.seed_mask(mask_message(masks()))
+    assert "paused" in rig.core.enable(False).message
+    for step in range(5):
+        rig.send(picture(step))
+    assert len(rig.published) == 1
+    assert rig.core.counters().dropped == 5
+    assert rig.core.report().message == "paused (~/enable)"
+    assert rig.core.enable(False).message.startswith("already")
+    assert rig.core.enable(True).message == "enabled"
+    rig.send(picture(3))
+    np.testing.assert_array_equal(rig.published[-1].result.labels, masks(3))
+
+
+def test_time_that_jumps_back_resets_unless_told_otherwise(rig):
+    rig.send(picture(), 100 * SECOND)
+    rig.core.seed_mask(mask_message(masks()))
+    rig.send(picture(1), 101 * SECOND)
+    assert rig.published[-1].result.labels.any()
+    rig.send(picture(2), 50 * SECOND)
+    assert not rig.published[-1].result.labels.any()
+    assert rig.segmenter.ids == []
+    assert any(
+        severity == "warning" and "time jumped back by 51.000 s" in line
+        for severity, line in rig.logs
+    )
+    # frames from before the jump are no longer found
+    rig.core.settings.seed_wait = 0.01
+    assert not rig.core.seed_mask(mask_message(masks(), 101 * SECOND)).success
+    assert rig.core.seed_mask(mask_message(masks(2), 50 * SECOND)).success
+
+    rig.core.settings.reset_on_time_jump = False
+    rig.send(picture(3), 10 * SECOND)
+    np.testing.assert_array_equal(rig.published[-1].result.labels, masks(3))
+
+
+def test_frames_out_of_order_are_dropped_as_stale(rig):
+    rig.send(picture(), 10 * SECOND)
+    rig.core.seed_mask(mask_message(masks()))
+    rig.send(picture(1), 10 * SECOND - 50_000_000)
+    counters = rig.core.counters()
+    assert (counters.segmented, counters.dropped, counters.stale) == (1, 1, 1)
+    assert rig.segmenter.ids == [1, 2]
+    rig.send(picture(1), 10 * SECOND)  # repeated: segmented, and counted as stale
+    assert (rig.core.counters().segmented, rig.core.counters().stale) == (2, 2)
+
+
+def test_late_and_unstamped_frames(rig):
+    rig.now = 100 * SECOND
+    rig.send(picture(), 97 * SECOND)
+    assert rig.core.counters().stale == 1
+    rig.send(picture(), 99_500_000_000)
+    assert rig.core.counters().stale == 1
+    for _ in range(3):
+        rig.send(picture(), 0)
+    counters = rig.core.counters()
+    assert (counters.segmented, counters.stale, counters.dropped) == (5, 1, 0)
+
+
+def test_nothing_is_published_after_deactivation(rig):
+    rig.segmenter.gate.clear()
+    rig.core.on_frame(message(picture(), 1))
+    assert rig.segmenter.entered.wait(TIMEOUT)
+    rig.core.on_frame(message(picture(), 2))
+    thread = threading.Thread(target=rig.core.deactivate)
+    thread.start()
+    wait_until(lambda: rig.core.counters().waiting == 0, "the waiting frame to be dropped")
+    assert thread.is_alive()
+    rig.segmenter.gate.set()
+    thread.join(TIMEOUT)
+    count = len(rig.published)
+    rig.core.on_frame(message(picture(), 3))
+    assert rig.core.idle()
+    assert len(rig.published) == count == 1
+    assert rig.core.counters().received == 2
+    answer = rig.core.seed_mask(mask_message(masks()))
+    assert "not active" in answer.message
+    rig.core.activate()
+    rig.send(picture(), 4)
+    assert len(rig.published) == 2
+
+
+def test_closing_answers_the_commands_that_wait():
+    rig = Rig()
+    rig.send(picture())
+    rig.segmenter.entered.clear()
+    rig.segmenter.gate.clear()
+    rig.core.on_frame(message(picture(), 1))
+    assert rig.segmenter.entered.wait(TIMEOUT)
+    answers = []
+    callers = [threading.Thread(target=lambda: answers.append(rig.core.reset())) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    wait_until(lambda: len(rig.core._commands) == 3, "the commands to queue")
+    closer = threading.Thread(target=rig.core.close)
+    closer.start()
+    for caller in callers:
+        caller.join(TIMEOUT)
+    assert [answer.message for answer in answers] == ["the node is being cleaned up"] * 3
+    rig.segmenter.gate.set()
+    closer.join(TIMEOUT)
+    assert not closer.is_alive()
+    assert not rig.core.reset().success
+
+
+def test_a_stuck_network_does_not_hold_callers_for_ever(rig, monkeypatch):
+    monkeypatch.setattr(segment_core, "COMMAND_TIMEOUT", 0.1)
+    rig.send(picture())
+    rig.segmenter.entered.clear()
+    rig.segmenter.gate.clear()
+    rig.core.on_frame(message(picture(), 1))
+    assert rig.segmenter.entered.wait(TIMEOUT)
+    answer = rig.core.seed_mask(mask_message(masks()))
+    assert not answer.success
+    assert "busy" in answer.message
+    rig.segmenter.gate.set()
+    rig.settle()
+    assert rig.segmenter.ids == []  # nothing was done, as the answer said
+
+
+def test_the_report_gives_figures_and_reasons(rig):
+    assert rig.core.report().message == "no objects: seed one with ~/seed_mask or ~/seed_object"
+    for step in range(4):
+        rig.send(picture(step), (1 + step) * SECOND)
+    rig.core.seed_mask(mask_message(masks(3)), ["cup", "box"])
+    rig.send(picture(3), 9 * SECOND)
+    report = rig.core.report()
+    assert (report.level, report.message) == (segment_core.OK, "segmenting")
+    values = report.values
+    assert values["received"] == values["segmented"] == "5"
+    assert values["runtime"] == "colours"
+    assert values["memory [bytes]"] == "1234"
+    assert values["slots used"] == "1: 1, 2: 1"
+    assert values["objects"] == "2 of 4"
+    assert values["object 1"].startswith("cup: TRACKED")
+    assert 0 < float(values["latency p50 [ms]"]) <= float(values["latency p99 [ms]"])
+    assert float(values["latency beside network p50 [ms]"]) <= float(values["latency p50 [ms]"])
+    assert float(values["output rate [Hz]"]) > 0
+    gone = np.full((24, 32, 3), 100, np.uint8)
+    rig.send(gone, 10 * SECOND)
+    report = rig.core.report()
+    assert (report.level, report.message) == (
+        segment_core.WARN,
+        "lost object 1, 2: seed it again, or remove it",
+    )
+    rig.core.settings.frame_timeout = 0.0
+    report = rig.core.report()
+    assert report.level == segment_core.WARN
+    assert "no image on /camera/image for" in report.message
+    assert rig.core.report("reliability differs").message == "reliability differs"
+
+
+def test_the_log_is_limited_per_key():
+    now = [0.0]
+    lines = []
+    log = LimitedLog(lambda severity, text: lines.append(text), 5.0, clock=lambda: now[0])
+    for _ in range(10):
+        log("error", "image", "bad")
+        log("error", "other", "worse")
+        log("info", "", "always")
+    assert lines.count("bad") == lines.count("worse") == 1
+    assert lines.count("always") == 10
+    now[0] = 6.0
+    log("error", "image", "bad")
+    assert lines[-1] == "bad (and 9 more like it in the last 6 s)"
+
+
+odd_images = st.fixed_dictionaries(
+    {
+        "height": st.integers(0, 40) | st.integers(0, 2**32 - 1),
+        "width": st.integers(0, 40) | st.integers(0, 2**32 - 1),
+        "step": st.integers(0, 99) | st.integers(0, 2**32 - 1),
+        "encoding": st.sampled_from(["rgb8", "mono8", "32FC1", "16UC1", "nv12", "yuv422", "x", ""]),
+        "is_bigendian": st.integers(0, 255),
+        "data": st.binary(max_size=3000),
+    }
+)
+
+
+def test_no_image_whatever_ends_the_core_or_moves_a_track():
+    rig = Rig()
+    rig.send(picture(), SECOND)
+    rig.core.seed_mask(mask_message(masks()))
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(fields=odd_images, as_seed=st.booleans())
+    def attack(fields, as_seed):
+        bad = message(picture(), 2 * SECOND)
+        for key, value in fields.items():
+            setattr(bad, key, value)
+        try:
+            decode_rgb(bad)
+            readable = True
+        except InputError:
+            readable = False
+        if as_seed:
+            answer = rig.core.seed_mask(bad)
+            assert answer.message
+            assert not answer.success or not readable or bad.encoding in ("mono8", "16UC1", "32FC1")
+        elif not readable:
+            rig.core.on_frame(bad)
+
+    attack()
+    rig.settle()
+    rig.core.reset()
+    rig.core.seed_mask(mask_message(masks()))
+    rig.send(picture(4), 3 * SECOND)
+    np.testing.assert_array_equal(rig.published[-1].result.labels, masks(4))
+    rig.core.close()
