@@ -1,0 +1,125 @@
+"""A training clip, and how one is warped, recoloured and composed. NumPy and OpenCV only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+Frames = NDArray[np.uint8]
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames uint8 [T, H, W, 3] RGB and labels uint8 [T, H, W]: 0 background, 1..n objects.
+
+    Every object 1..n is visible in frame 0.
+    """
+
+    frames: Frames
+    labels: Frames
+    source: str
+
+    @property
+    def objects(self) -> int:
+        return int(self.labels[0].max())
+
+
+def affine(
+    centre: tuple[float, float],
+    target: tuple[float, float],
+    scale: float,
+    angle: float = 0.0,
+    shear: float = 0.0,
+    flip: bool = False,
+) -> Matrix:
+    """Matrix [2, 3] that takes ``centre`` of a source image to ``target`` of the result.
+
+    ``angle`` in degrees, ``shear`` as a slope; points are (x, y) in pixels.
+    """
+    radians = np.deg2rad(angle)
+    rotation = np.array(
+        [[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]]
+    )
+    linear = scale * rotation @ np.array([[1.0, shear], [0.0, 1.0]])
+    if flip:
+        linear = linear @ np.diag([-1.0, 1.0])
+    offset = np.asarray(target) - linear @ np.asarray(centre)
+    return np.column_stack([linear, offset])
+
+
+def smooth_field(rng: Generator, size: int, strength: float, knots: int = 4) -> NDArray[np.float32]:
+    """A smooth displacement field float32 [size, size, 2] in pixels (a stand-in for thin plates)."""
+    coarse = rng.normal(0.0, strength, (knots, knots, 2)).astype(np.float32)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def warp(
+    image: NDArray[np.uint8],
+    matrix: Matrix,
+    size: int,
+    field: NDArray[np.float32] | None,
+    nearest: bool = False,
+    border: int = cv2.BORDER_REFLECT_101,
+) -> NDArray[np.uint8]:
+    """Image [h, w(, 3)] through an affine matrix and then a displacement field -> [size, size]."""
+    flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    if field is None:
+        return cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=border)
+    inverse = cv2.invertAffineTransform(matrix)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
+    x, y = x + field[..., 0], y + field[..., 1]
+    map_x = (inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]).astype(np.float32)
+    map_y = (inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]).astype(np.float32)
+    return cv2.remap(image, map_x, map_y, flags, borderMode=border)
+
+
+def recolour(rng: Generator, frame: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
+    """Random gain, offset per channel and gamma; ``strength`` 0 leaves the frame as it is."""
+    gain = 1.0 + rng.uniform(-strength, strength) + rng.uniform(-strength, strength, 3) * 0.4
+    offset = rng.uniform(-60.0, 60.0) * strength
+    gamma = np.exp(rng.uniform(-strength, strength))
+    ramp = np.linspace(0.0, 1.0, 256)[:, None] ** gamma * 255.0
+    table = np.clip(ramp * gain + offset, 0, 255).astype(np.uint8)
+    return cv2.LUT(frame, table[None])
+
+
+def motion_blur(rng: Generator, frame: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
+    """Blur along a random direction over ``length`` pixels."""
+    kernel = np.zeros((length, length), np.float32)
+    kernel[length // 2] = 1.0
+    turn = cv2.getRotationMatrix2D((length / 2 - 0.5, length / 2 - 0.5), rng.uniform(0, 180), 1.0)
+    kernel = cv2.warpAffine(kernel, turn, (length, length))
+    return cv2.filter2D(frame, -1, kernel / max(float(kernel.sum()), 1e-6))
+
+
+def paste(
+    frame: NDArray[np.uint8], cutout: NDArray[np.uint8], alpha: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Cut-out [H, W, 3] over frame [H, W, 3] with alpha uint8 [H, W] (255 opaque)."""
+    weight = (alpha.astype(np.float32) / 255.0)[..., None]
+    return (frame * (1.0 - weight) + cutout * weight).astype(np.uint8)
+
+
+def compact(labels: Frames, wanted: int, rng: Generator, smallest: int) -> Frames | None:
+    """Keeps up to ``wanted`` objects visible in frame 0 and renumbers them 1..n.
+
+    Args:
+        labels: [T, H, W]; smallest: pixels an object must have in frame 0.
+
+    Returns:
+        The new labels, or None when no object is large enough.
+    """
+    areas = np.bincount(labels[0].ravel(), minlength=256)[:256]
+    areas[0] = 0
+    ids = np.flatnonzero(areas >= smallest)
+    if not len(ids):
+        return None
+    chosen = rng.choice(ids, min(wanted, len(ids)), replace=False)
+    table = np.zeros(256, np.uint8)
+    table[chosen] = np.arange(1, len(chosen) + 1)
+    return table[labels]

@@ -1,0 +1,142 @@
+"""Pseudo-clips from single photos with masks: each frame is the photo under another warp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .clip import Clip, affine, compact, motion_blur, paste, recolour, smooth_field, warp
+from .files import read_image, read_labels
+
+
+class PhotoClips:
+    """Makes clips of a folder with ``images/*.jpg`` and ``masks/*.png`` of the same names.
+
+    A clip shows one photo under a camera that moves, and often the object of a second photo that
+    moves on its own in front of it: sometimes as another object to follow, sometimes as an
+    occluder or a look-alike (the second photo may be the first one again).
+
+    Args:
+        root: the folder.
+
+    Raises:
+        InputError: no photo with a mask was found.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        masks = {path.stem: path for path in sorted((self.root / "masks").glob("*.png"))}
+        images = {path.stem: path for path in sorted((self.root / "images").glob("*.jpg"))}
+        self.names = sorted(masks.keys() & images.keys())
+        if not self.names:
+            raise InputError(f"{root}: no images/NAME.jpg with a masks/NAME.png")
+        self._images, self._masks = images, masks
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        name = self.names[index]
+        image, labels = read_image(self._images[name]), read_labels(self._masks[name])
+        if image.shape[:2] != labels.shape:
+            raise InputError(f"{name}: image {image.shape[:2]} and mask {labels.shape} differ")
+        return image, labels
+
+    def sample(self, rng: Generator, frames: int, size: int, objects: int) -> Clip | None:
+        """A clip of ``frames`` frames of ``size`` pixels squared with up to ``objects`` objects.
+
+        None when the photo drawn shows no object large enough in the window drawn.
+        """
+        index = int(rng.integers(len(self.names)))
+        image, labels = self._read(index)
+        shown, tracked = self._moving(rng, image, labels, frames, size, whole=True)
+        composed = rng.random() < 0.5
+        first_labels = tracked
+        if composed:
+            other = index if rng.random() < 0.2 else int(rng.integers(len(self.names)))
+            shown, first_labels = self._compose(rng, shown, tracked, *self._read(other), size)
+        kept = compact(np.stack(first_labels), objects, rng, smallest=size * size // 150)
+        if kept is None:
+            return None
+        strength = 0.04 if rng.random() < 0.7 else 0.15
+        shown = [recolour(rng, frame, strength) for frame in shown]
+        if rng.random() < 0.15:
+            blurred = int(rng.integers(frames))
+            shown[blurred] = motion_blur(rng, shown[blurred], int(rng.integers(3, 10)))
+        return Clip(np.stack(shown), kept, self.names[index])
+
+    def _moving(
+        self,
+        rng: Generator,
+        image: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        frames: int,
+        size: int,
+        whole: bool,
+    ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+        """The photo (or, not ``whole``, one object of it) under a random walk of warps."""
+        height, width = labels.shape
+        ys, xs = np.nonzero(labels)
+        if len(ys):
+            picked = int(rng.integers(len(ys)))
+            centre = np.array([xs[picked], ys[picked]], np.float64)
+            middle = np.array([xs.mean(), ys.mean()])
+            centre = middle + (centre - middle) * rng.uniform(0.0, 0.8)
+        else:
+            centre = np.array([width / 2.0, height / 2.0])
+        base = size / min(height, width) * np.exp(rng.uniform(np.log(0.85), np.log(1.9)))
+        if not whole:
+            extent = max(np.ptp(xs), np.ptp(ys), 8) if len(ys) else size
+            base = size * rng.uniform(0.25, 0.75) / extent
+        flip = bool(rng.random() < 0.5)
+        pace = rng.choice([0.4, 1.0, 1.8])
+        angle, shear, scale = rng.uniform(-15, 15), rng.uniform(-0.1, 0.1), base
+        target = np.array([size / 2.0, size / 2.0])
+        target += rng.normal(0.0, 0.1 if whole else 0.22, 2) * size
+        velocity = rng.normal(0.0, 0.05, 2) * size * pace
+        shown, tracked = [], []
+        for _ in range(frames):
+            matrix = affine(tuple(centre), tuple(target), scale, angle, shear, flip)
+            field = None
+            if rng.random() < 0.6:
+                field = smooth_field(rng, size, strength=rng.uniform(0.5, 3.5) * size / 192.0)
+            border = cv2.BORDER_REFLECT_101 if whole else cv2.BORDER_CONSTANT
+            shown.append(warp(image, matrix, size, field, border=border))
+            tracked.append(
+                warp(labels, matrix, size, field, nearest=True, border=border)
+            )
+            angle += rng.normal(0.0, 6.0) * pace
+            shear += rng.normal(0.0, 0.04) * pace
+            scale *= np.exp(rng.normal(0.0, 0.07) * pace)
+            target += velocity + rng.normal(0.0, 0.03, 2) * size * pace
+        return shown, tracked
+
+    def _compose(
+        self,
+        rng: Generator,
+        shown: list[NDArray[np.uint8]],
+        tracked: list[NDArray[np.uint8]],
+        image: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        size: int,
+    ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+        """An object of another photo in front, moving on its own."""
+        areas = np.bincount(labels.ravel(), minlength=256)
+        areas[0] = 0
+        ids = np.flatnonzero(areas >= labels.size // 200)
+        if not len(ids):
+            return shown, tracked
+        only = (labels == int(rng.choice(ids))).astype(np.uint8)
+        front, masks = self._moving(rng, image, only, len(shown), size, whole=False)
+        number = min(254, max(int(part.max()) for part in tracked) + 1)
+        frames, combined = [], []
+        for frame, part, cutout, mask in zip(shown, tracked, front, masks, strict=True):
+            alpha = cv2.GaussianBlur(mask * 255, (3, 3), 0)
+            frames.append(paste(frame, cutout, alpha))
+            combined.append(np.where(mask > 0, np.uint8(number), part))
+        return frames, combined

@@ -1,0 +1,89 @@
+"""Clips from videos with a mask for every frame, in DAVIS' folder layout."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+
+from ..errors import InputError
+from .clip import Clip, affine, compact, recolour, warp
+from .files import read_image, read_labels
+
+
+class VideoClips:
+    """Samples clips of the sequences in JPEGImages/480p and Annotations/480p.
+
+    Args:
+        root: the folder that holds both.
+        exclude: names of sequences to leave out (held out for validation).
+
+    Raises:
+        InputError: no sequence is left, or one's frames and masks do not match.
+    """
+
+    def __init__(self, root: Path, exclude: Collection[str] = ()) -> None:
+        images, masks = Path(root) / "JPEGImages" / "480p", Path(root) / "Annotations" / "480p"
+        self.sequences: dict[str, list[tuple[Path, Path]]] = {}
+        for folder in sorted(path for path in masks.glob("*") if path.is_dir()):
+            if folder.name in exclude:
+                continue
+            pairs = []
+            for mask in sorted(folder.glob("*.png")):
+                image = images / folder.name / f"{mask.stem}.jpg"
+                if not image.exists():
+                    raise InputError(f"{mask}: there is no frame {image}")
+                pairs.append((image, mask))
+            if pairs:
+                self.sequences[folder.name] = pairs
+        if not self.sequences:
+            raise InputError(f"{root}: no sequences under Annotations/480p beside those excluded")
+        self.names = list(self.sequences)
+
+    def sample(
+        self, rng: Generator, frames: int, size: int, objects: int, gap: int
+    ) -> Clip | None:
+        """A clip whose frames are 1..gap apart, forwards or backwards in time, one crop for all.
+
+        None when no object is large enough in the window drawn.
+        """
+        name = self.names[int(rng.integers(len(self.names)))]
+        pairs = self.sequences[name]
+        step = min(gap, (len(pairs) - 1) // max(1, frames - 1))
+        steps = rng.integers(1, max(1, step) + 1, frames - 1)
+        offsets = np.concatenate([[0], np.cumsum(steps)])
+        start = int(rng.integers(max(1, len(pairs) - int(offsets[-1]))))
+        indices = np.minimum(start + offsets, len(pairs) - 1)
+        if rng.random() < 0.5:
+            indices = indices[::-1]
+        images = [read_image(pairs[i][0]) for i in indices]
+        masks = [read_labels(pairs[i][1]) for i in indices]
+        height, width = masks[0].shape
+        ys, xs = np.nonzero(masks[0])
+        if not len(ys):
+            return None
+        picked = int(rng.integers(len(ys)))
+        # the window is most often larger than the object and shows a part of the scene around it
+        scale = size / height * np.exp(rng.uniform(np.log(0.8), np.log(1.8)))
+        squeeze = np.exp(rng.uniform(-0.2, 0.2))
+        half = size / 2.0 / scale
+        centre = np.array([xs[picked], ys[picked]]) + rng.normal(0.0, 0.3 * half, 2)
+        centre = np.clip(centre, [min(half, width / 2), min(half, height / 2)],
+                         [max(width - half, width / 2), max(height - half, height / 2)])
+        matrix = affine(tuple(centre), (size / 2.0, size / 2.0), scale, rng.normal(0.0, 5.0),
+                        flip=bool(rng.random() < 0.5))
+        matrix[0] *= squeeze
+        matrix[0, 2] += size / 2.0 * (1.0 - squeeze)
+        shown = [warp(image, matrix, size, None) for image in images]
+        labels = np.stack([warp(mask, matrix, size, None, nearest=True) for mask in masks])
+        kept = compact(labels, objects, rng, smallest=size * size // 200)
+        if kept is None:
+            return None
+        state = rng.bit_generator.state
+        recoloured = []
+        for frame in shown:  # the same change of colour for the whole clip
+            rng.bit_generator.state = state
+            recoloured.append(recolour(rng, frame, 0.15))
+        return Clip(np.stack(recoloured), kept, name)

@@ -1,0 +1,276 @@
+"""The preallocated bank of slots: what is remembered of each object, in a constant number of bytes.
+
+Rows belong to objects and are kept dense (0..n-1) so that a read needs no gathering; a row moves
+when another object is removed, which is why callers speak of rows only through ``rows``. Within a
+row a slot stays where it was written; its age is kept beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import CapacityError, InputError, UnknownObjectError
+from .rules import RULES
+from .similarity import slot_similarity
+
+MIN_SLOTS, MAX_SLOTS = 2, 16
+
+Fuse = Callable[[Tensor, Tensor], Tensor]
+Project = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class SlotMemory:
+    """Slots of up to ``objects`` objects: [objects, slots, ...], allocated once.
+
+    Slot 0 of an object holds its seed and is locked: it is read, but never fused. When an object's
+    slots are full, its rule picks a pair (i, j) of the others, i is distilled into j by the Fusion
+    Cell and the new template takes i's place (paper, 3.2). With two slots there is nothing to
+    fuse and the second holds the newest template: STM's first-and-previous memory.
+
+    Args:
+        objects: rows to allocate.
+        slots: K, 2..16, the seed's included.
+        template_shape: (C, h, w) of a template X.
+        key_channels, value_channels: Ck and Cv.
+        fuse: templates i and j [N, C, h, w] -> the new j (FusionCell).
+        project: templates [N, C, h, w] and image keys [N, Ck, h, w] -> keys [N, Ck, h, w] and
+            values [N, Cv, h, w].
+        rule: a name in ``rules.RULES``.
+        device, dtype: of the bank.
+
+    Raises:
+        InputError: slots out of range, or an unknown rule.
+    """
+
+    def __init__(
+        self,
+        objects: int,
+        slots: int,
+        template_shape: tuple[int, int, int],
+        key_channels: int,
+        value_channels: int,
+        *,
+        fuse: Fuse,
+        project: Project,
+        rule: str = "least_similar",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if not MIN_SLOTS <= slots <= MAX_SLOTS:
+            raise InputError(f"slots is {slots}; it must be {MIN_SLOTS}..{MAX_SLOTS}")
+        if objects < 1:
+            raise InputError(f"objects is {objects}; it must be at least 1")
+        channels, height, width = template_shape
+        cells = height * width
+        options = {"device": device, "dtype": dtype}
+        self.capacity, self.slots = objects, slots
+        self.template_shape = template_shape
+        self.templates = torch.zeros(objects, slots, channels, height, width, **options)
+        self.keys = torch.zeros(objects, slots, cells, key_channels, **options)
+        self.values = torch.zeros(objects, slots, cells, value_channels, **options)
+        # additive mask of a read: -inf over the cells of an empty slot
+        self._bias = torch.full((objects, 1, slots, cells), -torch.inf, **options)
+        self.similarity = np.zeros((objects, slots, slots), np.float32)
+        self._used = np.zeros(objects, np.int64)
+        self._order = np.zeros((objects, slots), np.int64)  # slots by age, the seed first
+        self._updates = np.zeros(objects, np.int64)
+        self.born = np.zeros((objects, slots), np.int64)  # update at which a slot was written
+        self.fusions = np.zeros((objects, slots), np.int64)  # how often it absorbed another
+        self.rows: dict[int, int] = {}
+        self._fuse, self._project = fuse, project
+        self.rule = rule
+
+    @property
+    def rule(self) -> str:
+        """Name of the update rule; may be changed between frames."""
+        return self._rule_name
+
+    @rule.setter
+    def rule(self, name: str) -> None:
+        if name not in RULES:
+            raise InputError(f"update rule {name!r} is unknown; known are {sorted(RULES)}")
+        self._rule_name, self._rule = name, RULES[name]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers; a constant of the object."""
+        tensors = (self.templates, self.keys, self.values, self._bias)
+        arrays = (self.similarity, self._used, self._order, self._updates, self.born, self.fusions)
+        return sum(t.numel() * t.element_size() for t in tensors) + sum(a.nbytes for a in arrays)
+
+    @property
+    def ids(self) -> list[int]:
+        """Object ids in the order of their rows."""
+        return sorted(self.rows, key=self.rows.__getitem__)
+
+    def used(self, object_id: int) -> int:
+        """Slots in use by an object."""
+        return int(self._used[self._row(object_id)])
+
+    def order(self, object_id: int) -> list[int]:
+        """An object's slots by age: the seed's, then oldest to newest."""
+        row = self._row(object_id)
+        return self._order[row, : self._used[row]].tolist()
+
+    def seed(self, object_id: int, template: Tensor, image_key: Tensor) -> None:
+        """Starts an object, or starts it again: its row holds this template only, locked.
+
+        Args:
+            template: [C, h, w]; image_key: [Ck, h, w] of the frame.
+
+        Raises:
+            CapacityError: all rows are taken; nothing is changed.
+        """
+        if object_id not in self.rows and len(self.rows) == self.capacity:
+            raise CapacityError(
+                f"there is room for {self.capacity} objects (max_objects); remove one first"
+            )
+        row = self.rows.setdefault(object_id, len(self.rows))
+        self._clear(row)
+        where = torch.tensor([row])
+        self._write(where, torch.tensor([0]), template[None], image_key[None], compare=False)
+        self._order[row, 0] = 0
+        self._used[row] = 1
+        self._bias[row, :, 0] = 0.0
+
+    def remove(self, object_id: int) -> None:
+        """Forgets an object; the last row moves into the hole.
+
+        Raises:
+            UnknownObjectError: the id is not in the bank.
+        """
+        row = self._row(object_id)
+        last = len(self.rows) - 1
+        if row != last:
+            moved = next(key for key, value in self.rows.items() if value == last)
+            for buffer in (self.templates, self.keys, self.values, self._bias):
+                buffer[row].copy_(buffer[last])
+            for array in (
+                self.similarity, self._used, self._order, self._updates, self.born, self.fusions
+            ):
+                array[row] = array[last]
+            self.rows[moved] = row
+        self._clear(last)
+        del self.rows[object_id]
+
+    def reset(self) -> None:
+        """Forgets every object."""
+        for row in range(len(self.rows)):
+            self._clear(row)
+        self.rows.clear()
+
+    def remember(
+        self, object_ids: Sequence[int], templates: Tensor, image_keys: Tensor, append: bool = True
+    ) -> None:
+        """Takes in the newest template of some objects.
+
+        Args:
+            object_ids: n different ids; templates: [n, C, h, w]; image_keys: [n, Ck, h, w].
+            append: False overwrites each object's newest template (but never its seed) instead
+                of making room for a new one.
+
+        Raises:
+            UnknownObjectError: an id is not in the bank; nothing is changed.
+        """
+        rows = np.array([self._row(object_id) for object_id in object_ids], np.int64)
+        if not len(rows):
+            return
+        slots = np.empty(len(rows), np.int64)
+        full: list[int] = []
+        for n, row in enumerate(rows):
+            used = self._used[row]
+            if not append and used > 1:
+                slots[n] = self._order[row, used - 1]
+            elif used < self.slots:
+                slots[n] = used
+                self._order[row, used] = used
+                self._used[row] += 1
+                self._bias[row, :, used] = 0.0
+            else:
+                full.append(n)
+        if full:
+            slots[full] = self._make_room(rows[full])
+        self._write(torch.from_numpy(rows), torch.from_numpy(slots), templates, image_keys)
+        self._updates[rows] += 1
+        self.born[rows, slots] = self._updates[rows]
+        self.fusions[rows, slots] = 0
+
+    def contents(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What a read attends to, for the rows in use.
+
+        Returns:
+            keys [n, M, Ck], values [n, M, Cv], and an additive mask [n, 1, M], or None where every
+            slot among the M cells is in use.
+        """
+        count = len(self.rows)
+        used = self._used[:count]
+        most = int(used.max(initial=0))
+        keys = self.keys[:count, :most].flatten(1, 2)
+        values = self.values[:count, :most].flatten(1, 2)
+        if (used == most).all():
+            return keys, values, None
+        return keys, values, self._bias[:count, :, :most].flatten(2)
+
+    def _row(self, object_id: int) -> int:
+        try:
+            return self.rows[object_id]
+        except KeyError:
+            raise UnknownObjectError(
+                f"object {object_id} is not tracked; tracked are {sorted(self.rows)}"
+            ) from None
+
+    def _clear(self, row: int) -> None:
+        self._used[row] = 0
+        self._bias[row] = -torch.inf
+        self._updates[row] = 0
+        self.born[row] = 0
+        self.fusions[row] = 0
+
+    def _make_room(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Fuses a pair in each of these full rows; returns the slot that became free in each."""
+        freed = np.empty(len(rows), np.int64)
+        chosen: list[list[tuple[int, int]]] = []
+        for n, row in enumerate(rows):
+            unlocked = self._order[row, 1:]
+            pairs = []
+            if len(unlocked) > 1:
+                table = self.similarity[row][np.ix_(unlocked, unlocked)]
+                pairs = [(int(unlocked[i]), int(unlocked[j])) for i, j in self._rule(table)]
+            freed[n] = pairs[0][0] if pairs else unlocked[0]
+            chosen.append(pairs)
+        for step in range(len(chosen[0])):  # a rule names equally many pairs for every object
+            where = torch.from_numpy(rows)
+            i = torch.tensor([pairs[step][0] for pairs in chosen])
+            j = torch.tensor([pairs[step][1] for pairs in chosen])
+            fused = self._fuse(self.templates[where, i], self.templates[where, j])
+            _, height, width = self.template_shape
+            kept_keys = self.keys[where, j].transpose(1, 2).unflatten(2, (height, width))
+            self._write(where, j, fused, kept_keys)
+            self.fusions[rows, j.numpy()] += self.fusions[rows, i.numpy()] + 1
+        for n, row in enumerate(rows):
+            order = [slot for slot in self._order[row] if slot != freed[n]]
+            self._order[row] = [*order, freed[n]]
+        return freed
+
+    def _write(
+        self, rows: Tensor, slots: Tensor, templates: Tensor, image_keys: Tensor,
+        compare: bool = True,
+    ) -> None:
+        keys, values = self._project(templates, image_keys)
+        keys, values = keys.flatten(2).transpose(1, 2), values.flatten(2).transpose(1, 2)
+        self.templates[rows, slots] = templates.to(self.templates.dtype)
+        self.keys[rows, slots] = keys.to(self.keys.dtype)
+        self.values[rows, slots] = values.to(self.values.dtype)
+        if compare and self.slots > 2:
+            own = self.keys[rows, slots][:, None]
+            others = self.keys[rows]
+            forward = slot_similarity(own, others).float().cpu().numpy()
+            backward = slot_similarity(others, own).float().cpu().numpy()
+            r, s = rows.numpy(), slots.numpy()
+            self.similarity[r, s, :] = forward
+            self.similarity[r, :, s] = backward

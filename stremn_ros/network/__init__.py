@@ -1,0 +1,13 @@
+"""PyTorch modules of the networks: no state between frames, no ROS, no files but test models."""
+
+from .aggregation import aggregate_logits
+from .config import SegmentationConfig
+from .segmentation import Query, SegmentationNetwork, space_time_read
+
+__all__ = [
+    "Query",
+    "SegmentationConfig",
+    "SegmentationNetwork",
+    "aggregate_logits",
+    "space_time_read",
+]

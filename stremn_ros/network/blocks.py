@@ -1,0 +1,43 @@
+"""Building blocks shared by the memory encoder's head and the decoder."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions before which the activation is applied, as in STM's decoder."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.conv1(F.relu(x))))
+        return y + (x if self.skip is None else self.skip(x))
+
+
+class Refine(nn.Module):
+    """Doubles the resolution of a coarse map and adds a skip connection, as in STM's decoder."""
+
+    def __init__(self, coarse: int, skip: int, outputs: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(coarse, outputs, 1)
+        self.skip = nn.Conv2d(skip, outputs, 3, padding=1)
+        self.block = ResidualBlock(outputs, outputs)
+
+    def project_skip(self, features: Tensor) -> Tensor:
+        """Encoder features [B, skip, H, W] -> [B, outputs, H, W]; the same for every object."""
+        return self.skip(features)
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """Coarse [N, coarse, H/2, W/2] and projected skip [N, outputs, H, W] -> [N, outputs, H, W].
+
+        The reduction is a 1x1 convolution, so it commutes with the interpolation and is done
+        first, at a quarter of the cost.
+        """
+        up = F.interpolate(self.reduce(coarse), size=skip.shape[-2:], mode="bilinear")
+        return self.block(up + skip)

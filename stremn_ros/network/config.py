@@ -1,0 +1,79 @@
+"""What a segmentation network is made of: the ``network`` part of a model's config.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ..errors import ModelError
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """Architecture of a segmentation network.
+
+    Attributes:
+        encoder: a key of ``encoders.ENCODERS``.
+        template_channels: C of a template X.
+        key_channels, value_channels: of the memory's keys and values.
+        query_channels: of the query value that Eq. 10 concatenates to what was read.
+        decoder_channels: widths at strides 16, 8 and 4.
+        key_source: ``template`` (the paper: the memory key is made of X) or ``image`` (STCN: of
+            the image alone, by the same head as the query's key, and shared by all objects).
+        affinity: ``dot`` (Eq. 10) or ``l2`` (STCN: negative squared distance).
+    """
+
+    encoder: str = "efficientnet_lite0"
+    template_channels: int = 256
+    key_channels: int = 64
+    value_channels: int = 192
+    query_channels: int = 128
+    decoder_channels: tuple[int, int, int] = (192, 96, 48)
+    key_source: str = "image"
+    affinity: str = "l2"
+
+    def __post_init__(self) -> None:
+        from .encoders import ENCODERS
+
+        for name, allowed in (
+            ("encoder", tuple(ENCODERS)),
+            ("key_source", ("image", "template")),
+            ("affinity", ("l2", "dot")),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ModelError(f"network.{name} is {value!r}; it must be one of {allowed}")
+        widths = (
+            self.template_channels,
+            self.key_channels,
+            self.value_channels,
+            self.query_channels,
+            *self.decoder_channels,
+        )
+        if len(self.decoder_channels) != 3 or not all(
+            isinstance(width, int) and 1 <= width <= 4096 for width in widths
+        ):
+            raise ModelError(
+                "network widths must be whole numbers from 1 to 4096, decoder_channels three of "
+                f"them; got {widths}"
+            )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> SegmentationConfig:
+        """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ModelError(f"unknown entries of network: {unknown}; known are {sorted(known)}")
+        given = dict(values)
+        if "decoder_channels" in given:
+            try:
+                given["decoder_channels"] = tuple(given["decoder_channels"])
+            except TypeError:
+                raise ModelError("network.decoder_channels must be a list of three") from None
+        return cls(**given)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain types for YAML."""
+        return {**asdict(self), "decoder_channels": list(self.decoder_channels)}

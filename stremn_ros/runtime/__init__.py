@@ -1,0 +1,1 @@
+"""Runs a network on PyTorch, ONNX Runtime or TensorRT; model files."""

@@ -1,0 +1,157 @@
+"""Model folders: config.yaml and weights.safetensors, found by name, checked when read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import ModelError
+from ..network import SegmentationConfig, SegmentationNetwork
+
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.yaml"
+
+
+def model_folders() -> list[Path]:
+    """Where models are looked for: $STREMN_MODELS, the source tree, then the install prefixes."""
+    folders = []
+    if os.environ.get("STREMN_MODELS"):
+        folders.append(Path(os.environ["STREMN_MODELS"]))
+    folders.append(Path(__file__).resolve().parents[2] / "models")
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    folders += [Path(prefix) / "share" / "stremn_ros" / "models" for prefix in prefixes if prefix]
+    return list(dict.fromkeys(folders))
+
+
+def available_models() -> list[str]:
+    """Names of the models that can be loaded: folders with a configuration and weights."""
+    names = {
+        path.parent.name
+        for folder in model_folders()
+        for path in folder.glob(f"*/{WEIGHTS}")
+        if (path.parent / CONFIG).is_file()
+    }
+    return sorted(names)
+
+
+def find_model(model: str) -> Path:
+    """Folder of a model, given its name or the folder's path.
+
+    Raises:
+        ModelError: there is none; the message lists the names that exist.
+    """
+    if not model:
+        raise ModelError(f"no model was named; available are {available_models()}")
+    candidates = [Path(model).expanduser()] if os.sep in model else []
+    candidates += [folder / model for folder in model_folders()]
+    for candidate in candidates:
+        if (candidate / CONFIG).is_file():
+            return candidate
+    raise ModelError(
+        f"no model {model!r}: it must be a folder with {CONFIG} and {WEIGHTS}, or one of "
+        f"{available_models()}"
+    )
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A parsed config.yaml.
+
+    Attributes:
+        network: the architecture.
+        defaults: values for the segmenter where its caller names none (slots, update_rule,
+            processing_size).
+    """
+
+    network: SegmentationConfig
+    defaults: Mapping[str, Any]
+
+
+def read_config(folder: Path) -> ModelSpec:
+    """config.yaml of a segmentation model; ModelError says what is wrong with it."""
+    path = folder / CONFIG
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    if not isinstance(values, dict) or values.get("task") != "segmentation":
+        raise ModelError(f"{path} must be a mapping with 'task: segmentation'")
+    network, defaults = values.get("network", {}), values.get("defaults", {})
+    if not isinstance(network, dict) or not isinstance(defaults, dict):
+        raise ModelError(f"{path}: 'network' and 'defaults' must be mappings")
+    return ModelSpec(SegmentationConfig.from_mapping(network), defaults)
+
+
+def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
+    """The network with its weights, in evaluation mode on the CPU.
+
+    Raises:
+        ModelError: files missing or damaged, or weights that do not fit the configuration.
+    """
+    spec = read_config(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
+    try:
+        weights = load_file(str(path))
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} is damaged or not a safetensors file: {error}") from None
+    network = SegmentationNetwork(spec.network)
+    assign_weights(network, weights, str(path))
+    return network.eval(), spec
+
+
+def assign_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    """Loads weights of any float type; ModelError names what is missing or misshapen."""
+    expected = network.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    extra = sorted(weights.keys() - expected.keys())
+    misshapen = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if missing or extra or misshapen:
+        raise ModelError(
+            f"{name} does not fit the network: missing {missing[:3]}, unknown {extra[:3]}, "
+            f"of another shape {misshapen[:3]} ({len(missing)}, {len(extra)}, {len(misshapen)})"
+        )
+    for key, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{name}: {key} holds NaN or infinity; the file is damaged")
+    network.load_state_dict({key: value.float() for key, value in weights.items()})
+
+
+def save_model(
+    folder: Path,
+    network: SegmentationNetwork,
+    defaults: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        key: value.detach().to(dtype).contiguous().cpu()
+        for key, value in network.state_dict().items()
+    }
+    temporary = folder / f".{WEIGHTS}.tmp"
+    save_file(weights, str(temporary))
+    temporary.replace(folder / WEIGHTS)
+    values = {
+        "task": "segmentation",
+        "network": network.config.to_mapping(),
+        "defaults": dict(defaults),
+    }
+    temporary = folder / f".{CONFIG}.tmp"
+    temporary.write_text(yaml.safe_dump(values, sort_keys=False))
+    temporary.replace(folder / CONFIG)

@@ -1,0 +1,50 @@
+"""The stages on PyTorch, eager."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..network import Query, SegmentationNetwork, space_time_read
+
+
+class TorchStages:
+    """Runs a network's stages on PyTorch without gradients; see ``stages.Stages``."""
+
+    def __init__(self, network: SegmentationNetwork, device: torch.device) -> None:
+        # channels_last is what oneDNN and cuDNN convolve fastest in
+        self.network = network.to(device, memory_format=torch.channels_last).eval()
+        self.config = network.config
+        self.device = device
+        self.name = f"torch ({device})"
+
+    @torch.inference_mode()
+    def encode_query(self, image: Tensor) -> Query:
+        return self.network.encode_query(image)
+
+    @torch.inference_mode()
+    def encode_memory(self, image: Tensor, masks: Tensor, stride16: Tensor) -> Tensor:
+        count = masks.shape[0]
+        return self.network.encode_memory(
+            image.expand(count, -1, -1, -1), masks, stride16.expand(count, -1, -1, -1)
+        )
+
+    @torch.inference_mode()
+    def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.memory_key(template, image_key), self.network.memory_value(template)
+
+    @torch.inference_mode()
+    def fuse(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+        return self.network.fusion(x_i, x_j)
+
+    @torch.inference_mode()
+    def read(self, query_key: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Query key [1, Ck, h, w], memory [N, M, C] -> [N, Cv, h, w]."""
+        h, w = query_key.shape[-2:]
+        cells = query_key.flatten(2).transpose(1, 2).expand(keys.shape[0], -1, -1)
+        read = space_time_read(cells, keys, values, mask, self.config.affinity)
+        return read.transpose(1, 2).unflatten(2, (h, w))
+
+    @torch.inference_mode()
+    def decode(self, read: Tensor, query: Query) -> Tensor:
+        return self.network.decode(read, query.value, query.skip8, query.skip4)

