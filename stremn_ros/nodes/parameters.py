@@ -22,15 +22,8 @@ START = "at start only"
 SEGMENT = "segment_node"
 VIDEO_SOURCE = "video_source_node"
 
-UPDATE_RULES = (
-    "oldest",
-    "newest",
-    "least_similar",
-    "most_similar",
-    "learned",
-    "first_and_previous",
-    "linear",
-)
+# of stremn_ros.memory, not imported so that the table needs no PyTorch; a test holds them equal
+UPDATE_RULES = ("oldest", "newest", "least_similar", "most_similar")
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "slots",
         0,
-        "Memory slots per object, 2 to 16; 0 takes the model's own number.",
+        "Memory slots of each object, its seed included, 2 to 16; 0 takes the model's own number.",
         UNCONFIGURED,
         0,
         16,
@@ -155,16 +148,16 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "update_rule",
         "",
-        "Which memory slot a new frame goes to; empty takes the model's own rule.",
-        UNCONFIGURED,
+        "Which memory slots are fused when the memory is full; empty takes the model's own rule.",
+        RUN_TIME,
         choices=("", *UPDATE_RULES),
     ),
     ParameterSpec(
         SEGMENT,
         "update_every",
         1,
-        "The memory is updated with every n-th frame.",
-        UNCONFIGURED,
+        "A new template is added with every n-th frame; between, the newest is overwritten.",
+        RUN_TIME,
         1,
         1000,
     ),

@@ -48,6 +48,8 @@ class Settings:
     """What may change while the node runs; the names are those of the parameters."""
 
     min_score: float = 0.5
+    update_rule: str = ""  # empty: the model's own
+    update_every: int = 1
     overlay_alpha: float = 0.5
     seed_wait: float = 2.0
     reset_on_time_jump: bool = True
@@ -151,6 +153,8 @@ class SegmentCore:
         self._newest_stamp = 0
         self._last_number = 0
         self._reset_wanted = False
+        self._busy = False  # with a frame, its memory update included
+        self._own_rule = str(segmenter.update_rule)
         self._active = False
         self._enabled = True
         self._stopping = False
@@ -185,9 +189,7 @@ class SegmentCore:
             self._active = False
             self._drop_waiting()
             self._condition.notify_all()
-            self._condition.wait_for(
-                lambda: not self._counters.in_work or not self._worker.is_alive()
-            )
+            self._condition.wait_for(lambda: not self._busy)
 
     def close(self) -> None:
         """Ends the worker after its current job; commands that wait are answered with a failure."""
@@ -516,6 +518,7 @@ class SegmentCore:
                     frame, self._waiting = self._waiting, None
                     self._counters.waiting = 0
                     self._counters.in_work = 1
+                    self._busy = True
                     frame_next = False
             if reset:
                 self._forget()
@@ -549,8 +552,7 @@ class SegmentCore:
         problem = ""
         try:
             rgb = image_codec.decode_rgb(frame.message)
-            if self._segmenter.min_score != self.settings.min_score:
-                self._segmenter.min_score = self.settings.min_score
+            self._apply_settings()
             begin = self._clock()
             result = self._segmenter.segment(rgb)
             inside = self._clock() - begin
@@ -561,6 +563,7 @@ class SegmentCore:
             expected = isinstance(error, StremnError)
             problem = str(error) if expected else f"{type(error).__name__}: {error}"
         with self._condition:
+            self._counters.in_work = 0
             if problem:
                 self._counters.failed += 1
                 self._note_error(f"image not segmented: {problem}", key="segment")
@@ -577,8 +580,18 @@ class SegmentCore:
                     )
         self._note_state(None if problem else result)
         with self._condition:
-            self._counters.in_work = 0
+            self._busy = False
             self._condition.notify_all()
+
+    def _apply_settings(self) -> None:
+        """Run-time changes reach the segmenter here, between two frames."""
+        for name, value in (
+            ("min_score", self.settings.min_score),
+            ("update_rule", self.settings.update_rule or self._own_rule),
+            ("update_every", self.settings.update_every),
+        ):
+            if getattr(self._segmenter, name) != value:
+                setattr(self._segmenter, name, value)
 
     def _note_state(self, result: Any = None) -> None:
         """Called where the segmenter may be asked: in the worker, or before it starts."""
@@ -611,10 +624,14 @@ class SegmentCore:
         with self._condition:
             return Counters(**vars(self._counters))
 
+    def age(self, frame: Frame) -> float:
+        """Seconds since the frame arrived."""
+        return self._clock() - frame.arrival
+
     def idle(self) -> bool:
         """Nothing waits and nothing is in work."""
         with self._condition:
-            return not (self._commands or self._counters.waiting or self._counters.in_work)
+            return not (self._commands or self._counters.waiting or self._busy)
 
     def report(self, hint: str = "") -> Report:
         """The diagnostics. hint: what the caller knows of the connection (a QoS mismatch)."""
