@@ -270,6 +270,14 @@ def prefixes() -> str:
     return ";".join(dict.fromkeys([str(VENV), *before]))
 
 
+def shared_files() -> list[str]:
+    """What belongs under share/stremn_ros, by path inside the repository (models/ is found
+    beside the source)."""
+    paths = [path for name in ("launch", "config") for path in (ROOT / name).rglob("*")]
+    names = [str(path.relative_to(ROOT)) for path in paths if path.is_file()]
+    return [*sorted(name for name in names if "__pycache__" not in name), "package.xml"]
+
+
 def install_package() -> None:
     """An editable install, and beside it what colcon would make: executables and the index."""
     pip("--no-deps", "--no-build-isolation", "--editable", ROOT, what="install of stremn_ros")
@@ -282,9 +290,9 @@ def install_package() -> None:
             raise SetupError(f"the install made no command {VENV / 'bin' / name}")
         (scripts / name).symlink_to(VENV / "bin" / name)
     share = VENV / "share" / "stremn_ros"
-    share.mkdir(parents=True, exist_ok=True)
-    for name in ("launch", "config", "package.xml"):
-        (share / name).unlink(missing_ok=True)
+    shutil.rmtree(share, ignore_errors=True)
+    for name in shared_files():  # one by one: `ros2 launch` does not look into linked folders
+        (share / name).parent.mkdir(parents=True, exist_ok=True)
         (share / name).symlink_to(ROOT / name)
     index = VENV / "share" / "ament_index" / "resource_index" / "packages"
     index.mkdir(parents=True, exist_ok=True)
@@ -330,7 +338,8 @@ def set_up() -> None:
         build, *(REQUIREMENTS / name for name in ("ros.txt", "run.txt", "test.txt", "data.txt"))
     )
     interfaces = digest(build, REQUIREMENTS / "ros.txt", INTERFACES)
-    package = digest(packages, *(ROOT / name for name in ("setup.py", "setup.cfg", "package.xml")))
+    described = (ROOT / name for name in ("setup.py", "setup.cfg", "package.xml"))
+    package = digest(packages, shared_files(), *described)
     final = digest(interfaces, package, Path(__file__))
     if READY.is_file() and READY.read_text() == final:
         return

@@ -1,0 +1,222 @@
+"""Starts the segmentation node, configures and activates it.
+
+ros2 launch stremn_ros segment.launch.py image_topic:=/camera/image_raw rviz:=true
+"""
+
+from __future__ import annotations
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.conditions import IfCondition
+from launch.event_handlers import OnProcessStart
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from lifecycle_msgs.msg import Transition
+
+SHARE = get_package_share_directory("stremn_ros")
+# Fast DDS 3 reads the first name, Fast DDS 2 the second
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+# arguments that are parameters of the node: given ones win over the parameter file
+TEXT_PARAMETERS = ("model", "runtime", "device", "image_reliability")
+NUMBER_PARAMETERS = ("processing_size", "slots", "max_objects")
+
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        "image_topic", default_value="image", description="Topic of the camera's images."
+    ),
+    DeclareLaunchArgument(
+        "params_file",
+        default_value=os.path.join(SHARE, "config", "segment.yaml"),
+        description="YAML file with the node's parameters.",
+    ),
+    DeclareLaunchArgument(
+        "model",
+        default_value="",
+        description="Name of a model, or path of a model folder. Empty: as the parameter file says.",
+    ),
+    DeclareLaunchArgument(
+        "runtime",
+        default_value="",
+        description="What runs the network: auto, torch, onnx, tensorrt. Empty: as the parameter "
+        "file says.",
+    ),
+    DeclareLaunchArgument(
+        "device",
+        default_value="",
+        description="auto, cpu, cuda or cuda:1 and so on. Empty: as the parameter file says.",
+    ),
+    DeclareLaunchArgument(
+        "processing_size",
+        default_value="",
+        description="Rows of the picture that the network sees; fewer is faster and coarser. "
+        "Empty: as the parameter file says.",
+    ),
+    DeclareLaunchArgument(
+        "slots",
+        default_value="",
+        description="Memory slots per object, 2 to 16. Empty: as the parameter file says.",
+    ),
+    DeclareLaunchArgument(
+        "max_objects",
+        default_value="",
+        description="Most objects followed at once. Empty: as the parameter file says.",
+    ),
+    DeclareLaunchArgument(
+        "image_reliability",
+        default_value="",
+        description="best_effort or reliable, asked of the image's publisher. Empty: as the "
+        "parameter file says.",
+    ),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
+    DeclareLaunchArgument(
+        "node_name",
+        default_value="stremn",
+        description="Name of the node; its topics and services are below /<namespace>/<node_name>.",
+    ),
+    DeclareLaunchArgument(
+        "autostart",
+        default_value="true",
+        choices=["true", "false"],
+        description="Configure and activate the node once it runs; false leaves that to you.",
+    ),
+    DeclareLaunchArgument(
+        "respawn",
+        default_value="false",
+        choices=["true", "false"],
+        description="Start the node again, two seconds after it died.",
+    ),
+    DeclareLaunchArgument(
+        "rviz",
+        default_value="false",
+        choices=["true", "false"],
+        description="Open rviz2 with the image, the mask and the overlay.",
+    ),
+    DeclareLaunchArgument(
+        "rviz_config",
+        default_value=os.path.join(SHARE, "config", "stremn.rviz"),
+        description="Configuration of rviz2.",
+    ),
+    DeclareLaunchArgument(
+        "log_level",
+        default_value="info",
+        choices=["debug", "info", "warn", "error", "fatal"],
+        description="Least severe messages that the node logs.",
+    ),
+    DeclareLaunchArgument(
+        "fastdds_profile",
+        default_value=os.path.join(SHARE, "config", "fastdds_shm.xml"),
+        description="Fast DDS profile for the processes started here: shared memory that images "
+        "fit into. A profile that is set in the environment wins; empty sets none.",
+    ),
+]
+
+
+def _actions(context: LaunchContext) -> list:
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    parameters: dict[str, object] = {name: value(name) for name in TEXT_PARAMETERS if value(name)}
+    for name in NUMBER_PARAMETERS:
+        if value(name):
+            try:
+                parameters[name] = int(value(name))
+            except ValueError:
+                raise RuntimeError(f"{name}:={value(name)} is not a whole number") from None
+    if not os.path.isfile(value("params_file")):
+        raise RuntimeError(f"params_file:={value('params_file')}: there is no such file")
+
+    environment = []
+    if value("fastdds_profile") and not any(name in os.environ for name in PROFILE_VARIABLES):
+        environment = [
+            SetEnvironmentVariable(name, value("fastdds_profile")) for name in PROFILE_VARIABLES
+        ]
+
+    node = LifecycleNode(
+        package="stremn_ros",
+        executable="segment_node",
+        name=value("node_name"),
+        namespace=value("namespace"),
+        parameters=[value("params_file"), parameters],
+        remappings=[
+            ("image", value("image_topic")),
+            ("image/compressed", value("image_topic") + "/compressed"),
+        ],
+        arguments=["--ros-args", "--log-level", value("log_level")],
+        respawn=value("respawn") == "true",
+        respawn_delay=2.0,
+        output="screen",
+        emulate_tty=True,
+    )
+
+    def change(transition: int) -> EmitEvent:
+        return EmitEvent(
+            event=ChangeState(
+                lifecycle_node_matcher=matches_action(node), transition_id=transition
+            )
+        )
+
+    handlers = []
+    if value("autostart") == "true":
+        handlers = [
+            RegisterEventHandler(
+                OnProcessStart(
+                    target_action=node,
+                    on_start=[change(Transition.TRANSITION_CONFIGURE)],
+                )
+            ),
+            RegisterEventHandler(
+                OnStateTransition(
+                    target_lifecycle_node=node,
+                    start_state="configuring",
+                    goal_state="inactive",
+                    entities=[change(Transition.TRANSITION_ACTIVATE)],
+                )
+            ),
+            RegisterEventHandler(
+                OnStateTransition(
+                    target_lifecycle_node=node,
+                    start_state="configuring",
+                    goal_state="unconfigured",
+                    entities=[
+                        LogInfo(
+                            msg=f"'{value('node_name')}' could not be configured; its log above "
+                            "says why. Mend it and call its change_state service, or launch again."
+                        )
+                    ],
+                )
+            ),
+        ]
+
+    full_name = "/" + "/".join(
+        part for part in (value("namespace").strip("/"), value("node_name")) if part
+    )
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", LaunchConfiguration("rviz_config")],
+        remappings=[
+            ("/image", value("image_topic")),
+            ("/stremn/mask", f"{full_name}/mask"),
+            ("/stremn/overlay", f"{full_name}/overlay"),
+        ],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+        output="screen",
+    )
+    return [*environment, *handlers, node, rviz]
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=_actions)])
