@@ -1,0 +1,257 @@
+"""The memory against an independent float64 reference, and its promise of constant bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+import torch
+
+from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
+from stremn_ros.memory import RULES, FusionCell, SlotMemory, align, slot_similarity
+from stremn_ros.network import aggregate_logits, space_time_read
+
+C, H, W, CK, CV = 6, 3, 4, 5, 7
+
+
+def rand(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.normal(size=shape)
+
+
+def test_similarity_is_eq_1_and_2() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rand(rng, 2, 12, CK), rand(rng, 2, 9, CK)
+    ours = slot_similarity(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    for n in range(2):
+        assert ours[n] == pytest.approx(reference.similarity(a[n], b[n]), abs=1e-12)
+    assert ours[0] != pytest.approx(reference.similarity(b[0], a[0]), abs=1e-6), "not symmetric"
+
+
+def test_similarity_finds_a_moved_object_and_a_part() -> None:
+    rng = np.random.default_rng(1)
+    a = torch.from_numpy(rand(rng, 12, CK))
+    assert slot_similarity(a, a[torch.randperm(12)]).item() == pytest.approx(1.0)
+    assert slot_similarity(a[:3], a).item() == pytest.approx(1.0)
+    assert slot_similarity(a, a[:3]).item() < 0.99
+
+
+def test_align_is_eq_3() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rand(rng, 3, 12, C), rand(rng, 3, 12, C)
+    ours = align(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    for n in range(3):
+        np.testing.assert_allclose(ours[n], reference.fam(a[n], b[n]), atol=1e-12)
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_fusion_cell_is_eq_4_to_8(filtered: bool) -> None:
+    rng = np.random.default_rng(3)
+    cell = FusionCell(C, filtered=filtered).double()
+    parts = {"f": cell.filter_gate, "h": cell.update_gate, "g": cell.candidate}
+    weights = {
+        name: (conv.weight.detach().numpy(), conv.bias.detach().numpy())
+        for name, conv in parts.items()
+    }
+    x_i, x_j = rand(rng, 2, C, H, W), rand(rng, 2, C, H, W)
+    ours = cell(torch.from_numpy(x_i), torch.from_numpy(x_j)).detach().numpy()
+    for n in range(2):
+        expected = reference.fusion(weights, x_i[n], x_j[n], filtered)
+        np.testing.assert_allclose(ours[n], expected, atol=1e-10)
+
+
+def test_fusion_begins_near_keeping_j() -> None:
+    torch.manual_seed(0)
+    cell = FusionCell(C)
+    x_i, x_j = torch.randn(2, 1, C, H, W)
+    assert (cell(x_i, x_j) - x_j).abs().mean() < 0.25 * x_j.abs().mean()
+
+
+@pytest.mark.parametrize("affinity", ["dot", "l2"])
+def test_read_is_eq_10(affinity: str) -> None:
+    rng = np.random.default_rng(4)
+    query, keys, values = rand(rng, 2, 12, CK), rand(rng, 2, 36, CK), rand(rng, 2, 36, CV)
+    ours = space_time_read(*map(torch.from_numpy, (query, keys, values)), affinity=affinity)
+    for n in range(2):
+        expected = reference.read(query[n], keys[n], values[n], affinity)
+        np.testing.assert_allclose(ours[n].numpy(), expected, atol=1e-10)
+
+
+def test_read_ignores_masked_cells() -> None:
+    rng = np.random.default_rng(5)
+    query, keys, values = (torch.from_numpy(rand(rng, 1, n, c)) for n, c in
+                           ((12, CK), (36, CK), (36, CV)))
+    mask = torch.zeros(1, 1, 36, dtype=torch.float64)
+    mask[..., 24:] = -torch.inf
+    masked = space_time_read(query, keys, values, mask, "l2")
+    short = space_time_read(query, keys[:, :24], values[:, :24], None, "l2")
+    torch.testing.assert_close(masked, short)
+
+
+@pytest.mark.parametrize("objects", [1, 2, 5])
+def test_aggregation_is_stms(objects: int) -> None:
+    rng = np.random.default_rng(6)
+    logits = rand(rng, objects, H, W) * 3
+    ours = aggregate_logits(torch.from_numpy(logits)).softmax(dim=0).numpy()
+    np.testing.assert_allclose(ours, reference.aggregate(reference.sigmoid(logits)), atol=1e-9)
+
+
+def test_aggregation_survives_extreme_logits() -> None:
+    logits = torch.tensor([[-80.0, 80.0, 0.0], [-80.0, 80.0, -80.0]]).view(2, 1, 3)
+    result = aggregate_logits(logits).softmax(dim=0)
+    assert torch.isfinite(result).all()
+    assert result[0, 0, 0] > 0.99 and result[0, 0, 1] < 0.01
+
+
+def make_bank(slots: int, objects: int = 3, rule: str = "least_similar") -> SlotMemory:
+    torch.manual_seed(7)
+    fusion = FusionCell(C).double()
+    value = torch.nn.Conv2d(C, CV, 1).double()
+
+    def fuse(x_i: torch.Tensor, x_j: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return fusion(x_i, x_j)
+
+    def project(x: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            return key, value(x)
+
+    return SlotMemory(
+        objects, slots, (C, H, W), CK, CV, fuse=fuse, project=project, rule=rule,
+        dtype=torch.float64,
+    )
+
+
+def stored(bank: SlotMemory, object_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Templates [n, C, h, w] and keys [n, HW, Ck] of an object, oldest first."""
+    row, order = bank.rows[object_id], bank.order(object_id)
+    return bank.templates[row, order].numpy(), bank.keys[row, order].numpy()
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("slots", [2, 3, 5, 16])
+def test_bank_follows_the_update_process(slots: int, rule: str) -> None:
+    """Three objects that begin at different times equal three lists kept by the reference."""
+    rng = np.random.default_rng(slots)
+    bank = make_bank(slots, rule=rule)
+
+    def fuse(x_i: np.ndarray, x_j: np.ndarray) -> np.ndarray:
+        pair = torch.from_numpy(x_i)[None], torch.from_numpy(x_j)[None]
+        return bank._fuse(*pair)[0].numpy()
+
+    lists: dict[int, reference.Bank] = {}
+    for frame in range(2 * slots + 8):
+        for object_id, start in ((9, 0), (4, 2), (7, 5)):
+            if frame == start:
+                template, key = rand(rng, C, H, W), rand(rng, CK, H, W)
+                bank.seed(object_id, torch.from_numpy(template), torch.from_numpy(key))
+                lists[object_id] = reference.Bank(slots, rule, fuse)
+                lists[object_id].remember(template, reference.cells(key))
+        ids = bank.ids
+        templates, key = rand(rng, len(ids), C, H, W), rand(rng, CK, H, W)
+        bank.remember(
+            ids, torch.from_numpy(templates), torch.from_numpy(key).expand(len(ids), -1, -1, -1)
+        )
+        for object_id, template in zip(ids, templates, strict=True):
+            lists[object_id].remember(template, reference.cells(key))
+        for object_id, expected in lists.items():
+            templates_now, keys_now = stored(bank, object_id)
+            assert len(templates_now) == len(expected.items) == bank.used(object_id)
+            for n, (template, cells) in enumerate(expected.items):
+                np.testing.assert_allclose(templates_now[n], template, atol=1e-9)
+                np.testing.assert_allclose(keys_now[n], cells, atol=1e-12)
+
+
+def test_seed_is_never_touched_and_bytes_never_change() -> None:
+    rng = np.random.default_rng(8)
+    bank = make_bank(4)
+    seed = torch.from_numpy(rand(rng, C, H, W))
+    bank.seed(1, seed, torch.from_numpy(rand(rng, CK, H, W)))
+    before, addresses = bank.nbytes, [t.data_ptr() for t in (bank.templates, bank.keys, bank.values)]
+    for _ in range(300):
+        bank.remember([1], torch.from_numpy(rand(rng, 1, C, H, W)),
+                      torch.from_numpy(rand(rng, 1, CK, H, W)))
+    assert bank.nbytes == before
+    assert addresses == [t.data_ptr() for t in (bank.templates, bank.keys, bank.values)]
+    assert torch.equal(bank.templates[0, bank.order(1)[0]], seed)
+    assert bank.used(1) == 4
+
+
+def test_cached_similarity_equals_a_fresh_table() -> None:
+    rng = np.random.default_rng(9)
+    bank = make_bank(5)
+    bank.seed(1, *(torch.from_numpy(rand(rng, c, H, W)) for c in (C, CK)))
+    for _ in range(20):
+        bank.remember([1], torch.from_numpy(rand(rng, 1, C, H, W)),
+                      torch.from_numpy(rand(rng, 1, CK, H, W)))
+        row, slots = bank.rows[1], bank.order(1)[1:]
+        keys = bank.keys[row, slots]
+        fresh = slot_similarity(keys[:, None], keys[None]).numpy()
+        np.testing.assert_allclose(bank.similarity[row][np.ix_(slots, slots)], fresh, atol=1e-5)
+
+
+def test_removing_leaves_the_others_bit_for_bit() -> None:
+    rng = np.random.default_rng(10)
+    bank, alone = make_bank(3), make_bank(3)
+    key = torch.from_numpy(rand(rng, CK, H, W))
+    templates = torch.from_numpy(rand(rng, 3, C, H, W))
+    for object_id in (1, 2, 3):
+        bank.seed(object_id, templates[object_id - 1], key)
+    alone.seed(3, templates[2], key)
+    for frame in range(10):
+        if frame == 4:
+            bank.remove(1)
+        ids = bank.ids
+        news = {i: torch.from_numpy(rand(rng, C, H, W)) for i in (1, 2, 3)}
+        key = torch.from_numpy(rand(rng, CK, H, W))
+        bank.remember(ids, torch.stack([news[i] for i in ids]), key.expand(len(ids), -1, -1, -1))
+        alone.remember([3], news[3][None], key[None])
+    np.testing.assert_allclose(stored(bank, 3)[0], stored(alone, 3)[0], atol=1e-12)
+    assert bank.ids == [3, 2]
+    keys, values, mask = bank.contents()
+    assert keys.shape == (2, 3 * H * W, CK) and values.shape == (2, 3 * H * W, CV) and mask is None
+
+
+def test_contents_mask_covers_exactly_the_empty_slots() -> None:
+    rng = np.random.default_rng(11)
+    bank = make_bank(4)
+    for object_id in (1, 2):
+        bank.seed(object_id, *(torch.from_numpy(rand(rng, c, H, W)) for c in (C, CK)))
+    bank.remember([2], torch.from_numpy(rand(rng, 1, C, H, W)),
+                  torch.from_numpy(rand(rng, 1, CK, H, W)))
+    keys, _, mask = bank.contents()
+    assert keys.shape[1] == 2 * H * W
+    assert mask is not None
+    assert (mask[0, 0] == 0).sum() == H * W and (mask[1, 0] == 0).all()
+
+
+def test_overwriting_the_newest_never_overwrites_the_seed() -> None:
+    rng = np.random.default_rng(12)
+    bank = make_bank(4)
+    seed = torch.from_numpy(rand(rng, C, H, W))
+    bank.seed(1, seed, torch.from_numpy(rand(rng, CK, H, W)))
+    for _ in range(5):
+        newest = torch.from_numpy(rand(rng, 1, C, H, W))
+        bank.remember([1], newest, torch.from_numpy(rand(rng, 1, CK, H, W)), append=False)
+        assert bank.used(1) == 2
+        assert torch.equal(bank.templates[0, bank.order(1)[1]], newest[0])
+        assert torch.equal(bank.templates[0, bank.order(1)[0]], seed)
+
+
+def test_errors_name_the_remedy_and_change_nothing() -> None:
+    rng = np.random.default_rng(13)
+    bank = make_bank(3, objects=1)
+    template, key = (torch.from_numpy(rand(rng, c, H, W)) for c in (C, CK))
+    bank.seed(1, template, key)
+    with pytest.raises(CapacityError, match="max_objects"):
+        bank.seed(2, template, key)
+    with pytest.raises(UnknownObjectError, match=r"tracked are \[1\]"):
+        bank.remove(5)
+    with pytest.raises(UnknownObjectError):
+        bank.remember([1, 5], template[None].repeat(2, 1, 1, 1), key[None].repeat(2, 1, 1, 1))
+    assert bank.ids == [1] and bank.used(1) == 1
+    for slots in (1, 17):
+        with pytest.raises(InputError, match=r"2\.\.16"):
+            make_bank(slots)
+    with pytest.raises(InputError, match="least_similar"):
+        bank.rule = "best"
+    assert bank.rule == "least_similar"

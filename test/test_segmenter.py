@@ -1,0 +1,324 @@
+"""The segmenter: it follows objects, refuses bad input without harm, and does not grow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
+
+from stremn_ros.errors import (
+    CapacityError,
+    InputError,
+    ModelError,
+    RuntimeUnavailableError,
+    UnknownObjectError,
+)
+from stremn_ros.segmenter import ObjectState, Segmenter
+
+
+def load(**options: object) -> Segmenter:
+    return Segmenter.load(str(TINY_MODEL), device="cpu", **options)
+
+
+def test_follows_two_objects_at_the_sources_size() -> None:
+    segmenter = load()
+    frame, truth = scene(0, (180, 240))
+    assert segmenter.seed(frame, truth) == [DISC, SQUARE]
+    for step in range(1, 13):
+        frame, truth = scene(step, (180, 240))
+        result = segmenter.step(frame)
+        assert result.labels.shape == (180, 240) and result.labels.dtype == np.uint8
+        assert iou(result.labels, truth, DISC) > 0.5
+        assert iou(result.labels, truth, SQUARE) > 0.5
+    assert set(np.unique(result.labels)) <= {0, DISC, SQUARE}
+
+
+def test_objects_describe_the_mask() -> None:
+    segmenter = load()
+    segmenter.seed(*scene(0))
+    result = segmenter.step(scene(1)[0])
+    assert [found.id for found in result.objects] == [DISC, SQUARE]
+    for found in result.objects:
+        ys, xs = np.nonzero(result.labels == found.id)
+        assert found.area == len(xs)
+        assert found.box == (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
+        assert found.centroid == pytest.approx((xs.mean(), ys.mean()), abs=1e-6)
+        assert found.state is ObjectState.TRACKED and 0.5 < found.score <= 1.0
+
+
+def test_the_same_input_gives_the_same_output() -> None:
+    results = []
+    for _ in range(2):
+        segmenter = load()
+        segmenter.seed(*scene(0))
+        results.append([segmenter.step(scene(step)[0]).labels for step in range(1, 8)])
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_any_ids_and_any_time() -> None:
+    """A second object joins later, the first leaves; what stays goes on being followed."""
+    segmenter = load()
+    frame, truth = scene(0)
+    segmenter.seed(frame, (truth == DISC) * 200)
+    for step in range(1, 4):
+        segmenter.step(scene(step)[0])
+    frame, truth = scene(4)
+    assert segmenter.seed(frame, (truth == SQUARE) * 17) == [17]
+    assert segmenter.ids == [17, 200]
+    for step in range(5, 9):
+        frame, truth = scene(step)
+        labels = segmenter.step(frame).labels
+    assert iou((labels == 200) * DISC, truth, DISC) > 0.5
+    assert iou((labels == 17) * SQUARE, truth, SQUARE) > 0.5
+    segmenter.remove(200)
+    frame, truth = scene(9)
+    result = segmenter.step(frame)
+    assert [found.id for found in result.objects] == [17]
+    assert iou((result.labels == 17) * SQUARE, truth, SQUARE) > 0.5
+
+
+def test_seeding_again_replaces_the_seed_of_that_object_only() -> None:
+    segmenter = load()
+    segmenter.seed(*scene(0))
+    for step in range(1, 6):
+        segmenter.step(scene(step)[0])
+    kept = segmenter.memory
+    row = kept.rows[SQUARE]
+    before = kept.templates[row].clone()
+    frame, truth = scene(6)
+    segmenter.seed(frame, (truth == DISC).astype(np.uint8) * DISC)
+    assert segmenter.slots_used == {DISC: 1, SQUARE: 4}
+    assert torch.equal(kept.templates[row], before)
+
+
+def test_replace_forgets_the_others() -> None:
+    segmenter = load()
+    segmenter.seed(*scene(0))
+    frame, truth = scene(1)
+    segmenter.seed(frame, (truth == SQUARE) * 5, replace=True)
+    assert segmenter.ids == [5]
+
+
+def test_segmenting_does_not_change_the_memory() -> None:
+    segmenter = load()
+    segmenter.seed(*scene(0))
+    segmenter.step(scene(1)[0])
+    before = segmenter.memory.templates.clone()
+    first = segmenter.segment(scene(2)[0])
+    assert torch.equal(segmenter.memory.templates, before)
+    np.testing.assert_array_equal(segmenter.segment(scene(2)[0]).labels, first.labels)
+    segmenter.remember()
+    assert not torch.equal(segmenter.memory.templates, before)
+    after = segmenter.memory.templates.clone()
+    segmenter.remember()
+    assert torch.equal(segmenter.memory.templates, after), "nothing new to remember"
+
+
+def test_without_objects_everything_is_background() -> None:
+    segmenter = load()
+    result = segmenter.step(scene(0)[0])
+    assert not result.labels.any() and result.objects == []
+    segmenter.seed(*scene(0))
+    segmenter.reset()
+    assert segmenter.ids == [] and not segmenter.step(scene(1)[0]).labels.any()
+
+
+def test_a_size_that_changes_in_mid_stream() -> None:
+    segmenter = load()
+    segmenter.seed(*scene(0))
+    segmenter.step(scene(1)[0])
+    for size in ((240, 320), (96, 128), (120, 160)):
+        frame, truth = scene(2, size)
+        labels = segmenter.step(frame).labels
+        assert labels.shape == size
+        assert iou(labels, truth, DISC) > 0.5
+
+
+def test_an_unseen_object_is_occluded_then_lost_and_not_remembered() -> None:
+    segmenter = load(lost_after=3)
+    segmenter.seed(*scene(0))
+    for step in range(1, 4):
+        segmenter.step(scene(step)[0])
+    segmenter.min_score = 1.01  # nothing can reach it: every object counts as unseen
+    before = segmenter.memory.templates.clone()
+    states = [segmenter.step(scene(step)[0]).objects[0].state for step in range(4, 9)]
+    assert states == [ObjectState.OCCLUDED] * 3 + [ObjectState.LOST] * 2
+    assert torch.equal(segmenter.memory.templates, before)
+    segmenter.min_score = 0.5
+    assert segmenter.step(scene(9)[0]).objects[0].state is ObjectState.TRACKED
+
+
+def test_between_updates_the_newest_template_is_overwritten() -> None:
+    segmenter = load(update_every=3, slots=16)
+    segmenter.seed(*scene(0))
+    for step in range(1, 10):
+        segmenter.step(scene(step)[0])
+    assert segmenter.slots_used == {DISC: 4, SQUARE: 4}
+
+
+def test_memory_does_not_grow_with_frames() -> None:
+    """Bytes of the bank are constant, and the process settles: 400 frames after warm-up."""
+    segmenter = load()
+    segmenter.seed(*scene(0))
+    size = segmenter.memory_bytes
+    frames = [scene(step)[0] for step in range(40)]
+
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    for _ in range(3):
+        for frame in frames:
+            segmenter.step(frame)
+    settled = resident()
+    for _ in range(10):
+        for frame in frames:
+            segmenter.step(frame)
+    assert segmenter.memory_bytes == size
+    assert resident() - settled < 8 * 2**20
+
+
+BAD_MASKS = [
+    (lambda m: m[:-1], "they must match"),
+    (lambda m: m * 0, "all zero"),
+    (lambda m: m.astype(np.float32), "integer"),
+    (lambda m: m.astype(np.int32) * 1000, "1..255"),
+    (lambda m: -m.astype(np.int32), "1..255"),
+    (lambda m: m.tolist(), "integer array"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "said"), BAD_MASKS)
+def test_a_bad_mask_is_refused_and_nothing_changes(spoil: object, said: str) -> None:
+    runs = []
+    for bad in (False, True):
+        segmenter = load()
+        segmenter.seed(*scene(0))
+        segmenter.step(scene(1)[0])
+        if bad:
+            frame, truth = scene(2)
+            with pytest.raises(InputError, match=said):
+                segmenter.seed(frame, spoil(truth))
+        runs.append(segmenter.step(scene(2)[0]).labels)
+    np.testing.assert_array_equal(*runs)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((10, 10), np.uint8),
+        np.zeros((10, 10, 4), np.uint8),
+        np.zeros((0, 10, 3), np.uint8),
+        np.zeros((10, 10, 3), np.float32),
+        None,
+    ],
+)
+def test_a_bad_frame_is_refused(frame: object) -> None:
+    segmenter = load()
+    segmenter.seed(*scene(0))
+    before = segmenter.segment(scene(1)[0]).labels
+    with pytest.raises(InputError, match="frame must"):
+        segmenter.step(frame)
+    with pytest.raises(InputError, match="frame must"):
+        segmenter.seed(frame, np.ones((10, 10), np.uint8))
+    np.testing.assert_array_equal(segmenter.segment(scene(1)[0]).labels, before)
+
+
+def test_capacity_and_unknown_ids() -> None:
+    segmenter = load(max_objects=2)
+    frame, truth = scene(0)
+    segmenter.seed(frame, truth)
+    with pytest.raises(CapacityError, match="max_objects is 2"):
+        segmenter.seed(frame, (truth == DISC) * 9)
+    with pytest.raises(InputError, match="do not occur"):
+        segmenter.seed(frame, truth, ids=[4])
+    with pytest.raises(UnknownObjectError, match="tracked are"):
+        segmenter.remove(9)
+    assert segmenter.ids == [DISC, SQUARE]
+    segmenter.seed(frame, (truth == DISC) * 9, replace=True)
+    assert segmenter.ids == [9]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"slots": 1}, "2..16"),
+        ({"update_rule": "best"}, "least_similar"),
+        ({"processing_size": 8}, "32..4096"),
+        ({"processing_size": (64, 64, 64)}, "rows"),
+        ({"max_objects": 0}, "1..255"),
+        ({"update_every": 0}, "at least 1"),
+    ],
+)
+def test_options_out_of_range(options: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        load(**options)
+
+
+def test_devices_and_runtimes_that_are_not_there() -> None:
+    for options in ({"runtime": "abacus"}, {"device": "tpu"}):
+        with pytest.raises(RuntimeUnavailableError, match="use"):
+            Segmenter.load(str(TINY_MODEL), **options)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeUnavailableError, match="sees no GPU"):
+            Segmenter.load(str(TINY_MODEL), device="cuda")
+
+
+def copy_model(folder: Path) -> Path:
+    for name in ("config.yaml", "weights.safetensors"):
+        (folder / name).write_bytes((TINY_MODEL / name).read_bytes())
+    return folder
+
+
+def test_models_that_do_not_exist_or_are_damaged(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model 'nonesuch'.*one of"):
+        Segmenter.load("nonesuch")
+    folder = copy_model(tmp_path)
+    weights = folder / "weights.safetensors"
+    whole = weights.read_bytes()
+    for spoiled, said in (
+        (whole[: len(whole) // 2], "damaged"),
+        (b"garbage", "damaged"),
+        (b"", "damaged"),
+    ):
+        weights.write_bytes(spoiled)
+        with pytest.raises(ModelError, match=said):
+            Segmenter.load(str(folder))
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"has no weights\.safetensors"):
+        Segmenter.load(str(folder))
+
+
+def test_weights_of_another_network_or_with_nan(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_model(tmp_path)
+    weights = load_file(str(folder / "weights.safetensors"))
+    name = "classify.weight"
+    for change, said in (
+        ({name: torch.full_like(weights[name], float("nan"))}, "NaN"),
+        ({name: torch.zeros(1, 2, 3, 3)}, "another shape"),
+        ({"strange": torch.zeros(1)}, "unknown"),
+    ):
+        save_file({**weights, **change}, str(folder / "weights.safetensors"))
+        with pytest.raises(ModelError, match=said):
+            Segmenter.load(str(folder))
+    del weights[name]
+    save_file(weights, str(folder / "weights.safetensors"))
+    with pytest.raises(ModelError, match="missing"):
+        Segmenter.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "task: prediction", "task: segmentation\nnetwork: 3", "\t{", "a: [1"]
+)
+def test_a_config_that_cannot_be(tmp_path: Path, text: str) -> None:
+    folder = copy_model(tmp_path)
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(ModelError, match=r"config\.yaml"):
+        Segmenter.load(str(folder))
