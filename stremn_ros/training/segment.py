@@ -285,7 +285,7 @@ def _iterate(
     optimizer.step()
     with torch.no_grad():
         iou = mean_iou(results[-1], labels[:, -1])
-    return {"loss": float(loss), "iou": float(iou), "norm": float(norm)}
+    return {"loss": float(loss.detach()), "iou": float(iou), "norm": float(norm)}
 
 
 @torch.no_grad()

