@@ -24,7 +24,7 @@ def moving_shapes(frames=8, height=72, width=128, objects=2, seed=0):
         for t in range(frames):
             inside = (rows - y - speed[0] * t) ** 2 + (columns - x - speed[1] * t) ** 2
             labels[t][inside <= radius**2] = label
-    noise = rng.integers(-30, 31, (frames, height, width, 1))
+    noise = rng.integers(-10, 11, (frames, height, width, 1))
     return np.clip(COLORS[labels] + noise, 0, 255).astype(np.uint8), labels
 
 
@@ -53,6 +53,9 @@ class ColorSegmenter:
     """Takes each object to be where its colour at the seed is nearest; a few rows are off."""
 
     runtime_name = "test"
+    update_rule = "none"
+    processing_size = None
+    memory = SimpleNamespace(slots=0)
 
     def __init__(self, shift=0, max_objects=8):
         self.shift = shift

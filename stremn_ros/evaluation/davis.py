@@ -235,6 +235,7 @@ class SequenceScore:
     frames: int
     seconds: float
     frame_j: list[float] = field(repr=False)  # mean over objects, for each scored frame
+    processing_size: tuple[int, int] | None = None  # rows and columns the network worked at
     picture: np.ndarray | None = field(default=None, repr=False)
 
     @property
@@ -301,6 +302,7 @@ class DavisResult:
                     "f": percent(sequence.f),
                     "frames": sequence.frames,
                     "frames_per_second": _rate(sequence.frames, sequence.seconds),
+                    "processing_size": sequence.processing_size,
                     "objects": {
                         str(label): {"j": percent(score.j.mean), "f": percent(score.f.mean)}
                         for label, score in sequence.objects.items()
@@ -388,6 +390,8 @@ def evaluate_davis(
             "resolution": dataset.resolution,
             "every": every,
             "runtime": segmenter.runtime_name,
+            "slots": segmenter.memory.slots,
+            "update_rule": segmenter.update_rule,
             **(settings or {}),
             "version": stremn_ros.__version__,
             "python": platform.python_version(),
@@ -467,6 +471,7 @@ def _evaluate_sequence(
         steps,
         seconds,
         frame_j.tolist(),
+        segmenter.processing_size,
     )
     if draw:
         score.picture = _strip(sequence, truth, shown, dict(zip(scored_at, frame_j)))
@@ -480,17 +485,19 @@ def _strip(
     worst = min(frame_j, key=lambda index: frame_j[index])
     times = sorted(frame_j)
     chosen = {times[round(share * (len(times) - 1))] for share in (0.25, 0.5, 0.75, 1.0)}
+    if worst in chosen:
+        chosen.add(times[round(0.1 * (len(times) - 1))])
     frames, captions = [], []
     for index in sorted({0, worst} | chosen):
         frame = overlay(read_image(sequence.images[index]), shown[index], outline=False)
-        scale = max(1.0, frame.shape[1] / 640)
+        thickness = max(1, round(frame.shape[1] / 430))
         right = truth.labels[index]
         if right is not None and index:
             for label in truth.ids:
                 contours, _ = cv2.findContours(
                     (right == label).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
                 )
-                cv2.drawContours(frame, contours, -1, (255, 255, 255), round(2 * scale))
+                cv2.drawContours(frame, contours, -1, (255, 255, 255), thickness)
         frames.append(frame)
         name = sequence.images[index].stem
         if not index:
@@ -498,7 +505,7 @@ def _strip(
         else:
             tag = " worst" if index == worst else ""
             captions.append(f"{sequence.name} {name}{tag}  J {100 * frame_j[index]:.1f}")
-    while len(frames) < 6:  # the worst frame was one of the others
+    while len(frames) < 6:  # a very short sequence
         frames.append(np.zeros_like(frames[0]))
         captions.append("")
     return contact_sheet(frames, None, 6, captions, tile_width=300)

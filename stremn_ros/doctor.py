@@ -1,0 +1,629 @@
+"""What is installed, what would be used, what is wrong and what to do: the command `stremn doctor`.
+
+Everything that may fail to import, or crash while doing so, is tried in a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import stremn_ros
+
+OK, NOTE, PROBLEM = "ok", "note", "problem"
+DEFAULT_MODEL = "segment_lite0"
+# One VGA frame is 0.9 MB; a segment should hold several frames of a large camera
+SEGMENT_BYTES_WANTED = 8 << 20
+SEGMENT_BYTES_DEFAULT = 512 << 10
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. status: "ok", "note" (works without) or "problem".
+
+    needed_for: "library" (masks without ROS) or "nodes" where a problem stops that, else "".
+    """
+
+    name: str
+    status: str
+    found: str
+    advice: str = ""
+    needed_for: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks, and whether the main job (the segmentation node) and the library can run."""
+
+    checks: list[Check]
+
+    def stops(self, what: str) -> list[str]:
+        """Names of the checks that stop "library" or "nodes"; the nodes need the library."""
+        needed = ("library",) if what == "library" else ("library", "nodes")
+        return [
+            check.name
+            for check in self.checks
+            if check.status == PROBLEM and check.needed_for in needed
+        ]
+
+    @property
+    def ready(self) -> bool:
+        return not self.stops("nodes")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "ready": self.ready,
+            "library_ready": not self.stops("library"),
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+    def text(self) -> str:
+        width = max(len(check.name) for check in self.checks)
+        lines = []
+        for check in self.checks:
+            mark = {OK: "[ok]  ", NOTE: "[note]", PROBLEM: "[FIX] "}[check.status]
+            first, *rest = check.found.splitlines() or [""]
+            lines.append(f"{mark} {check.name:{width}}  {first}")
+            lines += [f"{'':{width + 9}}{line}" for line in rest]
+            if check.advice:
+                head, *rest = check.advice.splitlines()
+                lines.append(f"{'':{width + 9}}-> {head}")
+                lines += [f"{'':{width + 12}}{line}" for line in rest]
+        lines.append("")
+        for what, words in (
+            ("library", "stremn segment and the Python library"),
+            ("nodes", "the ROS nodes (the main job)"),
+        ):
+            stops = self.stops(what)
+            lines.append(f"{words}: {'can run' if not stops else 'stopped by ' + ', '.join(stops)}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a process of its own said: values on success, else the error's last line."""
+
+    values: dict[str, Any]
+    error: str = ""
+
+
+def probe(code: str, timeout: float = 120.0) -> Probe:
+    """Runs Python code that fills a dict `found`, apart from this process."""
+    program = f"import json\nfound = {{}}\n{code}\nprint('\\n' + json.dumps(found))"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Probe({}, f"no answer within {timeout:.0f} s")
+    if done.returncode < 0:
+        return Probe({}, f"the process was ended by signal {-done.returncode} (a crash)")
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode:
+        return Probe({}, lines[-1].strip() if lines else f"exit code {done.returncode}")
+    try:
+        return Probe(json.loads(done.stdout.splitlines()[-1]))
+    except (ValueError, IndexError):
+        return Probe({}, "gave no answer")
+
+
+_RCLPY = """
+import os, rclpy
+from rclpy.node import Node
+from rclpy.utilities import get_rmw_implementation_identifier
+found["rmw"] = get_rmw_implementation_identifier()
+found["where"] = os.path.dirname(rclpy.__file__)
+"""
+_INTERFACES = """
+import os, stremn_interfaces
+from rclpy.type_support import check_for_type_support
+from stremn_interfaces.msg import ObjectArray
+from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
+for kind in (ObjectArray, SeedMask, SeedObject, RemoveObject, SaveMemory, LoadMemory):
+    check_for_type_support(kind)
+found["where"] = os.path.dirname(stremn_interfaces.__file__)
+"""
+_MESSAGES = """
+import importlib
+found["missing"] = {}
+for name in ("sensor_msgs.msg", "std_msgs.msg", "std_srvs.srv", "geometry_msgs.msg",
+             "diagnostic_msgs.msg", "lifecycle_msgs.msg", "vision_msgs.msg", "cv_bridge"):
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        found["missing"][name.partition(".")[0]] = f"{type(error).__name__}: {error}"
+"""
+_PACKAGES = """
+import importlib
+found["versions"], found["errors"] = {}, {}
+for name in ("numpy", "yaml", "safetensors", "tqdm", "PIL", "matplotlib"):
+    try:
+        module = importlib.import_module(name)
+        found["versions"][name] = str(getattr(module, "__version__", "?"))
+    except Exception as error:
+        found["errors"][name] = f"{type(error).__name__}: {error}"
+"""
+_OPENCV = """
+import re, cv2
+found["version"] = cv2.__version__
+found["ffmpeg"] = bool(re.search(r"FFMPEG: *YES", cv2.getBuildInformation()))
+"""
+_TORCH = """
+import torch
+found["version"] = torch.__version__
+found["cuda_build"] = torch.version.cuda
+found["available"] = torch.cuda.is_available()
+found["threads"] = torch.get_num_threads()
+if found["available"]:
+    found["devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found["capability"] = list(torch.cuda.get_device_capability(0))
+    a = torch.ones(64, 64, device="cuda")
+    found["sum"] = float((a @ a).sum())
+"""
+_TENSORRT = """
+import importlib
+errors = []
+for name in ("tensorrt", "tensorrt_rtx"):
+    try:
+        module = importlib.import_module(name)
+        found["name"], found["version"] = name, module.__version__
+        break
+    except Exception as error:
+        errors.append(f"{name}: {type(error).__name__}: {error}")
+else:
+    raise SystemExit("; ".join(errors))
+"""
+_PYCUDA = """
+import pycuda, pycuda.driver
+found["version"] = pycuda.VERSION_TEXT
+"""
+_ONNXRUNTIME = """
+import onnxruntime
+found["version"] = onnxruntime.__version__
+found["providers"] = onnxruntime.get_available_providers()
+"""
+_MODELS = """
+import yaml
+from safetensors import safe_open
+from stremn_ros.runtime.models import CONFIG, WEIGHTS, load_network, model_folders
+found["folders"] = [str(folder) for folder in model_folders()]
+found["models"] = {}
+for folder in model_folders():
+    for path in sorted(folder.glob("*/" + CONFIG)):
+        name = path.parent.name
+        if name in found["models"]:
+            continue
+        entry = found["models"][name] = {"where": str(path.parent), "error": "", "trained": False}
+        try:
+            weights = path.parent / WEIGHTS
+            if not weights.is_file():
+                continue
+            entry["trained"] = True
+            entry["mib"] = round(weights.stat().st_size / 2**20, 1)
+            if yaml.safe_load(path.read_text()).get("task") == "segmentation":
+                load_network(path.parent)
+            else:
+                with safe_open(str(weights), "pt") as file:
+                    for key in file.keys():
+                        file.get_tensor(key)
+        except Exception as error:
+            entry["error"] = f"{type(error).__name__}: {error}"
+"""
+_RUN = f"""
+import time
+import numpy as np
+from stremn_ros.runtime.stages import RUNTIMES
+from stremn_ros.segmenter import Segmenter
+found["runtimes"] = list(RUNTIMES)
+segmenter = Segmenter.load({DEFAULT_MODEL!r})
+frame = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+mask = np.zeros((480, 640), np.uint8)
+mask[160:320, 200:400] = 1
+segmenter.seed(frame, mask)
+times = []
+for _ in range(6):
+    begin = time.perf_counter()
+    segmenter.step(frame)
+    times.append(time.perf_counter() - begin)
+found["runtime"] = segmenter.runtime_name
+found["size"] = list(segmenter.processing_size or ())
+found["milliseconds"] = 1000 * sorted(times[1:])[2]
+"""
+
+
+def examine(environment: Mapping[str, str] | None = None) -> Report:
+    """Makes every check; takes some seconds, most of them for importing PyTorch."""
+    environment = os.environ if environment is None else environment
+    codes = {
+        "rclpy": _RCLPY,
+        "interfaces": _INTERFACES,
+        "messages": _MESSAGES,
+        "packages": _PACKAGES,
+        "opencv": _OPENCV,
+        "torch": _TORCH,
+        "tensorrt": _TENSORRT,
+        "pycuda": _PYCUDA,
+        "onnxruntime": _ONNXRUNTIME,
+        "models": _MODELS,
+        "run": _RUN,
+    }
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        probes = dict(zip(codes, pool.map(probe, codes.values())))
+    checks = [
+        _check_python(),
+        _check_platform(),
+        _check_distribution(environment),
+        _check_rclpy(probes["rclpy"]),
+        *_check_messages(probes["messages"]),
+        _check_interfaces(probes["interfaces"]),
+        *_check_packages(probes["packages"]),
+        _check_opencv(probes["opencv"]),
+        _check_torch(probes["torch"]),
+        _check_onnxruntime(probes["onnxruntime"]),
+        _check_tensorrt(probes["tensorrt"]),
+        _check_pycuda(probes["pycuda"]),
+        *_check_models(probes["models"]),
+        _check_run(probes["run"]),
+        _check_shared_memory(environment, str(probes["rclpy"].values.get("rmw", ""))),
+    ]
+    return Report(checks)
+
+
+def _check_python() -> Check:
+    found = f"{platform.python_version()} ({sys.executable}), stremn_ros {stremn_ros.__version__}"
+    return Check("Python", OK, found)
+
+
+def _check_platform() -> Check:
+    words = [platform.platform(), f"{os.cpu_count()} CPU cores"]
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        words.append(f"{total / 2**30:.1f} GiB memory")
+    except (ValueError, OSError):
+        pass
+    board = Path("/proc/device-tree/model")
+    if board.is_file():
+        words.append(board.read_text(errors="replace").strip("\0\n "))
+    return Check("platform", OK, ", ".join(words))
+
+
+def _check_distribution(environment: Mapping[str, str]) -> Check:
+    wheels = set()
+    for distribution in importlib.metadata.distributions():
+        match = re.fullmatch(r"ros-([a-z]+)-rclpy", (distribution.metadata["Name"] or "").lower())
+        if match:
+            wheels.add(match[1])
+    words = []
+    if environment.get("ROS_DISTRO"):
+        words.append(f"{environment['ROS_DISTRO']} is sourced")
+    words += [f"wheels of {name} are installed" for name in sorted(wheels)]
+    settings = [
+        f"{name}={environment[name]}"
+        for name in ("RMW_IMPLEMENTATION", "ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE")
+        if environment.get(name)
+    ]
+    if not words:
+        return Check(
+            "ROS 2",
+            PROBLEM,
+            "no distribution is sourced and no ROS wheels are installed",
+            "run `make setup` and use .venv/bin/stremn,\n"
+            "or `source /opt/ros/<distribution>/setup.bash` first",
+            "nodes",
+        )
+    if environment.get("ROS_DISTRO") and wheels and environment["ROS_DISTRO"] not in wheels:
+        return Check(
+            "ROS 2",
+            NOTE,
+            ", ".join(words + settings),
+            "two distributions are mixed: use a shell where none is sourced, or a Python "
+            "without the wheels",
+        )
+    return Check("ROS 2", OK, ", ".join(words + settings))
+
+
+def _check_rclpy(result: Probe) -> Check:
+    if result.error:
+        return Check(
+            "rclpy",
+            PROBLEM,
+            f"cannot be imported: {result.error}",
+            "run `make setup` and use .venv/bin/stremn, or source a ROS distribution built for "
+            f"this Python ({sys.version_info.major}.{sys.version_info.minor})",
+            "nodes",
+        )
+    return Check("rclpy", OK, f"{result.values['where']}, middleware {result.values['rmw']}")
+
+
+def _check_messages(result: Probe) -> list[Check]:
+    missing = dict(result.values.get("missing", {}))
+    optional = {name: missing.pop(name) for name in ("vision_msgs", "cv_bridge") if name in missing}
+    if result.error:
+        missing["messages"] = result.error
+    checks = []
+    if missing:
+        found = "\n".join(f"{name}: {error}" for name, error in missing.items())
+        names = " ".join(f"ros-<distribution>-{name.replace('_', '-')}" for name in missing)
+        checks.append(Check("messages", PROBLEM, found, f"install {names}", "nodes"))
+    else:
+        checks.append(Check("messages", OK, "sensor, std, geometry, diagnostic, lifecycle"))
+    if "vision_msgs" in optional:
+        checks.append(
+            Check(
+                "vision_msgs",
+                NOTE,
+                "not installed; detections and label_info are not published",
+                "wanted? install ros-<distribution>-vision-msgs",
+            )
+        )
+    elif not result.error:
+        checks.append(Check("vision_msgs", OK, "installed"))
+    return checks
+
+
+def _check_interfaces(result: Probe) -> Check:
+    if result.error:
+        return Check(
+            "stremn_interfaces",
+            PROBLEM,
+            f"cannot be imported: {result.error}",
+            "build them: `make setup`, or in a workspace `colcon build` followed by\n"
+            "`source install/setup.bash`; rebuild after a change of the ROS distribution",
+            "nodes",
+        )
+    return Check("stremn_interfaces", OK, str(result.values["where"]))
+
+
+def _check_packages(result: Probe) -> list[Check]:
+    if result.error:
+        return [Check("packages", PROBLEM, result.error, "run `make setup`", "library")]
+    versions, errors = result.values["versions"], result.values["errors"]
+    names = {"yaml": "pyyaml", "PIL": "pillow"}
+    checks = []
+    needed = {name: error for name, error in errors.items() if name != "matplotlib"}
+    if versions:
+        text = ", ".join(f"{names.get(name, name)} {value}" for name, value in versions.items())
+        checks.append(Check("packages", OK, text))
+    if needed:
+        checks.append(
+            Check(
+                "packages missing",
+                PROBLEM,
+                "\n".join(f"{names.get(name, name)}: {error}" for name, error in needed.items()),
+                f"python -m pip install {' '.join(names.get(name, name) for name in needed)}",
+                "library",
+            )
+        )
+    if "matplotlib" in errors:
+        checks.append(
+            Check(
+                "matplotlib",
+                NOTE,
+                f"cannot be imported: {errors['matplotlib']}",
+                "only plots need it: python -m pip install matplotlib",
+            )
+        )
+    return checks
+
+
+def _check_opencv(result: Probe) -> Check:
+    if result.error:
+        return Check(
+            "OpenCV",
+            PROBLEM,
+            f"cannot be imported: {result.error}",
+            "python -m pip install opencv-python-headless (a missing libGL.so.1 means that the\n"
+            "build with windows is installed: uninstall opencv-python first)",
+            "library",
+        )
+    if not result.values["ffmpeg"]:
+        return Check(
+            "OpenCV",
+            NOTE,
+            f"{result.values['version']}, built without FFmpeg",
+            "videos cannot be read or written; folders of images and camera topics work",
+        )
+    return Check("OpenCV", OK, f"{result.values['version']}, with FFmpeg")
+
+
+def _check_torch(result: Probe) -> Check:
+    if result.error:
+        return Check(
+            "PyTorch",
+            PROBLEM,
+            f"cannot be used: {result.error}",
+            "run `make setup`; on a Jetson use the build that JetPack's release names",
+            "library",
+        )
+    values = result.values
+    words = [str(values["version"])]
+    if values["available"]:
+        capability = ".".join(str(part) for part in values["capability"])
+        words.append(f"GPU {', '.join(values['devices'])} (compute capability {capability})")
+        return Check("PyTorch", OK, ", ".join(words))
+    words.append(f"no GPU, {values['threads']} CPU threads")
+    has_gpu = shutil.which("nvidia-smi") is not None or Path("/etc/nv_tegra_release").exists()
+    if has_gpu and not values["cuda_build"]:
+        return Check(
+            "PyTorch",
+            NOTE,
+            ", ".join(words),
+            "this machine seems to have an NVIDIA GPU, but this is a CPU build of PyTorch",
+        )
+    if has_gpu:
+        return Check(
+            "PyTorch",
+            NOTE,
+            ", ".join(words),
+            f"built for CUDA {values['cuda_build']}, but no GPU can be used: look at `nvidia-smi` "
+            "(driver, permissions, container started with --gpus all?)",
+        )
+    return Check("PyTorch", OK, ", ".join(words))
+
+
+def _check_onnxruntime(result: Probe) -> Check:
+    if result.error:
+        return Check(
+            "ONNX Runtime",
+            NOTE,
+            f"cannot be imported: {result.error}",
+            "optional: python -m pip install onnxruntime",
+        )
+    providers = ", ".join(result.values["providers"])
+    return Check("ONNX Runtime", OK, f"{result.values['version']} ({providers})")
+
+
+def _check_tensorrt(result: Probe) -> Check:
+    if result.error:
+        return Check(
+            "TensorRT",
+            NOTE,
+            f"cannot be imported: {result.error}",
+            "optional: it comes with JetPack, or from NVIDIA for a desktop GPU",
+        )
+    return Check("TensorRT", OK, f"{result.values['name']} {result.values['version']}")
+
+
+def _check_pycuda(result: Probe) -> Check:
+    if result.error:
+        return Check("pycuda", NOTE, f"cannot be imported: {result.error}", "optional, GPU only")
+    return Check("pycuda", OK, str(result.values["version"]))
+
+
+def _check_models(result: Probe) -> list[Check]:
+    if result.error:
+        return [
+            Check(
+                "models",
+                PROBLEM,
+                f"cannot be read: {result.error}",
+                "see the lines above: the library itself does not import",
+                "library",
+            )
+        ]
+    models = result.values["models"]
+    checks = []
+    for name, entry in models.items():
+        needed = "library" if name == DEFAULT_MODEL else ""
+        if entry["error"]:
+            checks.append(
+                Check(
+                    f"model {name}",
+                    PROBLEM,
+                    f"{entry['where']}: {entry['error']}",
+                    "fetch the file again (a clone without Git LFS has only a pointer), or train",
+                    needed,
+                )
+            )
+        elif entry["trained"]:
+            found = f"{entry['where']}, {entry['mib']} MiB, weights verified"
+            checks.append(Check(f"model {name}", OK, found))
+        elif name != DEFAULT_MODEL:
+            found = f"{entry['where']}: a configuration without weights"
+            checks.append(Check(f"model {name}", NOTE, found, "it can be trained"))
+    if not models.get(DEFAULT_MODEL, {}).get("trained"):
+        looked = "\n".join(result.values["folders"])
+        checks.append(
+            Check(
+                f"model {DEFAULT_MODEL}",
+                PROBLEM,
+                f"the default model has no weights; looked in\n{looked}",
+                "set STREMN_MODELS to the folder that holds it, or train it:\n"
+                "stremn train segment --config FILE",
+                "library",
+            )
+        )
+    return checks
+
+
+def _check_run(result: Probe) -> Check:
+    if result.error:
+        return Check(
+            "runtime",
+            PROBLEM,
+            f"{DEFAULT_MODEL} does not run: {result.error}",
+            "see the lines above",
+            "library",
+        )
+    values = result.values
+    size = "x".join(str(side) for side in values["size"])
+    return Check(
+        "runtime",
+        OK,
+        f"{values['runtime']} would be used (of: {', '.join(values['runtimes'])}); one object at "
+        f"{size}: {values['milliseconds']:.0f} ms a frame",
+    )
+
+
+def segment_size(profile: Path) -> int | None:
+    """Largest shared-memory segment that a Fast DDS profile sets, in bytes; None for none."""
+    text = re.sub(r"<!--.*?-->", "", profile.read_text(errors="replace"), flags=re.DOTALL)
+    sizes = [int(value) for value in re.findall(r"<segment_size>\s*(\d+)\s*</segment_size>", text)]
+    return max(sizes, default=None)
+
+
+def _shipped_profile() -> Path | None:
+    candidates = [Path(__file__).resolve().parents[1] / "config" / "fastdds_shm.xml"]
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    candidates += [
+        Path(prefix) / "share" / "stremn_ros" / "config" / "fastdds_shm.xml"
+        for prefix in prefixes
+        if prefix
+    ]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _check_shared_memory(
+    environment: Mapping[str, str], rmw: str, free: Callable[[str], Any] = shutil.disk_usage
+) -> Check:
+    name = "shared memory"
+    if rmw and "fastrtps" not in rmw:
+        return Check(name, OK, f"{rmw} is used, the profile for Fast DDS does not matter")
+    variables = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+    variable = next((item for item in variables if environment.get(item)), None)
+    shipped = _shipped_profile()
+    offer = (
+        "the launch files set it; a camera node that you start yourself needs it too:\n"
+        f"export FASTDDS_DEFAULT_PROFILES_FILE={shipped or '<share>/config/fastdds_shm.xml'}\n"
+        "(FASTRTPS_DEFAULT_PROFILES_FILE up to Jazzy), or use reliable QoS"
+    )
+    if variable is None:
+        found = (
+            f"no Fast DDS profile is set: its segment of {SEGMENT_BYTES_DEFAULT >> 10} KiB loses "
+            "best-effort frames of VGA and up"
+        )
+        return Check(name, NOTE, found, offer)
+    profile = Path(environment[variable])
+    if not profile.is_file():
+        return Check(name, PROBLEM, f"{variable} names {profile}, which does not exist", offer)
+    size = segment_size(profile)
+    if size is None or size < SEGMENT_BYTES_WANTED:
+        said = "sets no segment_size" if size is None else f"sets a segment of {size >> 10} KiB"
+        return Check(name, NOTE, f"{profile} {said}, too small for camera frames", offer)
+    try:
+        room = free("/dev/shm").free
+    except OSError:
+        room = None
+    if room is not None and room < size:
+        return Check(
+            name,
+            NOTE,
+            f"{profile}: segments of {size >> 20} MiB, but /dev/shm has {room >> 20} MiB free",
+            "start the container with --shm-size=512m or --ipc=host",
+        )
+    return Check(name, OK, f"{profile}: segments of {size >> 20} MiB")

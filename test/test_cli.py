@@ -1,0 +1,285 @@
+"""The command `stremn`, run as users run it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_helpers import moving_shapes, write_davis
+from PIL import Image
+
+from stremn_ros.segmenter import Segmenter
+from stremn_ros.video import VideoWriter, open_frames, read_image, write_image
+from stremn_ros.visualization import read_label_png, write_label_png
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = str(Path(__file__).resolve().parent / "data" / "tiny_model")
+COMMAND = [sys.executable, "-m", "stremn_ros.cli"]
+
+
+def environment(**changes):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
+
+
+def stremn(*arguments, cwd=None, **changes):
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env=environment(**changes),
+        check=False,
+    )
+
+
+def fails(*arguments, **changes):
+    """Runs a command that must end with code 2 and one line; returns the line."""
+    done = stremn(*arguments, **changes)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("stremn: error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    """A folder of frames, the same as a video, the first mask, and all true masks."""
+    frames, labels = moving_shapes(30, 96, 160, objects=2, seed=4)
+    folder = tmp_path / "frames"
+    for index, frame in enumerate(frames):
+        write_image(folder / f"img{index}.png", frame)
+    with VideoWriter(tmp_path / "video.mp4", 10) as video:
+        for frame in frames:
+            video.write(frame)
+    write_label_png(tmp_path / "mask.png", labels[0])
+    return folder, tmp_path / "video.mp4", tmp_path / "mask.png", labels
+
+
+def mean_j(found, truth):
+    return np.mean(
+        [
+            ((found == label) & (truth == label)).sum()
+            / ((found == label) | (truth == label)).sum()
+            for label in np.unique(truth)[1:]
+        ]
+    )
+
+
+def test_help_lists_only_commands_that_work():
+    done = stremn("--help")
+    assert done.returncode == 0
+    for name in ("segment", "evaluate", "doctor"):
+        assert f"  {name} " in done.stdout
+    listed = [line.split()[0] for line in done.stdout.split("COMMAND")[-1].splitlines() if line]
+    assert {"segment", "evaluate", "train", "doctor"} <= set(listed)
+    for name in set(listed) & {"segment", "doctor", "train", "evaluate", "demo", "bench"}:
+        arguments = {"evaluate": ["davis"], "train": ["segment"]}.get(name, [])
+        help_of = stremn(name, *arguments, "--help")
+        assert help_of.returncode == 0, name
+        assert "usage: stremn" in help_of.stdout, name
+    assert stremn("--version").stdout.startswith("stremn ")
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported():
+    code = (
+        "import sys\nfrom stremn_ros.cli import build_parser\nbuild_parser()\n"
+        "print([name for name in ('torch', 'cv2', 'numpy', 'rclpy') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_segment_follows_the_objects_of_a_folder(shapes, tmp_path):
+    folder, _, mask, labels = shapes
+    done = stremn("segment", folder, "--mask", mask, "--out", tmp_path / "out", "--model", TINY)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    written = sorted((out / "masks").iterdir(), key=lambda path: int(path.stem[3:]))
+    assert [path.name for path in written] == [f"img{index}.png" for index in range(30)]
+    assert np.array_equal(read_label_png(written[0]), labels[0])
+    # The masks are those of the library: seeded with the mask, then stepped frame by frame
+    segmenter = Segmenter.load(TINY)
+    segmenter.seed(read_image(folder / "img0.png"), labels[0])
+    for index in range(1, 30):
+        ours = segmenter.step(read_image(folder / f"img{index}.png")).labels
+        assert (read_label_png(written[index]) == ours).mean() > 0.995, index
+    assert mean_j(read_label_png(written[2]), labels[2]) > 0.5
+    with Image.open(written[9]) as image:
+        assert image.mode == "P"
+    assert len(list(open_frames(out / "overlay.mp4"))) == 30
+    assert read_image(out / "contact_sheet.png").shape[1] > 600
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["frames"], summary["objects"]) == (30, [1, 2])
+    assert summary["frames_per_second"] > 0
+    assert "30 frames, 2 objects" in done.stdout
+    assert "frames per second" in done.stdout
+    assert "torch (cpu)" in done.stdout
+    assert "30/30" in done.stderr  # the progress bar
+
+
+def test_segment_takes_a_part_of_a_video_and_the_models_options(shapes, tmp_path):
+    _, video, _, labels = shapes
+    write_label_png(tmp_path / "m5.png", (labels[5] == 2) * np.uint8(7))
+    options = "--start 5 --end 12 --slots 3 --update-rule least_similar --processing-size 80x128"
+    done = stremn(
+        "segment", video, "--mask", tmp_path / "m5.png", "--out", tmp_path / "out",
+        "--model", TINY, *options.split(), "--runtime", "torch", "--device", "cpu", "--quiet",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    names = sorted(path.name for path in (tmp_path / "out" / "masks").iterdir())
+    assert names == [f"{index:05d}.png" for index in range(5, 12)]
+    last = read_label_png(tmp_path / "out" / "masks" / "00011.png")
+    assert set(np.unique(last)) <= {0, 7}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["processing_size"], summary["objects"]) == ([80, 128], [7])
+
+
+def test_segment_does_not_mix_with_older_masks(shapes, tmp_path):
+    folder, _, mask, _ = shapes
+    arguments = ["segment", folder, "--mask", mask, "--out", tmp_path / "out", "--model", TINY]
+    assert stremn(*arguments, "--end", 6).returncode == 0
+    assert "6 masks already" in fails(*arguments, "--end", 3)
+    assert stremn(*arguments, "--end", 3, "--overwrite").returncode == 0
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 3
+
+
+def test_wrong_input_is_one_clear_line(shapes, tmp_path):
+    folder, video, mask, labels = shapes
+    out = tmp_path / "out"
+
+    def segment(source=folder, first=mask, *more):
+        return fails("segment", source, "--mask", first, "--out", out, "--quiet", *more)
+
+    tiny = ("--model", TINY)
+    assert "no such file or folder" in segment(tmp_path / "none.mp4")
+    assert "no such mask" in segment(folder, tmp_path / "none.png")
+    write_label_png(tmp_path / "zero.png", labels[0] * 0)
+    assert "empty" in segment(folder, tmp_path / "zero.png", *tiny)
+    write_label_png(tmp_path / "small.png", labels[0][:50])
+    message = segment(video, tmp_path / "small.png", *tiny)
+    assert "50x160" in message
+    assert "96x160" in message
+    assert "no model 'nothing'" in segment(folder, mask, "--model", "nothing")
+    assert "slots is 99" in segment(folder, mask, *tiny, "--slots", "99")
+    assert "'newest_ever'" in segment(folder, mask, *tiny, "--update-rule", "newest_ever")
+    assert "abacus" in segment(folder, mask, *tiny, "--runtime", "abacus")
+    assert "start 9" in segment(folder, mask, "--start", "9", "--end", "4")
+    (folder / "img3.png").write_bytes(b"damaged")
+    assert "img3.png" in segment(folder, mask, *tiny)
+    assert not (out / "overlay.mp4").exists()
+    assert not list(out.glob(".*"))
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    for arguments in (["--debug", "segment"], ["segment", "--debug"]):
+        done = stremn(*arguments, tmp_path / "none", "--mask", "m.png", "--out", tmp_path / "o")
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+        assert "InputError" in done.stderr
+
+
+def test_unknown_arguments_are_refused():
+    for arguments in (["doctor", "--colour"], ["segment"], [], ["evaluate"], ["nonsense"]):
+        done = stremn(*arguments)
+        assert done.returncode == 2
+        assert "usage:" in done.stderr
+    done = stremn("segment", "a", "--mask", "b", "--out", "c", "--processing-size", "big")
+    assert done.returncode == 2
+    assert "240x432" in done.stderr
+
+
+def test_an_interrupt_ends_it_quietly_and_leaves_no_half_video(tmp_path):
+    frames, labels = moving_shapes(8, 480, 640, objects=2)
+    for index in range(400):
+        (tmp_path / "f").mkdir(exist_ok=True)
+        if index < 8:
+            write_image(tmp_path / "f" / f"{index}.png", frames[index])
+        else:
+            os.link(tmp_path / "f" / f"{index % 8}.png", tmp_path / "f" / f"{index}.png")
+    write_label_png(tmp_path / "m.png", labels[0])
+    arguments = ["segment", "f", "--mask", "m.png", "--out", "out", "--model", TINY]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    for _ in range(600):
+        if len(list((tmp_path / "out").glob("masks/*.png"))) > 3:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "interrupted" in errors
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
+
+
+def test_evaluate_davis_writes_json_masks_and_pictures(tmp_path):
+    root = write_davis(
+        tmp_path / "davis",
+        {f"s{index}": moving_shapes(9, 96, 160, objects=1 + index, seed=index) for index in (0, 1)},
+    )
+    out = tmp_path / "new" / "out.json"
+    done = stremn(
+        "evaluate", "davis", "--root", root, "--model", TINY, "--json", out,
+        "--masks", tmp_path / "masks", "--pictures", tmp_path / "pictures",
+        "--slots", 3, "--update-rule", "least_similar", "--processing-size", 96,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert set(found["sequences"]) == {"s0", "s1"}
+    assert found["j_and_f"] == pytest.approx((found["j"] + found["f"]) / 2, abs=2e-3)
+    assert 40 < found["j"] <= 100
+    objects = [
+        score["j"] for item in found["sequences"].values() for score in item["objects"].values()
+    ]
+    assert len(objects) == 3
+    assert found["j"] == pytest.approx(np.mean(objects), abs=2e-3)
+    assert found["settings"]["slots"] == 3
+    assert found["partial"] is False
+    assert f"{found['j_and_f']:.1f}" in done.stdout
+    assert len(list((tmp_path / "masks" / "s1").iterdir())) == 9
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        "worst_sequences.png", "scores.png"
+    }  # fmt: skip
+    again = stremn(
+        "evaluate", "davis", "--root", root, "--model", TINY, "--json", out, "--quiet",
+        "--sequences", "s1", "--every", 2,
+    )  # fmt: skip
+    assert again.returncode == 0
+    assert again.stderr == ""
+    assert json.loads(out.read_text())["partial"] is True
+
+
+def test_evaluate_davis_names_what_is_missing(tmp_path):
+    assert "layout" in fails("evaluate", "davis", "--root", tmp_path)
+    root = write_davis(tmp_path, {"a": moving_shapes(5)})
+    assert "train.txt" in fails("evaluate", "davis", "--root", root, "--split", "train")
+    assert "b: not in the split" in fails("evaluate", "davis", "--root", root, "--sequences", "a,b")
+    assert "no model" in fails("evaluate", "davis", "--root", root, "--model", "nothing")
+
+
+def test_train_forwards_its_options(tmp_path):
+    done = stremn("train", "segment", "--config", tmp_path / "none.yaml")
+    assert done.returncode == 2
+    assert "none.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "--config" in stremn("train", "segment").stderr
