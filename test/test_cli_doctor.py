@@ -1,0 +1,154 @@
+"""`stremn doctor`: each finding with what to do, and an exit code that can be relied on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from stremn_ros import doctor
+from stremn_ros.doctor import NOTE, OK, PROBLEM, Check, Probe, Report, probe
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = Path(__file__).resolve().parent / "data" / "tiny_model"
+
+
+def run_doctor(*arguments, python=(sys.executable,), **changes):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
+    return subprocess.run(
+        [*python, "-m", "stremn_ros.cli", "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        check=False,
+    )
+
+
+def models_folder(tmp_path):
+    """A folder for STREMN_MODELS in which the tiny model has the default's name."""
+    shutil.copytree(TINY, tmp_path / "models" / "segment_lite0")
+    return tmp_path / "models"
+
+
+def test_a_whole_installation_is_ready(tmp_path):
+    done = run_doctor("--json", tmp_path / "d.json", STREMN_MODELS=str(models_folder(tmp_path)))
+    found = json.loads((tmp_path / "d.json").read_text())
+    by_name = {check["name"]: check for check in found["checks"]}
+    assert by_name["model segment_lite0"]["status"] == OK
+    assert "weights verified" in by_name["model segment_lite0"]["found"]
+    assert "ms a frame" in by_name["runtime"]["found"]
+    assert by_name["OpenCV"]["status"] == OK
+    assert found["library_ready"] is True
+    # Whether ROS is there depends on the machine; the report must agree with an import
+    for name in ("rclpy", "stremn_interfaces"):
+        code = f"import {name}"
+        there = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+        assert (by_name[name]["status"] == OK) == (there.returncode == 0), by_name[name]
+    assert done.returncode == (0 if found["ready"] else 1)
+    for check in found["checks"]:
+        assert check["name"] in done.stdout
+        assert check["status"] == OK or check["advice"] or check["status"] == NOTE
+
+
+def test_damaged_weights_and_missing_ros_are_named_and_cost_the_exit_code(tmp_path):
+    models = models_folder(tmp_path)
+    weights = models / "segment_lite0" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    # A module that fails to import stands in for a broken ROS
+    broken = tmp_path / "broken"
+    for name in ("rclpy", "stremn_interfaces"):
+        (broken / name).mkdir(parents=True)
+        (broken / name / "__init__.py").write_text(f"raise ImportError('librcl of {name} is gone')")
+    done = run_doctor(
+        "--json", tmp_path / "d.json", STREMN_MODELS=str(models), PYTHONPATH=f"{broken}:{ROOT}"
+    )
+    assert done.returncode == 1
+    assert "librcl of rclpy is gone" in done.stdout
+    assert "librcl of stremn_interfaces is gone" in done.stdout
+    assert "damaged" in done.stdout
+    found = json.loads((tmp_path / "d.json").read_text())
+    assert (found["ready"], found["library_ready"]) == (False, False)
+    stopped = done.stdout.splitlines()[-1]
+    for name in ("rclpy", "stremn_interfaces", "model segment_lite0", "runtime"):
+        assert name in stopped
+
+
+def test_probe_gives_the_import_error_and_survives_a_crash():
+    assert probe("found['a'] = 1").values == {"a": 1}
+    assert probe("print('noise')\nfound['a'] = 2").values == {"a": 2}
+    assert "No module named 'not_there'" in probe("import not_there").error
+    assert "signal 11" in probe("import os; os.kill(os.getpid(), 11)").error
+    assert "within 1 s" in probe("import time; time.sleep(20)", timeout=1).error
+
+
+def test_report_counts_only_what_is_needed():
+    checks = [Check("a", PROBLEM, "x"), Check("b", NOTE, "x"), Check("c", OK, "x")]
+    assert Report(checks).ready
+    report = Report([*checks, Check("d", PROBLEM, "x", "do y", "nodes")])
+    assert not report.ready
+    assert report.stops("library") == []
+    assert "-> do y" in report.text()
+    assert not Report([Check("e", PROBLEM, "x", "", "library")]).ready
+
+
+PROFILE = "<profiles><!-- <segment_size>1</segment_size> --><x>{}</x></profiles>"
+
+
+@pytest.mark.parametrize(
+    ("inside", "free", "status", "words"),
+    [
+        ("<segment_size>33554432</segment_size>", 1 << 30, OK, "32 MiB"),
+        ("<segment_size> 600000 </segment_size>", 1 << 30, NOTE, "too small"),
+        ("", 1 << 30, NOTE, "no segment_size"),
+        ("<segment_size>33554432</segment_size>", 1 << 24, NOTE, "/dev/shm has 16 MiB"),
+    ],
+)
+def test_shared_memory_profile(tmp_path, inside, free, status, words):
+    path = tmp_path / "p.xml"
+    path.write_text(PROFILE.format(inside))
+    for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        check = doctor._check_shared_memory(
+            {variable: str(path)}, "rmw_fastrtps_cpp", lambda _: SimpleNamespace(free=free)
+        )
+        assert check.status == status
+        assert words in check.found
+
+
+def test_shared_memory_without_profile_or_with_another_middleware(tmp_path):
+    unset = doctor._check_shared_memory({}, "rmw_fastrtps_cpp")
+    assert unset.status == NOTE
+    assert "512 KiB" in unset.found
+    assert "export FASTDDS_DEFAULT_PROFILES_FILE=" in unset.advice
+    gone = {"FASTDDS_DEFAULT_PROFILES_FILE": str(tmp_path / "gone.xml")}
+    assert doctor._check_shared_memory(gone, "rmw_fastrtps_cpp").status == PROBLEM
+    assert doctor._check_shared_memory({}, "rmw_cyclonedds_cpp").status == OK
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_said(monkeypatch):
+    values = {"version": "2.0", "available": False, "threads": 4, "cuda_build": None}
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    assert "CPU build" in doctor._check_torch(Probe(values)).advice
+    assert "driver" in doctor._check_torch(Probe({**values, "cuda_build": "12.8"})).advice
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    assert doctor._check_torch(Probe(values)).status == OK
+    assert doctor._check_torch(Probe({}, "ImportError: x")).needed_for == "library"
+
+
+def test_ros_distribution(monkeypatch):
+    def wheels(*names):
+        found = [SimpleNamespace(metadata={"Name": name}) for name in names]
+        monkeypatch.setattr(doctor.importlib.metadata, "distributions", lambda: found)
+
+    wheels("numpy")
+    assert doctor._check_distribution({}).status == PROBLEM
+    assert doctor._check_distribution({"ROS_DISTRO": "jazzy"}).found == "jazzy is sourced"
+    wheels("ros-kilted-rclpy", "ros-rcl-interfaces")
+    assert doctor._check_distribution({}).found == "wheels of kilted are installed"
+    assert "mixed" in doctor._check_distribution({"ROS_DISTRO": "jazzy"}).advice
