@@ -276,7 +276,7 @@ class VideoWriter:
             height, width = frame.shape[:2]
             self._writer = cv2.VideoWriter(
                 str(self._temporary),
-                cv2.VideoWriter_fourcc(*"mp4v"),
+                cv2.VideoWriter.fourcc(*"mp4v"),
                 self.fps,
                 (width + width % 2, height + height % 2),
             )

@@ -124,7 +124,7 @@ def test_a_damaged_image_is_named(tmp_path):
 def test_a_video_cut_short_is_an_error_and_not_a_short_video(tmp_path):
     """AVI keeps its header in front, so a cut file still opens and states the full count."""
     path = tmp_path / "a.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     noise = np.random.default_rng(0)
     for _ in range(40):
         writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8))

@@ -78,7 +78,8 @@ class DavisSequence:
                 item = np.where(outside, 0, item).astype(np.uint8)
             clean.append(item)
             void.append(outside)
-        given = set(np.unique(clean[0]).tolist()) - {0}
+        first = clean[0]
+        given = set() if first is None else set(np.unique(first).tolist()) - {0}
         ids = {1} if whole or self.binary else values - {255}
         drawn_as = 255 if whole else None
         return Truth(clean, void, sorted(given), sorted(ids - given), drawn_as)
@@ -513,7 +514,7 @@ def _strip(
 
 def _draw(result: DavisResult, folder: Path) -> None:
     ranked = sorted(result.sequences, key=lambda sequence: sequence.j + sequence.f)
-    strips = []
+    strips: list[np.ndarray] = []
     for sequence in ranked[:5]:
         if sequence.picture is not None:
             head = np.full((34, sequence.picture.shape[1], 3), 24, np.uint8)
