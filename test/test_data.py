@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -126,6 +127,44 @@ def test_broken_data_is_named(root: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "Annotations/480p/lone/00000.png")
     with pytest.raises(InputError, match="there is no frame"):
         VideoClips(tmp_path)
+
+
+def test_broken_files_are_skipped_when_asked(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(root, tmp_path / "copy")
+    copy = tmp_path / "copy"
+    for file in ("images/p0.jpg", "masks/p1.png", "Annotations/480p/one/00003.png"):
+        (copy / file).write_bytes(b"\xff\xd8 cut short")
+    Image.fromarray(np.ones((5, 5), np.uint8)).save(copy / "masks/p2.png")
+    (copy / "JPEGImages/480p/two/00001.jpg").unlink()
+    photos, videos = PhotoClips(copy, "skip"), VideoClips(copy, broken="skip")
+    assert videos.broken.count == 1 and len(videos.sequences["two"]) == 7
+    rng = np.random.default_rng(0)
+    made = 0
+    for _ in range(60):
+        for clip in (photos.sample(rng, 3, 48, 1), videos.sample(rng, 3, 48, 1, 2)):
+            made += clip is not None
+    assert made > 20
+    for name in ("p0", "p1", "p2", "00003", "00001"):
+        assert sum(name in message for message in caplog.messages) == 1, "named once"
+    assert photos.broken.count > 3 and videos.broken.count > 1
+    with pytest.raises(InputError):
+        for _ in range(60):
+            PhotoClips(copy).sample(rng, 3, 48, 1)
+    with pytest.raises(InputError, match="'raise' or 'skip'"):
+        PhotoClips(copy, "ignore")
+
+
+def test_youtube_vos_layout(root: Path, tmp_path: Path) -> None:
+    """No folder 480p, and masks for every fifth frame only."""
+    for part in ("JPEGImages", "Annotations"):
+        shutil.copytree(root / part / "480p", tmp_path / part)
+    for number in (1, 2, 3, 4, 6, 7):
+        (tmp_path / f"Annotations/one/{number:05}.png").unlink()
+    videos = VideoClips(tmp_path)
+    assert [image.stem for image, _ in videos.sequences["one"]] == ["00000", "00005"]
+    assert len(videos.sequences["two"]) == 8
 
 
 def test_indexed_and_binary_masks_keep_their_meaning(tmp_path: Path) -> None:

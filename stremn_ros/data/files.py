@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -10,6 +14,50 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Handled:
+    """Whether a guarded read failed and was skipped."""
+
+    failed: bool = False
+
+
+class BrokenFiles:
+    """What happens when a file of a data set cannot be read.
+
+    Args:
+        policy: ``raise``: the InputError reaches the caller. ``skip``: it is logged once for each
+            message and counted, and the caller goes on with another file.
+    """
+
+    def __init__(self, policy: str = "raise") -> None:
+        if policy not in ("raise", "skip"):
+            raise InputError(f"broken={policy!r}; it must be 'raise' or 'skip'")
+        self.policy = policy
+        self.messages: dict[str, int] = {}
+
+    @property
+    def count(self) -> int:
+        """How many reads failed so far."""
+        return sum(self.messages.values())
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[Handled]:
+        """Guards a read: ``with broken.handled() as handled: ...``, then look at its ``failed``."""
+        outcome = Handled()
+        try:
+            yield outcome
+        except InputError as error:
+            if self.policy == "raise":
+                raise
+            message = str(error)
+            if message not in self.messages:
+                log.warning("left out: %s", message)
+            self.messages[message] = self.messages.get(message, 0) + 1
+            outcome.failed = True
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .clip import Clip, affine, compact, motion_blur, paste, recolour, smooth_field, warp
-from .files import read_image, read_labels
+from .files import BrokenFiles, read_image, read_labels
 
 
 class PhotoClips:
@@ -23,13 +23,16 @@ class PhotoClips:
 
     Args:
         root: the folder.
+        broken: what a file that cannot be read does when it is drawn: ``raise`` an InputError
+            that names it, or ``skip``, which logs it once, counts it and never draws it again.
 
     Raises:
         InputError: no photo with a mask was found.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, broken: str = "raise") -> None:
         self.root = Path(root)
+        self.broken = BrokenFiles(broken)
         masks = {path.stem: path for path in sorted((self.root / "masks").glob("*.png"))}
         images = {path.stem: path for path in sorted((self.root / "images").glob("*.jpg"))}
         self.names = sorted(masks.keys() & images.keys())
@@ -50,17 +53,19 @@ class PhotoClips:
     def sample(self, rng: Generator, frames: int, size: int, objects: int) -> Clip | None:
         """A clip of ``frames`` frames of ``size`` pixels squared with up to ``objects`` objects.
 
-        None when the photo drawn shows no object large enough in the window drawn.
+        None when the photo drawn shows no object large enough in the window drawn, or is broken.
         """
         index = int(rng.integers(len(self.names)))
-        image, labels = self._read(index)
+        other = index if rng.random() < 0.2 else int(rng.integers(len(self.names)))
+        with self.broken.handled() as handled:
+            image, labels = self._read(index)
+            second = self._read(other) if rng.random() < 0.5 else None
+        if handled.failed:
+            return None
         shown, tracked = self._moving(rng, image, labels, frames, size, whole=True)
-        composed = rng.random() < 0.5
-        first_labels = tracked
-        if composed:
-            other = index if rng.random() < 0.2 else int(rng.integers(len(self.names)))
-            shown, first_labels = self._compose(rng, shown, tracked, *self._read(other), size)
-        kept = compact(np.stack(first_labels), objects, rng, smallest=size * size // 150)
+        if second is not None:
+            shown, tracked = self._compose(rng, shown, tracked, *second, size)
+        kept = compact(np.stack(tracked), objects, rng, smallest=size * size // 150)
         if kept is None:
             return None
         strength = 0.04 if rng.random() < 0.7 else 0.15
@@ -125,7 +130,7 @@ class PhotoClips:
         labels: NDArray[np.uint8],
         size: int,
     ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
-        """An object of another photo in front, moving on its own."""
+        """An object of another photo in front, moving on its own, and away at times."""
         areas = np.bincount(labels.ravel(), minlength=256)
         areas[0] = 0
         ids = np.flatnonzero(areas >= labels.size // 200)
@@ -133,9 +138,20 @@ class PhotoClips:
             return shown, tracked
         only = (labels == int(rng.choice(ids))).astype(np.uint8)
         front, masks = self._moving(rng, image, only, len(shown), size, whole=False)
+        # at times it is gone for some frames, so that an empty mask and its return are learnt
+        away: range = range(0)
+        if len(shown) > 2 and rng.random() < 0.3:
+            leaves = int(rng.integers(1, len(shown)))
+            away = range(leaves, leaves + int(rng.integers(1, 4)))
         number = min(254, max(int(part.max()) for part in tracked) + 1)
         frames, combined = [], []
-        for frame, part, cutout, mask in zip(shown, tracked, front, masks, strict=True):
+        for n, (frame, part, cutout, mask) in enumerate(
+            zip(shown, tracked, front, masks, strict=True)
+        ):
+            if n in away:
+                frames.append(frame)
+                combined.append(part)
+                continue
             alpha = cv2.GaussianBlur(mask * 255, (3, 3), 0)
             frames.append(paste(frame, cutout, alpha))
             combined.append(np.where(mask > 0, np.uint8(number), part))

@@ -1,4 +1,4 @@
-"""Clips from videos with a mask for every frame, in DAVIS' folder layout."""
+"""Clips from videos with masks, in the folder layouts of DAVIS and YouTube-VOS."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ from numpy.random import Generator
 
 from ..errors import InputError
 from .clip import Clip, affine, compact, recolour, warp
-from .files import read_image, read_labels
+from .files import BrokenFiles, read_image, read_labels
 
 
 class VideoClips:
-    """Samples clips of the sequences in JPEGImages/480p and Annotations/480p.
+    """Samples clips of sequences in JPEGImages/[480p/]NAME and Annotations/[480p/]NAME.
+
+    DAVIS has the folder 480p and a mask for every frame; YouTube-VOS has neither, and only the
+    frames that have a mask are used. A mask of 0 and 255 is one object (DAVIS 2016).
 
     Args:
         root: the folder that holds both.
         exclude: names of sequences to leave out (held out for validation).
+        broken: as in ``photos.PhotoClips``; it also holds for masks without a frame.
 
     Raises:
-        InputError: no sequence is left, or one's frames and masks do not match.
+        InputError: no sequence is left, or (with ``raise``) a mask has no frame.
     """
 
-    def __init__(self, root: Path, exclude: Collection[str] = ()) -> None:
-        images, masks = Path(root) / "JPEGImages" / "480p", Path(root) / "Annotations" / "480p"
+    def __init__(
+        self, root: Path, exclude: Collection[str] = (), broken: str = "raise"
+    ) -> None:
+        self.broken = BrokenFiles(broken)
+        inner = "480p" if (Path(root) / "Annotations" / "480p").is_dir() else ""
+        images, masks = Path(root) / "JPEGImages" / inner, Path(root) / "Annotations" / inner
         self.sequences: dict[str, list[tuple[Path, Path]]] = {}
         for folder in sorted(path for path in masks.glob("*") if path.is_dir()):
             if folder.name in exclude:
@@ -33,13 +41,15 @@ class VideoClips:
             pairs = []
             for mask in sorted(folder.glob("*.png")):
                 image = images / folder.name / f"{mask.stem}.jpg"
-                if not image.exists():
-                    raise InputError(f"{mask}: there is no frame {image}")
-                pairs.append((image, mask))
+                with self.broken.handled() as handled:
+                    if not image.exists():
+                        raise InputError(f"{mask}: there is no frame {image}")
+                if not handled.failed:
+                    pairs.append((image, mask))
             if pairs:
                 self.sequences[folder.name] = pairs
         if not self.sequences:
-            raise InputError(f"{root}: no sequences under Annotations/480p beside those excluded")
+            raise InputError(f"{masks}: no sequences (NAME/*.png) beside those excluded")
         self.names = list(self.sequences)
 
     def sample(
@@ -47,7 +57,7 @@ class VideoClips:
     ) -> Clip | None:
         """A clip whose frames are 1..gap apart, forwards or backwards in time, one crop for all.
 
-        None when no object is large enough in the window drawn.
+        None when no object is large enough in the window drawn, or a file is broken.
         """
         name = self.names[int(rng.integers(len(self.names)))]
         pairs = self.sequences[name]
@@ -58,8 +68,14 @@ class VideoClips:
         indices = np.minimum(start + offsets, len(pairs) - 1)
         if rng.random() < 0.5:
             indices = indices[::-1]
-        images = [read_image(pairs[i][0]) for i in indices]
-        masks = [read_labels(pairs[i][1]) for i in indices]
+        with self.broken.handled() as handled:
+            images = [read_image(pairs[i][0]) for i in indices]
+            masks = [read_labels(pairs[i][1]) for i in indices]
+            shapes = {image.shape[:2] for image in images} | {mask.shape for mask in masks}
+            if len(shapes) > 1:
+                raise InputError(f"{name}: frames and masks of different sizes {sorted(shapes)}")
+        if handled.failed:
+            return None
         height, width = masks[0].shape
         ys, xs = np.nonzero(masks[0])
         if not len(ys):

@@ -47,6 +47,7 @@ class SegmentTraining:
         run: folder of checkpoints, log and exported model.
         photos, videos: roots of the data sources, or null.
         exclude: sequences held out.
+        broken: ``raise`` or ``skip``, for files that cannot be read.
         encoder_weights: ImageNet weights: ``package:efficientnet-lite0``, a file, or null.
         start: a model folder whose weights are taken instead, or null.
         learning_rate, encoder_learning_rate, weight_decay, clip_norm: of AdamW.
@@ -56,7 +57,6 @@ class SegmentTraining:
         freeze_low_level: leave the query encoder's first stage as ImageNet made it.
         update_rule: of the memory in the loop.
         checkpoint_every: iterations; time_limit: seconds for this piece, 0 for none.
-        half_weights: export in float16, half the file.
     """
 
     run: str
@@ -64,6 +64,7 @@ class SegmentTraining:
     photos: str | None = None
     videos: str | None = None
     exclude: list[str] = field(default_factory=list)
+    broken: str = "raise"
     network: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     encoder_weights: str | None = "package:efficientnet-lite0"
@@ -187,8 +188,10 @@ def train(config: SegmentTraining) -> Path:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
-    photos = PhotoClips(Path(config.photos)) if config.photos else None
-    videos = VideoClips(Path(config.videos), config.exclude) if config.videos else None
+    photos = PhotoClips(Path(config.photos), config.broken) if config.photos else None
+    videos = None
+    if config.videos:
+        videos = VideoClips(Path(config.videos), config.exclude, config.broken)
     mixture = Mixture(config.phases, config.seed, photos, videos)
     total = len(mixture)
 
