@@ -154,14 +154,16 @@ class SegmentCore:
         self._last_number = 0
         self._reset_wanted = False
         self._busy = False  # with a frame, its memory update included
+        self._free_since = 0.0  # when the worker last ended a job
         self._own_rule = str(segmenter.update_rule)
         self._active = False
         self._enabled = True
         self._stopping = False
         self._counters = Counters()
         self._arrivals: deque[float] = deque(maxlen=WINDOW_FRAMES)
-        # per segmented frame: (time of publishing, latency, seconds inside the network)
-        self._done: deque[tuple[float, float, float]] = deque(maxlen=WINDOW_FRAMES)
+        # per segmented frame: (time of publishing, latency, seconds inside the network, seconds
+        # that this node itself added: neither in the network nor waiting for it)
+        self._done: deque[tuple[float, float, float, float]] = deque(maxlen=WINDOW_FRAMES)
         self._last_error = ""
         self._last_error_time = -1e9
         self._started = clock()
@@ -547,6 +549,8 @@ class SegmentCore:
         else:
             self._note_state()  # before the answer, which tells the ids
             future.set_result(value)
+        finally:
+            self._free_since = self._clock()
 
     def _process(self, frame: Frame) -> None:
         problem = ""
@@ -569,7 +573,8 @@ class SegmentCore:
                 self._note_error(f"image not segmented: {problem}", key="segment")
             else:
                 self._counters.segmented += 1
-                self._done.append((published, published - frame.arrival, inside))
+                own = published - max(frame.arrival, self._free_since) - inside
+                self._done.append((published, published - frame.arrival, inside, own))
         if not problem:
             try:
                 self._segmenter.remember()
@@ -581,6 +586,7 @@ class SegmentCore:
         self._note_state(None if problem else result)
         with self._condition:
             self._busy = False
+            self._free_since = self._clock()
             self._condition.notify_all()
 
     def _apply_settings(self) -> None:
@@ -634,7 +640,7 @@ class SegmentCore:
             return not (self._commands or self._counters.waiting or self._busy)
 
     def report(self, hint: str = "") -> Report:
-        """The diagnostics. hint: what the caller knows of the connection (a QoS mismatch)."""
+        """The diagnostics. hint: why no frames may come, if the caller knows (a QoS mismatch)."""
         with self._condition:
             now = self._clock()
             counters = Counters(**vars(self._counters))
@@ -658,7 +664,7 @@ class SegmentCore:
             "output rate [Hz]": f"{len(done) / window:.2f}",
             **_percentiles("latency", [entry[1] for entry in done]),
             **_percentiles("network", [entry[2] for entry in done]),
-            **_percentiles("latency beside network", [entry[1] - entry[2] for entry in done]),
+            **_percentiles("node", [entry[3] for entry in done]),
             "objects": f"{len(state['ids'])} of {state['max_objects']}",
             "memory [bytes]": state["memory_bytes"],
             "slots used": _listed(state["slots_used"].items()),
@@ -674,13 +680,11 @@ class SegmentCore:
             )
         level, message = OK, "segmenting"
         lost = [item.id for item in state["objects"] if item.state.name == "LOST"]
-        if hint:
-            level, message = WARN, hint
-        elif not active:
+        if not active:
             message = "inactive: `ros2 lifecycle set /stremn activate` starts it"
         elif since > self.settings.frame_timeout:
             level = WARN
-            message = (
+            message = hint or (
                 f"no image on {self.topic} for {since:.1f} s: check that something publishes "
                 f"there (ros2 topic info -v {self.topic}) and that its reliability fits"
             )

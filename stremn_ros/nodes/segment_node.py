@@ -26,7 +26,13 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_srvs.srv import SetBool, Trigger
@@ -142,7 +148,7 @@ class SegmentNode(LifecycleNode):
             self.get_logger().error(f"configure failed: {self._failure}")
             if not expected:
                 self.get_logger().error(traceback.format_exc())
-            self._free()
+            self.free()
             return TransitionCallbackReturn.FAILURE
         self._failure = ""
         return super().on_configure(state)
@@ -215,18 +221,18 @@ class SegmentNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees the network and the memory."""
-        self._free()
+        self.free()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """From any state."""
-        self._free()
+        self.free()
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """A transition raised: back to unconfigured, from where it can be tried again."""
         self.get_logger().error("a transition failed; the node is unconfigured again")
-        self._free()
+        self.free()
         return TransitionCallbackReturn.SUCCESS
 
     def _stop(self) -> None:
@@ -237,7 +243,8 @@ class SegmentNode(LifecycleNode):
         if self._core is not None:
             self._core.deactivate()
 
-    def _free(self) -> None:
+    def free(self) -> None:
+        """Ends the work and frees the network; from any state, more than once if need be."""
         self._stop()
         core, self._core = self._core, None
         if core is not None:
@@ -249,11 +256,15 @@ class SegmentNode(LifecycleNode):
                 setattr(self, name, None)
 
     def _on_incompatible(self, info: Any) -> None:
-        policy = getattr(info.last_policy_kind, "name", str(info.last_policy_kind)).lower()
+        policy = qos_policy_name_from_kind(info.last_policy_kind).lower()
+        remedy = (
+            "set image_reliability to best_effort, or let the camera publish reliably"
+            if policy == "reliability"
+            else "make its QoS fit, or set qos_overrides for the subscription"
+        )
         self._hint = (
             f"a publisher of {self.resolve_topic_name('image')} cannot be heard: its {policy} "
-            "does not fit what this node asks for; set image_reliability to best_effort (ros2 "
-            "topic info -v shows the publisher's QoS)"
+            f"does not fit what this node asks for; {remedy} (ros2 topic info -v shows both)"
         )
         self._log("error", "", self._hint)
 
@@ -344,8 +355,7 @@ class SegmentNode(LifecycleNode):
             response.ids = answer.ids
         if hasattr(response, "stamp") and answer.frame is not None:
             response.stamp = answer.frame.message.header.stamp
-        level = self.get_logger().info if answer.success else self.get_logger().warning
-        level(answer.message)
+        self._write_log("info" if answer.success else "warning", answer.message)
         return answer
 
     def _on_seed_mask(
@@ -412,7 +422,7 @@ class SegmentNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Frees the network as well."""
-        self._free()
+        self.free()
         super().destroy_node()
 
 
@@ -427,10 +437,15 @@ def main(args: list[str] | None = None) -> int:
     node = SegmentNode()
     executor.add_node(node)
     try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        while rclpy.ok():
+            try:
+                executor.spin()
+            except (KeyboardInterrupt, ExternalShutdownException):
+                break
+            except Exception:  # of a callback: rclpy hands it on, but it must not end the node
+                node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
     finally:
+        node.free()  # first: it also ends service calls that wait for a frame
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()

@@ -1,0 +1,317 @@
+"""For tests over real DDS: a node as a process, and this process as its peer.
+
+Everything waits on conditions with generous time limits; nothing sleeps to synchronise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import yaml
+
+# Set before rclpy starts, for this process and all the nodes it starts.
+os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+import rclpy
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from stremn_interfaces.msg import ObjectArray
+from stremn_ros.nodes import image_codec
+
+TIMEOUT = 60.0
+SECOND = 1_000_000_000
+TRANSITIONS = {
+    "configure": Transition.TRANSITION_CONFIGURE,
+    "activate": Transition.TRANSITION_ACTIVATE,
+    "deactivate": Transition.TRANSITION_DEACTIVATE,
+    "cleanup": Transition.TRANSITION_CLEANUP,
+    "unconfigured_shutdown": Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+    "inactive_shutdown": Transition.TRANSITION_INACTIVE_SHUTDOWN,
+    "active_shutdown": Transition.TRANSITION_ACTIVE_SHUTDOWN,
+}
+
+
+def wait_for(condition, what, timeout=TIMEOUT, every=0.005):
+    """The first true value of `condition()`; fails the test, naming `what`, after `timeout` s."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {timeout:g} s for {what}")
+        time.sleep(every)
+
+
+def to_time(stamp: int) -> Time:
+    return Time(sec=stamp // SECOND, nanosec=stamp % SECOND)
+
+
+def to_stamp(message: Time) -> int:
+    return message.sec * SECOND + message.nanosec
+
+
+def image_message(array, stamp=0, encoding="rgb8", frame_id="camera", **options) -> Image:
+    message = Image()
+    message.header.stamp = to_time(stamp)
+    message.header.frame_id = frame_id
+    return image_codec.encode(message, array, encoding, **options)
+
+
+def tiny_model(folder: Path) -> str:
+    """A model folder with random weights that loads and runs fast."""
+    import torch
+
+    from stremn_ros.network import SegmentationConfig, SegmentationNetwork
+    from stremn_ros.runtime.models import save_model
+
+    torch.manual_seed(0)
+    config = SegmentationConfig(
+        template_channels=32,
+        key_channels=16,
+        value_channels=32,
+        query_channels=32,
+        decoder_channels=(32, 16, 16),
+    )
+    save_model(folder, SegmentationNetwork(config), {"slots": 5, "processing_size": 96})
+    return str(folder)
+
+
+class NodeProcess:
+    """A node of the package as a process of its own, as `ros2 run` would start it."""
+
+    def __init__(self, module, folder: Path, parameters=None, remaps=(), environment=None):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.name = module
+        self.log_path = folder / f"{module}_{time.monotonic_ns()}.log"
+        command = [sys.executable, "-m", f"stremn_ros.nodes.{module}", "--ros-args"]
+        if parameters:
+            path = self.log_path.with_suffix(".yaml")
+            path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+            command += ["--params-file", str(path)]
+        for remap in remaps:
+            command += ["-r", remap]
+        # One thread each for the network here and there: the same sums in the same order, so that
+        # masks can be compared bit for bit.
+        self.process = subprocess.Popen(
+            command,
+            stdout=self.log_path.open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONUNBUFFERED": "1",
+                "ROS_LOG_DIR": str(folder),
+                **(environment or {}),
+            },
+        )
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def wait_for_log(self, text, timeout=TIMEOUT):
+        def there():
+            assert self.alive or text in self.log, f"{self.name} ended:\n{self.log[-4000:]}"
+            return text in self.log
+
+        wait_for(there, f"{text!r} in the log of {self.name}", timeout)
+
+    def wait(self, timeout=TIMEOUT) -> int:
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} did not end:\n{self.log[-4000:]}") from None
+
+    def stop(self, how=signal.SIGINT) -> int:
+        """Ends the node as Ctrl-C does; its exit code."""
+        if self.alive:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        return self.process.returncode
+
+
+class Peer:
+    """A node in this process, spinning in a thread."""
+
+    def __init__(self, name="peer"):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node(name, context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.clients = {}
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self):
+        with contextlib.suppress(rclpy.executors.ExternalShutdownException):
+            self.executor.spin()
+
+    def close(self):
+        self.executor.shutdown()
+        self._thread.join(10)
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+    def call(self, kind, name, request=None, /, timeout=TIMEOUT, **fields):
+        """A service call from this process to another."""
+        return self.call_later(kind, name, request, **fields)(timeout)
+
+    def call_later(self, kind, name, request=None, /, **fields):
+        """Sends the request; the function returned waits for the response."""
+        if (kind, name) not in self.clients:
+            self.clients[kind, name] = self.node.create_client(kind, name)
+        client = self.clients[kind, name]
+        wait_for(client.service_is_ready, f"the service {name}")
+        answered = threading.Event()
+        future = client.call_async(request if request is not None else kind.Request(**fields))
+        future.add_done_callback(lambda _: answered.set())
+
+        def response(timeout=TIMEOUT):
+            assert answered.wait(timeout), f"{name} did not answer within {timeout:g} s"
+            return future.result()
+
+        return response
+
+    # -- lifecycle and parameters
+
+    def state(self, node="/stremn") -> str:
+        return self.call(GetState, f"{node}/get_state").current_state.label
+
+    def transition(self, name, node="/stremn") -> bool:
+        request = ChangeState.Request(transition=Transition(id=TRANSITIONS[name]))
+        return self.call(ChangeState, f"{node}/change_state", request).success
+
+    def set_parameter(self, name, value, node="/stremn"):
+        """(successful, reason)"""
+        parameter = Parameter(name, value=value).to_parameter_msg()
+        response = self.call(SetParameters, f"{node}/set_parameters", parameters=[parameter])
+        return response.results[0].successful, response.results[0].reason
+
+    def get_parameter(self, name, node="/stremn"):
+        response = self.call(GetParameters, f"{node}/get_parameters", names=[name])
+        return rclpy.parameter.parameter_value_to_python(response.values[0])
+
+    def describe(self, names, node="/stremn"):
+        return self.call(
+            DescribeParameters, f"{node}/describe_parameters", names=list(names)
+        ).descriptors
+
+
+class SegmentPeer(Peer):
+    """The peer of a segment node: sends images, collects masks, objects and diagnostics."""
+
+    def __init__(self, image_topic="/image"):
+        super().__init__("segment_peer")
+        self.masks: dict[int, Image] = {}
+        self.objects: dict[int, ObjectArray] = {}
+        self.overlays: list[Image] = []
+        self.diagnostics = {}
+        self.status = None
+        self.status_count = 0
+        self._overlay_subscription = None
+        self._stamp = 1_000 * SECOND
+        self.images = self.node.create_publisher(Image, image_topic, 10)
+        self.queue = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+        self.node.create_subscription(Image, "/stremn/mask", self._on_mask, self.queue)
+        self.node.create_subscription(ObjectArray, "/stremn/objects", self._on_objects, self.queue)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
+
+    def _on_mask(self, message):
+        self.masks[to_stamp(message.header.stamp)] = message
+
+    def _on_objects(self, message):
+        self.objects[to_stamp(message.header.stamp)] = message
+
+    def _on_diagnostics(self, message):
+        for status in message.status:
+            if status.name == "stremn: segmentation":
+                self.diagnostics = {item.key: item.value for item in status.values}
+                self.status = status
+                self.status_count += 1
+
+    def subscribe_overlay(self):
+        self._overlay_subscription = self.node.create_subscription(
+            Image, "/stremn/overlay", self.overlays.append, self.queue
+        )
+
+    def unsubscribe_overlay(self):
+        self.node.destroy_subscription(self._overlay_subscription)
+
+    def next_stamp(self, step=100_000_000) -> int:
+        self._stamp += step
+        return self._stamp
+
+    def publish(self, array, stamp=None, encoding="rgb8", **options) -> int:
+        stamp = self.next_stamp() if stamp is None else stamp
+        self.images.publish(image_message(array, stamp, encoding, **options))
+        return stamp
+
+    def segment(self, array, stamp=None, encoding="rgb8", **options):
+        """Sends one frame and waits for its mask: (labels, objects)."""
+        stamp = self.publish(array, stamp, encoding, **options)
+        wait_for(
+            lambda: stamp in self.masks and stamp in self.objects,
+            f"the mask of the frame {stamp}; the last diagnostics: {self.describe_status()}",
+        )
+        return image_codec.decode_labels(self.masks[stamp]), self.objects[stamp]
+
+    def connect(self, array):
+        """Sends frames until the first mask comes: then both ways are known to work."""
+
+        def answered():
+            stamp = self.publish(array)
+            end = time.monotonic() + 1.0
+            while time.monotonic() < end:
+                if stamp in self.masks and stamp in self.objects:
+                    return True
+                time.sleep(0.005)
+            return False
+
+        wait_for(answered, f"the first mask; the last diagnostics: {self.describe_status()}")
+
+    def fresh_diagnostics(self):
+        """The first diagnostics whose making began after this call."""
+        before = self.status_count
+        wait_for(lambda: self.status_count >= before + 2, "diagnostics")
+        return self.diagnostics
+
+    def settled_counters(self):
+        """(received, segmented, dropped, failed) once nothing waits and nothing is in work."""
+
+        def settled():
+            values = self.fresh_diagnostics()
+            return values if values["waiting"] == values["in work"] == "0" else None
+
+        values = wait_for(settled, "the node to be idle")
+        return tuple(int(values[key]) for key in ("received", "segmented", "dropped", "failed"))
+
+    def describe_status(self):
+        return self.status and (self.status.message, self.diagnostics)
