@@ -82,7 +82,7 @@ def test_help_lists_only_commands_that_work():
         assert f"  {name} " in done.stdout
     listed = [line.split()[0] for line in done.stdout.split("COMMAND")[-1].splitlines() if line]
     assert {"segment", "evaluate", "train", "doctor"} <= set(listed)
-    for name in set(listed) & {"segment", "doctor", "train", "evaluate", "demo", "bench"}:
+    for name in set(listed) & {"segment", "doctor", "train", "evaluate", "bench"}:
         arguments = {"evaluate": ["davis"], "train": ["segment"]}.get(name, [])
         help_of = stremn(name, *arguments, "--help")
         assert help_of.returncode == 0, name

@@ -1,0 +1,140 @@
+"""A long run: a video played back and forth while objects are removed and added on the way.
+
+    python benchmark/longrun.py --frames 100000 --json longrun.json --plot longrun.png
+    python benchmark/longrun.py --frames 100000 --davis DAVIS --sequence bear --json longrun.json
+
+Without --davis the video is drawn, so the masks are known and no data is needed. Reported per
+stretch of frames: frame time, memory of the process and of the slots, operations per frame, and J
+against the true masks. The exit code is 1 when the slot memory changed its size, or the process
+grew by more than 2 % after its first stretch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from stremn_ros.errors import InputError, StremnError
+from stremn_ros.evaluation.bench import Run, measure, plot, scene
+from stremn_ros.evaluation.davis import open_davis
+from stremn_ros.segmenter import Segmenter
+from stremn_ros.video import read_image
+
+ALLOWED_GROWTH = 0.02  # of the process' memory
+ALLOWED_SLOWER = 0.05  # reported, not enforced: other work on the machine disturbs it
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--frames", type=int, default=100_000)
+    parser.add_argument("--objects", type=int, default=3, help="drawn objects (default: 3)")
+    parser.add_argument("--rows", type=int, default=240, help="rows of the drawn video")
+    parser.add_argument("--columns", type=int, default=320, help="columns of the drawn video")
+    parser.add_argument("--davis", help="folder of DAVIS, to play a real sequence")
+    parser.add_argument("--sequence", default="bear", help="its name (default: bear)")
+    parser.add_argument(
+        "--change-every", type=int, default=150, help="frames between an object's going and coming"
+    )
+    parser.add_argument("--score-every", type=int, default=10, help="frames between two J")
+    parser.add_argument("--model", default="segment_lite0")
+    parser.add_argument("--slots", type=int)
+    parser.add_argument("--update-rule")
+    parser.add_argument("--processing-size", type=int, help="rows the network works at")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    return parser.parse_args(arguments)
+
+
+def read_video(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Frames uint8 [T, H, W, 3] and labels uint8 [T, H, W], all in memory."""
+    if options.davis is None:
+        return scene(options.objects, (options.rows, options.columns))
+    sequence = open_davis(options.davis, "all", sequences=[options.sequence]).sequences[0]
+    pairs = [
+        (read_image(path), labels)
+        for path, labels in zip(sequence.images, sequence.truth().labels)
+        if labels is not None
+    ]
+    return np.stack([frame for frame, _ in pairs]), np.stack([labels for _, labels in pairs])
+
+
+def judge(run: Run) -> tuple[bool, list[str]]:
+    """Whether the promises hold, and a line on each."""
+    first, last = run.memory_bytes
+    start, end = run.windows[0], run.windows[-1]
+    settled = run.windows[min(1, len(run.windows) - 1)]
+    growth = end.resident_bytes / start.resident_bytes - 1 if start.resident_bytes else 0.0
+    slower = end.median_ms / settled.median_ms - 1
+    operations = [sum(window.calls_per_frame.values()) for window in (settled, end)]
+    lines = [
+        f"slot memory: {first} bytes after the first frame, {last} at the end "
+        f"({'equal' if first == last else 'NOT EQUAL'})",
+        f"process: {end.resident_bytes / 2**20:.1f} MiB at the end, {100 * growth:+.2f} % against "
+        f"frame {start.last} ({'within' if growth <= ALLOWED_GROWTH else 'OUTSIDE'} 2 %)",
+        f"median frame time: {end.median_ms:.2f} ms in frames {end.first} to {end.last}, "
+        f"{100 * slower:+.1f} % against frames {settled.first} to {settled.last} "
+        f"({'within' if slower <= ALLOWED_SLOWER else 'outside'} 5 %)",
+        f"stage calls per frame: {operations[0]:.3f} and {operations[1]:.3f} there",
+    ]
+    if start.j is not None and end.j is not None:
+        lines.append(f"J: {100 * start.j:.1f} in the first stretch, {100 * end.j:.1f} in the last")
+    return first == last and growth <= ALLOWED_GROWTH, lines
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        video, labels = read_video(options)
+        objects = len(np.unique(labels)) - 1
+        segmenter = Segmenter.load(
+            options.model,
+            device=options.device,
+            slots=options.slots,
+            update_rule=options.update_rule,
+            processing_size=options.processing_size,
+            max_objects=max(1, objects),
+        )
+        run = measure(
+            segmenter,
+            video,
+            labels,
+            options.frames,
+            # Stretches of 1000 frames in a full run
+            windows=max(4, min(200, options.frames // 1000)),
+            change_every=options.change_every,
+            score_every=options.score_every,
+            on_frame=lambda n: (
+                print(f"\r{n + 1} of {options.frames}", end="", file=sys.stderr, flush=True)
+                if (n + 1) % 100 == 0
+                else None
+            ),
+            settings={"model": Path(options.model).name, "video": options.sequence}
+            if options.davis
+            else {"model": Path(options.model).name, "video": "drawn"},
+        )
+    except (InputError, StremnError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(file=sys.stderr)
+    holds, lines = judge(run)
+    print(run.table())
+    print()
+    print("\n".join(lines))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        values = {**run.as_dict(), "holds": holds, "verdict": lines}
+        options.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    if options.plot is not None:
+        plot(run, options.plot, f"{run.frames} frames, objects come and go")
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
