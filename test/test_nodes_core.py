@@ -729,6 +729,21 @@ def test_the_report_gives_figures_and_reasons(rig):
     assert rig.core.report("reliability differs").message.startswith("lost object")
 
 
+def test_frames_lost_on_the_way_are_counted_for_each_publisher(rig):
+    core = rig.core
+    for publisher, sequence in (("a", 5), ("b", 70), ("a", 6), ("a", 9), ("b", 71), ("a", 1)):
+        core.on_frame(message(picture()), publisher, sequence)
+        rig.settle()
+    assert core.counters().lost == 2
+    assert core.report().values["lost in transport"] == "2"
+    assert "2 of the last 8 images on /camera/image were lost" in core.report().message
+    core.on_frame(message(picture()))  # a middleware that numbers nothing
+    assert core.counters().lost == 2
+    for sequence in range(200):
+        core.on_frame(message(picture()), f"publisher {sequence}", sequence)
+    assert len(core._sequences) <= 64
+
+
 def test_settings_reach_the_segmenter_between_frames(rig):
     rig.send(picture())
     rig.core.settings.min_score = 0.7

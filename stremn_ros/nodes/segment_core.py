@@ -34,6 +34,8 @@ COMMAND_TIMEOUT = 60.0
 # Rates and percentiles are over this much of the past.
 WINDOW_SECONDS = 10.0
 WINDOW_FRAMES = 600
+# More lost than this part of what was sent is worth a warning.
+MUCH_LOST = 0.2
 
 # levels of diagnostic_msgs/DiagnosticStatus
 OK, WARN, ERROR, STALE = 0, 1, 2, 3
@@ -101,6 +103,7 @@ class Counters:
     waiting: int = 0
     in_work: int = 0
     stale: int = 0  # late, repeated or out of order; these are among the others as well
+    lost: int = 0  # sent but never received, where the middleware numbers its messages
 
 
 @dataclass
@@ -161,6 +164,8 @@ class SegmentCore:
         self._stopping = False
         self._counters = Counters()
         self._arrivals: deque[float] = deque(maxlen=WINDOW_FRAMES)
+        self._losses: deque[tuple[float, int]] = deque(maxlen=WINDOW_FRAMES)
+        self._sequences: dict[Any, int] = {}  # last number by publisher
         # per segmented frame: (time of publishing, latency, seconds inside the network, seconds
         # that this node itself added: neither in the network nor waiting for it)
         self._done: deque[tuple[float, float, float, float]] = deque(maxlen=WINDOW_FRAMES)
@@ -183,6 +188,8 @@ class SegmentCore:
             self._active = True
             self._started = self._clock()
             self._arrivals.clear()
+            self._losses.clear()
+            self._sequences.clear()
             self._done.clear()
 
     def deactivate(self) -> None:
@@ -211,8 +218,12 @@ class SegmentCore:
 
     # ------------------------------------------------------------------ frames
 
-    def on_frame(self, message: Any) -> None:
-        """Takes a message from the image topic; costs no more than a look at its header."""
+    def on_frame(self, message: Any, publisher: Any = None, sequence: int | None = None) -> None:
+        """Takes a message from the image topic; costs no more than a look at its header.
+
+        publisher, sequence: who sent it and that sender's running number, where known: gaps are
+        frames that were lost on the way.
+        """
         arrival = self._clock()
         problem = ""
         try:
@@ -225,6 +236,8 @@ class SegmentCore:
                 return
             self._counters.received += 1
             self._arrivals.append(arrival)
+            if sequence is not None:
+                self._note_sequence(publisher, sequence, arrival)
             if problem:
                 self._counters.failed += 1
                 self._note_error(f"image refused: {problem}", key="image")
@@ -241,6 +254,16 @@ class SegmentCore:
                 self._waiting = frame
                 self._counters.waiting = 1
             self._condition.notify_all()
+
+    def _note_sequence(self, publisher: Any, sequence: int, arrival: float) -> None:
+        before = self._sequences.get(publisher)
+        if before is None and len(self._sequences) >= 64:  # publishers come and go for days
+            self._sequences.clear()
+        self._sequences[publisher] = sequence
+        if before is not None and sequence > before + 1:
+            gap = sequence - before - 1
+            self._counters.lost += gap
+            self._losses.append((arrival, gap))
 
     def _in_time(self, stamp: int) -> bool:
         """Looks at the order of stamps; False when the frame was dropped as out of order."""
@@ -647,6 +670,7 @@ class SegmentCore:
             arrivals = [t for t in self._arrivals if now - t < WINDOW_SECONDS]
             done = [entry for entry in self._done if now - entry[0] < WINDOW_SECONDS]
             since = now - (self._arrivals[-1] if self._arrivals else self._started)
+            losses = sum(gap for t, gap in self._losses if now - t < WINDOW_SECONDS)
             state = self._state
             active, enabled = self._active, self._enabled
             error, error_age = self._last_error, now - self._last_error_time
@@ -660,6 +684,7 @@ class SegmentCore:
             "waiting": counters.waiting,
             "in work": counters.in_work,
             "stale": counters.stale,
+            "lost in transport": counters.lost,
             "input rate [Hz]": f"{len(arrivals) / window:.2f}",
             "output rate [Hz]": f"{len(done) / window:.2f}",
             **_percentiles("latency", [entry[1] for entry in done]),
@@ -690,6 +715,13 @@ class SegmentCore:
             )
         elif error and error_age < max(5.0, self.settings.frame_timeout):
             level, message = (WARN if done else ERROR), error
+        elif losses > MUCH_LOST * (losses + len(arrivals)):
+            level = WARN
+            message = (
+                f"{losses} of the last {losses + len(arrivals)} images on {self.topic} were lost "
+                "on the way: give DDS enough shared memory (config/fastdds_shm.xml), or set "
+                "image_reliability to reliable"
+            )
         elif not enabled:
             message = "paused (~/enable)"
         elif not state["ids"]:

@@ -197,7 +197,7 @@ class SegmentNode(LifecycleNode):
         self._subscription = self.create_subscription(
             Image,
             "image",
-            self._core.on_frame,
+            self._on_image,
             QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
                 depth=1,
@@ -254,6 +254,15 @@ class SegmentNode(LifecycleNode):
             if publisher is not None:
                 self.destroy_lifecycle_publisher(publisher)
                 setattr(self, name, None)
+
+    def _on_image(self, message: Image, info: Any) -> None:
+        core = self._core
+        if core is not None:
+            # numbers and ids of publishers came with Jazzy and later; on Humble nothing is counted
+            # as lost
+            publisher = info.get("publisher_gid") if isinstance(info, dict) else None
+            sequence = info.get("publication_sequence_number") if publisher is not None else None
+            core.on_frame(message, str(publisher), sequence)
 
     def _on_incompatible(self, info: Any) -> None:
         policy = qos_policy_name_from_kind(info.last_policy_kind).lower()
