@@ -57,6 +57,7 @@ class SegmentTraining:
         freeze_low_level: leave the query encoder's first stage as ImageNet made it.
         update_rule: of the memory in the loop.
         checkpoint_every: iterations; time_limit: seconds for this piece, 0 for none.
+        export_dtype: ``float32``, or ``float16`` for a file of half the size.
     """
 
     run: str
@@ -80,6 +81,7 @@ class SegmentTraining:
     freeze_low_level: bool = True
     update_rule: str = "least_similar"
     checkpoint_every: int = 200
+    export_dtype: str = "float32"
     time_limit: float = 0.0
     device: str = "auto"
     threads: int = 0
@@ -101,6 +103,8 @@ class SegmentTraining:
             values["phases"] = [Phase(**phase) for phase in values["phases"]]
         except TypeError as error:
             raise InputError(f"{path}: phases: {error}") from None
+        if values.get("export_dtype", "float32") not in ("float32", "float16"):
+            raise InputError(f"{path}: export_dtype must be float32 or float16")
         return cls(**values)
 
 
@@ -236,6 +240,7 @@ def train(config: SegmentTraining) -> Path:
                 _export(run / "model", config, ema)
             if out_of_time:
                 break
+    _export(run / "model", config, ema)
     return run / "model"
 
 
@@ -301,7 +306,7 @@ def _average(ema: dict[str, Tensor], network: SegmentationNetwork, decay: float)
 def _export(folder: Path, config: SegmentTraining, ema: dict[str, Tensor]) -> None:
     network = SegmentationNetwork(SegmentationConfig.from_mapping(config.network))
     network.load_state_dict(ema)
-    save_model(folder, network, config.defaults)
+    save_model(folder, network, config.defaults, getattr(torch, config.export_dtype))
 
 
 def _quiet_worker(_: int) -> None:
