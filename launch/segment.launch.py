@@ -26,9 +26,9 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
+from stremn_ros.nodes.dds_profile import profile_environment
+
 SHARE = get_package_share_directory("stremn_ros")
-# Fast DDS 3 reads the first name, Fast DDS 2 the second
-PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 # arguments that are parameters of the node: given ones win over the parameter file
 TEXT_PARAMETERS = ("model", "runtime", "device", "image_reliability")
 NUMBER_PARAMETERS = ("processing_size", "slots", "max_objects")
@@ -45,7 +45,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "model",
         default_value="",
-        description="Name of a model, or path of a model folder. Empty: as the parameter file says.",
+        description="Name of a model, or path of a model folder. Empty: as the parameter file "
+        "says.",
     ),
     DeclareLaunchArgument(
         "runtime",
@@ -138,11 +139,11 @@ def _actions(context: LaunchContext) -> list:
     if not os.path.isfile(value("params_file")):
         raise RuntimeError(f"params_file:={value('params_file')}: there is no such file")
 
-    environment = []
-    if value("fastdds_profile") and not any(name in os.environ for name in PROFILE_VARIABLES):
-        environment = [
-            SetEnvironmentVariable(name, value("fastdds_profile")) for name in PROFILE_VARIABLES
-        ]
+    profile = value("fastdds_profile")
+    environment = [
+        SetEnvironmentVariable(name, path)
+        for name, path in (profile_environment(profile) if profile else {}).items()
+    ]
 
     node = LifecycleNode(
         package="stremn_ros",
@@ -150,10 +151,7 @@ def _actions(context: LaunchContext) -> list:
         name=value("node_name"),
         namespace=value("namespace"),
         parameters=[value("params_file"), parameters],
-        remappings=[
-            ("image", value("image_topic")),
-            ("image/compressed", value("image_topic") + "/compressed"),
-        ],
+        remappings=[("image", value("image_topic"))],
         arguments=["--ros-args", "--log-level", value("log_level")],
         respawn=value("respawn") == "true",
         respawn_delay=2.0,
@@ -163,9 +161,7 @@ def _actions(context: LaunchContext) -> list:
 
     def change(transition: int) -> EmitEvent:
         return EmitEvent(
-            event=ChangeState(
-                lifecycle_node_matcher=matches_action(node), transition_id=transition
-            )
+            event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
         )
 
     handlers = []
