@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from stremn_ros.memory.rules import RULES
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.runtime.models import load_network
 from stremn_ros.segmenter import Segmenter
+from stremn_ros.training.curves import draw_curves, read_journal
 from stremn_ros.training.losses import mean_iou, segmentation_loss
 from stremn_ros.training.segment import (
     SegmentTraining,
@@ -27,6 +31,7 @@ from stremn_ros.training.segment import (
     main,
     rate_factor,
     train,
+    validate,
 )
 from stremn_ros.training.unroll import unroll
 
@@ -189,3 +194,64 @@ def test_the_command_reads_its_file(photos: Path, tmp_path: Path) -> None:
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(InputError, match=said):
             main(["--config", str(tmp_path / "bad.yaml")])
+
+
+def test_two_processes_train_one_network(photos: Path, tmp_path: Path) -> None:
+    """torchrun over gloo: both draw batches of their own and end with the same weights.
+
+    The run itself compares the processes' weights at its end and fails if they differ.
+    """
+    settings = config(photos, tmp_path / "run", phases=[])
+    values = {**vars(settings), "phases": [{"iterations": 4, "size": 48, "batch": 1}]}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc-per-node", "2", "-m", "stremn_ros.training.segment",
+               "--config", str(tmp_path / "train.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False,
+                          cwd=Path(__file__).parent.parent,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (
+        [json.loads(line)["loss"] for line in (tmp_path / "run" / name).read_text().splitlines()]
+        for name in ("log.jsonl", "log.1.jsonl")
+    )
+    assert len(first) == len(second) == 4 and first != second
+    alone = train(config(photos, tmp_path / "alone", phases=[Phase(4, size=48, batch=1)]))
+    assert losses(tmp_path / "alone")[0] == pytest.approx(first[0], rel=1e-4)
+    one, two = (load_network(model)[0].state_dict() for model in (alone, tmp_path / "run/model"))
+    assert any(not torch.equal(one[name], two[name]) for name in one), "the second one counts"
+
+
+def test_curves_are_drawn_and_repeated_iterations_count_once(tmp_path: Path) -> None:
+    journal = tmp_path / "log.jsonl"
+    rows = [{"iteration": n, "loss": 1.0 / n, "iou": 0.5} for n in (1, 2, 3, 2, 3, 4)]
+    rows[2]["loss"] = 77.0
+    rows.append({"iteration": 4, "validation": 61.0})
+    journal.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"iteration": 5, "lo')
+    read = read_journal(journal)
+    assert [row["iteration"] for row in read] == [1, 2, 3, 4, 4]
+    assert 77.0 not in [row.get("loss") for row in read]
+    draw_curves(journal, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 500
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+def test_validation_scores_the_held_out_sequences(photos: Path, tmp_path: Path) -> None:
+    for part in ("JPEGImages/480p/held", "Annotations/480p/held"):
+        (tmp_path / part).mkdir(parents=True)
+    for step in range(9):
+        frame, truth = scene(step)
+        Image.fromarray(frame).save(tmp_path / f"JPEGImages/480p/held/{step:05}.jpg")
+        Image.fromarray((truth == 1).astype(np.uint8)).save(
+            tmp_path / f"Annotations/480p/held/{step:05}.png"
+        )
+    settings = config(photos, tmp_path, network={}, videos=str(tmp_path), exclude=["held"],
+                      validate_frames=2, start=str(TINY_MODEL))
+    network, spec = load_network(TINY_MODEL)
+    settings.network = spec.network.to_mapping()
+    settings.defaults = dict(spec.defaults)
+    score = validate(settings, tmp_path / "model", network.state_dict())
+    assert 50.0 < score < 100.0
+    blank = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
+    assert validate(settings, tmp_path / "model", blank) < 10.0

@@ -39,16 +39,21 @@ class Phase:
 class Mixture(Dataset[tuple[Tensor, Tensor]]):
     """Batch n of a schedule: the same for the same seed, whatever was drawn before it.
 
-    Items are (frames uint8 [B, T, H, W, 3], labels uint8 [B, T, H, W] with 0..O, where O is the
+    Each of several training processes (``rank``) has a stream of its own. Items are (frames uint8 [B, T, H, W, 3], labels uint8 [B, T, H, W] with 0..O, where O is the
     same for the whole batch).
     """
 
     def __init__(
-        self, phases: list[Phase], seed: int, photos: PhotoClips | None, videos: VideoClips | None
+        self,
+        phases: list[Phase],
+        seed: int,
+        photos: PhotoClips | None,
+        videos: VideoClips | None,
+        rank: int = 0,
     ) -> None:
         if photos is None and videos is None:
             raise ValueError("a mixture needs photos, videos or both")
-        self.phases, self.seed = phases, seed
+        self.phases, self.seed, self.rank = phases, seed, rank
         self.photos, self.videos = photos, videos
 
     def __len__(self) -> int:
@@ -64,7 +69,7 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
         phase = self.phase_of(iteration)
-        rng = np.random.default_rng((self.seed, iteration))
+        rng = np.random.default_rng((self.seed, iteration, self.rank))
         objects = 2 if rng.random() < phase.two_objects else 1
         frames, labels = [], []
         while len(frames) < phase.batch:

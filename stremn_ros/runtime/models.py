@@ -146,6 +146,7 @@ def save_model(
     }
     temporary = folder / f".{WEIGHTS}.tmp"
     save_file(weights, str(temporary))
+    temporary.chmod(0o644)  # safetensors leaves it to its owner alone
     temporary.replace(folder / WEIGHTS)
     values = {
         "task": "segmentation",

@@ -1,5 +1,7 @@
 """Trains a segmentation model: ``stremn train segment --config FILE``.
 
+``torchrun --nproc-per-node N -m stremn_ros.training.segment --config FILE`` trains on N processes.
+
 The run is a list of phases (data.mixture.Phase). It stops after ``time_limit`` seconds or at the
 end, writes a checkpoint either way, and goes on from it when started again with the same command;
 the batches are a function of seed and iteration alone, so a run in pieces sees what one long run
@@ -33,8 +35,10 @@ from ..network import SegmentationConfig, SegmentationNetwork
 from ..network.encoders import ENCODERS
 from ..runtime.models import save_model
 from .checkpoint import load_checkpoint, save_checkpoint
+from .curves import draw_curves
 from .losses import mean_iou, segmentation_loss
 from .unroll import unroll
+from .workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ class SegmentTraining:
         freeze_low_level: leave the query encoder's first stage as ImageNet made it.
         update_rule: of the memory in the loop.
         checkpoint_every: iterations; time_limit: seconds for this piece, 0 for none.
+        validate_every: iterations between checks on the excluded sequences, 0 for none;
+            validate_frames: only every n-th frame of them.
         export_dtype: ``float32``, or ``float16`` for a file of half the size.
     """
 
@@ -81,6 +87,8 @@ class SegmentTraining:
     freeze_low_level: bool = True
     update_rule: str = "least_similar"
     checkpoint_every: int = 200
+    validate_every: int = 0
+    validate_frames: int = 4
     export_dtype: str = "float32"
     time_limit: float = 0.0
     device: str = "auto"
@@ -190,13 +198,22 @@ def train(config: SegmentTraining) -> Path:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    workers = Workers.from_environment(device)
+    try:
+        _train(config, device, workers, started)
+    finally:
+        workers.close()
+    return Path(config.run) / "model"
+
+
+def _train(config: SegmentTraining, device: str, workers: Workers, started: float) -> None:
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
     photos = PhotoClips(Path(config.photos), config.broken) if config.photos else None
     videos = None
     if config.videos:
         videos = VideoClips(Path(config.videos), config.exclude, config.broken)
-    mixture = Mixture(config.phases, config.seed, photos, videos)
+    mixture = Mixture(config.phases, config.seed, photos, videos, workers.rank)
     total = len(mixture)
 
     network = build_network(config).to(device, memory_format=torch.channels_last)
@@ -219,13 +236,17 @@ def train(config: SegmentTraining) -> Path:
         worker_init_fn=_quiet_worker,
     )
     iteration = first
-    with (run / "log.jsonl").open("a") as journal, tqdm(total=total, initial=first) as bar:
+    journal_path = run / ("log.jsonl" if workers.first else f"log.{workers.rank}.jsonl")
+    with (
+        journal_path.open("a") as journal,
+        tqdm(total=total, initial=first, disable=not workers.first) as bar,
+    ):
         for frames, labels in loader:
             factor = rate_factor(config, iteration, total)
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             phase = mixture.phase_of(iteration)
-            figures = _iterate(network, optimizer, frames, labels, phase, config, device)
+            figures = _iterate(network, optimizer, frames, labels, phase, config, device, workers)
             decay = min(config.ema_decay, (iteration + 1) / (iteration + 10))
             _average(ema, network, decay)
             iteration += 1
@@ -234,14 +255,37 @@ def train(config: SegmentTraining) -> Path:
             bar.update()
             bar.set_postfix(loss=f"{figures['loss']:.3f}", iou=f"{figures['iou']:.3f}")
             out_of_time = bool(config.time_limit) and elapsed > config.time_limit
-            if iteration % config.checkpoint_every == 0 or iteration == total or out_of_time:
+            out_of_time = workers.any(out_of_time)
+            at_end = iteration == total or out_of_time
+            if workers.first and (at_end or iteration % config.checkpoint_every == 0):
                 journal.flush()
                 save_checkpoint(checkpoint, network, ema, optimizer, iteration)
                 _export(run / "model", config, ema)
+            if workers.first and config.validate_every and iteration % config.validate_every == 0:
+                score = validate(config, run / "model", ema)
+                journal.write(json.dumps({"iteration": iteration, "validation": score}) + "\n")
+                log.info("iteration %d: held-out J&F %.1f", iteration, score)
             if out_of_time:
                 break
-    _export(run / "model", config, ema)
-    return run / "model"
+    if not workers.check_same(ema):
+        raise RuntimeError("the processes' weights have drifted apart; the run is not to be used")
+    if workers.first:
+        _export(run / "model", config, ema)
+        draw_curves(run / "log.jsonl", run / "curves.png")
+
+
+def validate(config: SegmentTraining, model: Path, ema: dict[str, Tensor]) -> float:
+    """J&F in percent of the averaged weights on the excluded sequences."""
+    from ..evaluation.davis import evaluate_davis, open_davis
+    from ..segmenter import Segmenter
+
+    if not (config.videos and config.exclude):
+        raise InputError("validate_every needs videos and the sequences to exclude")
+    _export(model, config, ema)
+    dataset = open_davis(config.videos, "all", sequences=config.exclude)
+    segmenter = Segmenter.load(str(model), max_objects=max(8, dataset.max_objects))
+    result = evaluate_davis(dataset, segmenter, every=config.validate_frames)
+    return 50.0 * (result.mean("j") + result.mean("f"))
 
 
 def _optimizer(network: SegmentationNetwork, config: SegmentTraining) -> torch.optim.AdamW:
@@ -271,6 +315,7 @@ def _iterate(
     phase: Phase,
     config: SegmentTraining,
     device: str,
+    workers: Workers,
 ) -> dict[str, float]:
     frames = frames.to(device).movedim(-1, 2).float()
     labels = labels.to(device)
@@ -287,6 +332,7 @@ def _iterate(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    workers.average_gradients(parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     if not torch.isfinite(norm):
         log.warning("a batch gave a gradient that is not finite; it is left out")

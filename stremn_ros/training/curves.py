@@ -1,0 +1,70 @@
+"""Draws a training's journal (log.jsonl) as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def read_journal(path: Path) -> list[dict[str, float]]:
+    """The journal's rows; where a run was cut off and repeated iterations, the later rows count."""
+    rows: dict[tuple[float, bool], dict[str, float]] = {}
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a run that was killed
+            continue
+        rows[row["iteration"], "validation" in row] = row
+    return [rows[key] for key in sorted(rows)]
+
+
+def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Running mean over the last ``width`` values, NaN left out."""
+    result = np.empty(len(values))
+    for n in range(len(values)):
+        window = values[max(0, n - width + 1) : n + 1]
+        window = window[np.isfinite(window)]
+        result[n] = window.mean() if len(window) else np.nan
+    return result
+
+
+def draw_curves(journal: Path, picture: Path) -> None:
+    """Loss, IoU on the training clips, and validation J&F against the iteration, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = read_journal(journal)
+    steps = [row for row in rows if "loss" in row]
+    checks = [row for row in rows if "validation" in row]
+    if not steps:
+        return
+    iterations = np.array([row["iteration"] for row in steps])
+    width = max(1, min(100, len(steps) // 10))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    for axis, name, title in ((left, "loss", "training loss"), (right, "iou", "IoU")):
+        values = np.array([row[name] for row in steps], np.float64)
+        axis.plot(iterations, values, color="0.85", linewidth=0.5)
+        axis.plot(iterations, smooth(values, width), label=f"training, mean of {width}")
+        axis.set_xlabel("iteration")
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+    left.set_yscale("log")
+    if checks:
+        right.plot(
+            [row["iteration"] for row in checks],
+            [row["validation"] / 100.0 for row in checks],
+            "o-",
+            label="held-out J&F / 100",
+        )
+        right.set_title("IoU and held-out J&F")
+    right.set_ylim(0.0, 1.0)
+    right.legend(loc="lower right")
+    temporary = picture.with_suffix(".tmp.png")
+    figure.savefig(temporary, dpi=110)
+    pyplot.close(figure)
+    temporary.replace(picture)
