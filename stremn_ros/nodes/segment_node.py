@@ -34,6 +34,7 @@ from rclpy.qos import (
     qos_policy_name_from_kind,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_srvs.srv import SetBool, Trigger
 
@@ -60,6 +61,8 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
+# Later than Humble: the number that each publisher gives its messages, which shows what was lost.
+WITH_MESSAGE_INFO = hasattr(Subscription, "CallbackType")
 # One for each callback group that can hold a thread: image, services, diagnostics, and the default
 # group of transitions and parameters; one more keeps the executor itself responsive.
 EXECUTOR_THREADS = 5
@@ -197,7 +200,7 @@ class SegmentNode(LifecycleNode):
         self._subscription = self.create_subscription(
             Image,
             "image",
-            self._on_image,
+            self._on_image_with_info if WITH_MESSAGE_INFO else self._on_image,
             QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
                 depth=1,
@@ -255,12 +258,15 @@ class SegmentNode(LifecycleNode):
                 self.destroy_lifecycle_publisher(publisher)
                 setattr(self, name, None)
 
-    def _on_image(self, message: Image, info: Any) -> None:
+    def _on_image(self, message: Image) -> None:
         core = self._core
         if core is not None:
-            # numbers and ids of publishers came with Jazzy and later; on Humble nothing is counted
-            # as lost
-            publisher = info.get("publisher_gid") if isinstance(info, dict) else None
+            core.on_frame(message)
+
+    def _on_image_with_info(self, message: Image, info: Any) -> None:
+        core = self._core
+        if core is not None:
+            publisher = info.get("publisher_gid")
             sequence = info.get("publication_sequence_number") if publisher is not None else None
             core.on_frame(message, str(publisher), sequence)
 
