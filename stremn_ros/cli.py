@@ -17,7 +17,7 @@ from stremn_ros import __version__
 from stremn_ros.errors import InputError, StremnError
 
 MASK_DIGITS = 5
-CONTACT_TILES = 12  # at least this many frames of a long video are on the contact sheet
+CONTACT_TILES = 12  # frames of a long video that are on the contact sheet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -237,7 +237,7 @@ def _segment(options: argparse.Namespace) -> int:
     gone = [label for label, state in states.items() if state != "TRACKED"]
     speed = summary["frames_per_second"]
     print(
-        f"{count} frames, {len(ids)} objects"
+        f"{_count(count, 'frame')}, {_count(len(ids), 'object')}"
         + (f" (not seen at the end: {', '.join(gone)})" if gone else "")
         + (f", {speed:.1f} frames per second" if speed else "")
         + f" ({summary['frames_per_second_with_files']:.1f} with files) on "
@@ -246,9 +246,16 @@ def _segment(options: argparse.Namespace) -> int:
     return 0
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def _caption(name: str, given: bool, objects: Sequence[Any]) -> str:
     if given:
         return f"{name}  given"
+    if len(objects) > 3:
+        seen = sum(item.state.name == "TRACKED" for item in objects)
+        return f"{name}  {seen} of {len(objects)} seen"
     return f"{name}  " + "  ".join(
         f"{item.id}: {item.score:.2f}"
         if item.state.name == "TRACKED"
@@ -285,9 +292,15 @@ class _ContactFrames:
         self._count += 1
 
     def _all(self) -> list[tuple[int, Any, Any, str]]:
-        if self._last is None or (self._kept and self._kept[-1][0] == self._last[0]):
-            return self._kept
-        return [*self._kept, self._last]
+        if self._last is None:
+            return []
+        items = self._kept
+        if items[-1][0] != self._last[0]:
+            items = [*items, self._last]
+        if len(items) <= CONTACT_TILES:
+            return items
+        share = (len(items) - 1) / (CONTACT_TILES - 1)
+        return [items[round(n * share)] for n in range(CONTACT_TILES)]
 
     @property
     def frames(self) -> list[Any]:
@@ -477,14 +490,17 @@ def _bench(options: argparse.Namespace) -> int:
     first, last = result.memory_bytes
     verdict = "the same" if first == last else "NOT the same"
     print(
-        f"\n{options.objects} objects, {1000 / result.stages['frame']['median']:.1f} frames per "
-        f"second on {segmenter.runtime_name}; memory after the first frame {first} bytes, at the "
+        f"\n{_count(options.objects, 'object')}, "
+        f"{1000 / result.stages['frame']['median']:.1f} frames per second on "
+        f"{segmenter.runtime_name}; memory after the first frame {first} bytes, at the "
         f"end {last} bytes: {verdict}"
     )
     if options.json is not None:
         _write_json(options.json, result.as_dict())
     if options.plot is not None:
-        plot(result, options.plot, f"{Path(options.model).name}, {options.objects} objects")
+        plot(
+            result, options.plot, f"{Path(options.model).name}, {_count(options.objects, 'object')}"
+        )
     return 0
 
 
