@@ -23,6 +23,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point32
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -457,6 +458,10 @@ def main(args: list[str] | None = None) -> int:
                 executor.spin()
             except (KeyboardInterrupt, ExternalShutdownException):
                 break
+            except InvalidHandle:
+                # deactivate destroyed the subscription just when the executor, in another thread,
+                # was about to wait for its QoS events; rclpy guards all but those against that
+                continue
             except Exception:  # of a callback: rclpy hands it on, but it must not end the node
                 node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
     finally:
