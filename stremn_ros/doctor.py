@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import stremn_ros
+from stremn_ros.nodes.dds_profile import FAST_DDS_2, FAST_DDS_3, profile_environment
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 DEFAULT_MODEL = "segment_lite0"
@@ -260,10 +261,10 @@ def examine(environment: Mapping[str, str] | None = None) -> Report:
         "pycuda": _PYCUDA,
         "onnxruntime": _ONNXRUNTIME,
         "models": _MODELS,
-        "run": _RUN,
     }
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         probes = dict(zip(codes, pool.map(probe, codes.values())))
+    probes["run"] = probe(_RUN)  # alone, as it is timed
     checks = [
         _check_python(),
         _check_platform(),
@@ -594,14 +595,24 @@ def _check_shared_memory(
     name = "shared memory"
     if rmw and "fastrtps" not in rmw:
         return Check(name, OK, f"{rmw} is used, the profile for Fast DDS does not matter")
-    variables = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-    variable = next((item for item in variables if environment.get(item)), None)
-    shipped = _shipped_profile()
+    given = [item for item in (FAST_DDS_3, FAST_DDS_2) if environment.get(item)]
+    shipped = _shipped_profile() or "<share>/config/fastdds_shm.xml"
+    plain = {k: v for k, v in environment.items() if k not in (FAST_DDS_3, FAST_DDS_2)}
+    exports = [f"export {k}={v}" for k, v in profile_environment(shipped, plain).items()]
     offer = (
         "the launch files set it; a camera node that you start yourself needs it too:\n"
-        f"export FASTDDS_DEFAULT_PROFILES_FILE={shipped or '<share>/config/fastdds_shm.xml'}\n"
-        "(FASTRTPS_DEFAULT_PROFILES_FILE up to Jazzy), or use reliable QoS"
+        + "\n".join(exports)
+        + "\nor publish with reliable QoS"
     )
+    if len(given) == 2:
+        return Check(
+            name,
+            PROBLEM,
+            f"{FAST_DDS_3} and {FAST_DDS_2} are both set; Fast DDS 3 reads both and refuses "
+            "the second as a repetition",
+            f"unset one of them: {FAST_DDS_2} is for ROS up to Jazzy",
+        )
+    variable = given[0] if given else None
     if variable is None:
         found = (
             f"no Fast DDS profile is set: its segment of {SEGMENT_BYTES_DEFAULT >> 10} KiB loses "

@@ -128,6 +128,10 @@ def test_shared_memory_without_profile_or_with_another_middleware(tmp_path):
     assert "export FASTDDS_DEFAULT_PROFILES_FILE=" in unset.advice
     gone = {"FASTDDS_DEFAULT_PROFILES_FILE": str(tmp_path / "gone.xml")}
     assert doctor._check_shared_memory(gone, "rmw_fastrtps_cpp").status == PROBLEM
+    jazzy = doctor._check_shared_memory({"ROS_DISTRO": "jazzy"}, "rmw_fastrtps_cpp")
+    assert "export FASTRTPS_DEFAULT_PROFILES_FILE=" in jazzy.advice
+    both = {**gone, "FASTRTPS_DEFAULT_PROFILES_FILE": str(tmp_path / "gone.xml")}
+    assert "both set" in doctor._check_shared_memory(both, "rmw_fastrtps_cpp").found
     assert doctor._check_shared_memory({}, "rmw_cyclonedds_cpp").status == OK
 
 

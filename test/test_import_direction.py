@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": HELPERS,
     "training": ONLINE | HELPERS | {"data", "evaluation"},
     "evaluation": ONLINE | HELPERS | {"data"},
-    "doctor": set(),  # it tries everything in processes of their own
+    "doctor": {"nodes"},  # it tries everything in processes of their own
     "cli": ONLINE | HELPERS | {"data", "training", "evaluation", "nodes", "doctor"},
 }
 NODES_NEVER_NEED = {"training", "data"}
