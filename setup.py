@@ -42,7 +42,7 @@ setup(
     # which a requirement here would replace. requirements/ pins what a machine without them needs.
     install_requires=["setuptools"],
     python_requires=">=3.10",
-    tests_require=["pytest"],
+    extras_require={"test": ["pytest"]},
     zip_safe=True,
     entry_points={
         "console_scripts": [
