@@ -12,12 +12,14 @@ of Humble does not wake up for a future that another thread completes.
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import rclpy
+import torch
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point32
@@ -253,6 +255,10 @@ class SegmentNode(LifecycleNode):
         core, self._core = self._core, None
         if core is not None:
             core.close()
+            del core
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()  # else PyTorch keeps the memory from other processes
         for name in ("_mask_pub", "_objects_pub", "_overlay_pub"):
             publisher = getattr(self, name)
             if publisher is not None:
