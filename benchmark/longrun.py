@@ -39,7 +39,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--davis", help="folder of DAVIS, to play a real sequence")
     parser.add_argument("--sequence", default="bear", help="its name (default: bear)")
     parser.add_argument(
-        "--change-every", type=int, default=150, help="frames between an object's going and coming"
+        "--change-every", type=int, default=125, help="frames between an object's going and coming"
     )
     parser.add_argument("--score-every", type=int, default=10, help="frames between two J")
     parser.add_argument("--model", default="segment_lite0")

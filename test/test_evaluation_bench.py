@@ -119,10 +119,10 @@ def test_objects_come_and_go(objects):
     segmenter = Watched.load(TINY, max_objects=objects)
     segmenter.tracked = []
     result = bench.measure(segmenter, video, labels, 16, windows=4, change_every=4)
-    if objects == 1:
-        expected = [(1,)] * 4 + [()] * 4 + [(1,)] * 4 + [()] * 4
-    else:
-        expected = [(1, 2, 3)] * 4 + [(2, 3)] * 4 + [(1, 3)] * 4 + [(1, 2)] * 4
+    everyone = tuple(range(1, objects + 1))
+    second = everyone[1 % objects]
+    expected = [everyone] * 4 + [everyone[1:]] * 4 + [everyone] * 4
+    expected += [tuple(label for label in everyone if label != second)] * 4
     assert segmenter.tracked == expected
     assert result.memory_bytes[0] == result.memory_bytes[1]
 

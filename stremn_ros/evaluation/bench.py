@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import time
@@ -224,10 +225,10 @@ def measure(
     """Plays a video with known masks back and forth for many frames and times every step.
 
     video: RGB uint8 [T, H, W, 3]; labels: uint8 [T, H, W], the true masks of every frame.
-    change_every: n > 0 removes the next object every n frames, and the one removed before comes
-    back with its true mask of that frame, so that objects come and go all the time. score_every:
-    n > 0 scores J of the tracked objects every n frames. The segmenter must be fresh. Raises
-    InputError for fewer than two frames per window, or labels without objects.
+    change_every: n > 0 takes an object out after n frames and seeds it again, with its true mask
+    of that frame, after n more; then the next object has its turn. score_every: n > 0 scores J
+    of the tracked objects every n frames. The segmenter must be fresh. Raises InputError for
+    fewer than two frames per window, or labels without objects.
     """
     if windows < 1 or frames < 2 * windows:
         raise InputError(f"{frames} frames for {windows} windows: at least 2 frames each is needed")
@@ -247,13 +248,19 @@ def measure(
     timed.take()
     first_bytes = segmenter.memory_bytes
     absent: int | None = None
+    leaving = itertools.cycle(ids)
     bounds = np.linspace(0, frames, windows + 1).round().astype(int)
     done: list[Window] = []
     for number in range(frames):
         index = next(order)
         frame = video[index]
         if change_every and number and number % change_every == 0:
-            absent = _change(segmenter, frame, labels[index], ids, absent)
+            if absent is None:
+                absent = next(leaving)
+                segmenter.remove(absent)
+            elif (labels[index] == absent).any():  # a hidden one stays out until the next time
+                segmenter.seed(frame, labels[index], ids=[absent])
+                absent = None
             timed.take()
         begin = time.perf_counter()
         result = segmenter.segment(frame)
@@ -324,28 +331,6 @@ def measure(
             **(settings or {}),
         },
     )
-
-
-def _change(
-    segmenter: Segmenter,
-    frame: np.ndarray,
-    truth: np.ndarray,
-    ids: list[int],
-    absent: int | None,
-) -> int | None:
-    """Takes the next object out and the one that was out in; returns which is out now."""
-    if absent is not None and (truth == absent).any():
-        segmenter.seed(frame, truth, ids=[absent])
-    elif absent is not None:
-        return absent  # hidden just now: it stays out until the next change
-    if len(ids) == 1:  # a single object takes turns with nothing
-        if absent is None:
-            segmenter.remove(ids[0])
-            return ids[0]
-        return None
-    leaving = ids[(ids.index(absent) + 1) % len(ids)] if absent is not None else ids[0]
-    segmenter.remove(leaving)
-    return leaving
 
 
 def plot(run: Run, path: str | os.PathLike[str], title: str) -> None:
