@@ -132,22 +132,26 @@ class Segmenter:
         *,
         device: str = "auto",
         runtime: str = "auto",
+        auto_build: bool = False,
         **options: Any,
     ) -> Segmenter:
         """A segmenter with a model's weights.
 
         Args:
             model: a name under models/, or a path to a model folder.
-            device: auto, cpu, cuda or cuda:N; runtime: auto or torch.
+            device: auto, cpu, cuda or cuda:N; runtime: auto, torch or onnxruntime.
+            auto_build: export the model for the runtime where that has not been done.
             **options: arguments of ``Segmenter``; what is absent or None is the model's default.
 
         Raises:
             ModelError: no such model, or a damaged one. RuntimeUnavailableError: device or
             runtime not there. InputError: an option out of range.
         """
-        network, spec = load_network(find_model(model))
+        folder = find_model(model)
+        network, spec = load_network(folder)
+        stages = make_stages(network, runtime, device, folder, auto_build)
         given = {key: value for key, value in options.items() if value is not None}
-        return cls(make_stages(network, runtime, device), **{**spec.defaults, **given})
+        return cls(stages, **{**spec.defaults, **given})
 
     @property
     def ids(self) -> list[int]:

@@ -32,4 +32,7 @@ def align(a: Tensor, b: Tensor) -> Tensor:
         [..., HW, C]: for each cell of ``a`` the mean of b's cells, weighted by the softmax of the
         dot products, scaled by 1/sqrt(C) as in STM's code.
     """
-    return F.scaled_dot_product_attention(a, b, b, scale=1.0 / math.sqrt(a.shape[-1]))
+    # one head: the ONNX exporter takes this operation with four dimensions only
+    a, b = a.unsqueeze(-3), b.unsqueeze(-3)
+    scale = 1.0 / math.sqrt(a.shape[-1])
+    return F.scaled_dot_product_attention(a, b, b, scale=scale).squeeze(-3)

@@ -132,7 +132,10 @@ class EfficientNetLite0(nn.Module):
         self.blocks = nn.Sequential(*stages)
 
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Features:
-        """Image [B, 3, H, W] (and extra [B, E, H, W]) -> features at strides 4, 8, 16."""
+        """Image [B, 3, H, W] (and extra [B, E, H, W]) -> features at strides 4, 8, 16.
+
+        An image of one row is shared by all rows of ``extra``: its stem runs once.
+        """
         x = conv_norm(image, self.conv_stem, self.bn1)
         if self.conv_extra is not None:
             x = x + self.conv_extra(F.pad(extra, self.conv_stem.border))

@@ -112,15 +112,16 @@ class SegmentationNetwork(nn.Module):
         """Templates of objects.
 
         Args:
-            image: [N, 3, H, W], the frame repeated for each object.
+            image: [1, 3, H, W], a frame that all objects share, or [N, 3, H, W].
             masks: [N, 2, H, W] probabilities: the object's, and the other objects' sum.
-            stride16: [N, C16, h, w] of the frame's Query, repeated likewise.
+            stride16: of the frame's Query, [1, C16, h, w] or [N, C16, h, w].
 
         Returns:
             X [N, C, h, w].
         """
         normalised = (image - self.mean) / self.std
         _, _, features = self.memory_encoder(normalised, masks)
+        stride16 = stride16.expand(features.shape[0], -1, -1, -1)
         return self.template_head(torch.cat([features, stride16], dim=1))
 
     def memory_value(self, template: Tensor) -> Tensor:

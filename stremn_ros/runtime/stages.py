@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..errors import RuntimeUnavailableError
+from ..errors import ModelError, RuntimeUnavailableError
 from ..network import Query, SegmentationConfig, SegmentationNetwork
+from .onnx_export import checked_files, export_onnx
+from .onnx_stages import OnnxStages
 from .torch_stages import TorchStages
 
-RUNTIMES = ("torch",)
+RUNTIMES = ("torch", "onnxruntime")
+
+log = logging.getLogger(__name__)
 
 
 class Stages(Protocol):
@@ -64,14 +70,54 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def make_stages(network: SegmentationNetwork, runtime: str, device: str) -> Stages:
+def make_stages(
+    network: SegmentationNetwork,
+    runtime: str,
+    device: str,
+    model: Path | None = None,
+    auto_build: bool = False,
+) -> Stages:
     """A network on a runtime.
 
+    ``auto`` takes PyTorch on a GPU, and on a CPU ONNX Runtime where it is installed and the model
+    was exported, else PyTorch; the log says which and why.
+
+    Args:
+        network: with its weights; model: the folder it came from, which names its export.
+        auto_build: export the model where the runtime wants an export that is missing or damaged
+            (with ``auto``, where ONNX Runtime is installed). It takes a minute.
+
     Raises:
-        RuntimeUnavailableError: the runtime or device is unknown or not there.
+        RuntimeUnavailableError: the runtime or device is unknown or not there. ModelError:
+        ``onnxruntime`` was asked for, but the export is missing or damaged.
     """
     if runtime not in ("auto", *RUNTIMES):
         raise RuntimeUnavailableError(
             f"runtime {runtime!r} is unknown; use one of {('auto', *RUNTIMES)}"
         )
-    return TorchStages(network, choose_device(device))
+    chosen = choose_device(device)
+    if runtime == "torch" or (runtime == "auto" and (chosen.type != "cpu" or model is None)):
+        return TorchStages(network, chosen)
+    if chosen.type != "cpu" or model is None:
+        raise RuntimeUnavailableError(
+            "runtime onnxruntime runs a model folder on the CPU; use device cpu, or runtime torch"
+        )
+    try:
+        if auto_build:
+            _build(model)
+        stages: Stages = OnnxStages(network, model)
+    except (ModelError, RuntimeUnavailableError) as error:
+        if runtime != "auto":
+            raise
+        log.info("runtime auto takes PyTorch: %s", error)
+        return TorchStages(network, chosen)
+    log.info("runtime auto takes %s: it is the fastest on a CPU", stages.name)
+    return stages
+
+
+def _build(model: Path) -> None:
+    try:
+        checked_files(model)
+    except ModelError as error:
+        log.info("%s; exporting now, which takes a minute", error)
+        export_onnx(model)

@@ -24,10 +24,7 @@ class TorchStages:
 
     @torch.inference_mode()
     def encode_memory(self, image: Tensor, masks: Tensor, stride16: Tensor) -> Tensor:
-        count = masks.shape[0]
-        return self.network.encode_memory(
-            image.expand(count, -1, -1, -1), masks, stride16.expand(count, -1, -1, -1)
-        )
+        return self.network.encode_memory(image, masks, stride16)
 
     @torch.inference_mode()
     def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,163 @@
+"""Runtimes agree with each other, and an export that is not what it should be is never loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from shapes import TINY_MODEL, scene
+
+from stremn_ros.errors import ModelError, RuntimeUnavailableError
+from stremn_ros.runtime import onnx_export
+from stremn_ros.runtime.models import load_network
+from stremn_ros.runtime.onnx_export import checked_files, entry_folder, export_onnx, stage_specs
+from stremn_ros.segmenter import Segmenter
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the tiny model's export."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STREMN_CACHE", str(cache))
+        said: list[str] = []
+        differences = export_onnx(TINY_MODEL, (96, 128), said.append)
+    assert set(differences) == set(onnx_export.STAGES)
+    assert max(differences.values()) < 1e-4
+    assert len(said) == 2 * len(onnx_export.STAGES)
+    return cache
+
+
+@pytest.fixture
+def cache(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it that a test may spoil."""
+    shutil.copytree(exported, tmp_path / "cache")
+    monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def load(runtime: str, **options: object) -> Segmenter:
+    return Segmenter.load(str(TINY_MODEL), device="cpu", runtime=runtime, **options)
+
+
+@pytest.mark.parametrize("size", [96, (64, 160)])
+def test_masks_of_the_runtimes_agree(cache: Path, size: object) -> None:
+    """At other sizes and numbers of objects than the export was compared at, fusions included."""
+    segmenters = [load(name, processing_size=size) for name in ("torch", "onnxruntime")]
+    assert [s.runtime_name.split()[0] for s in segmenters] == ["torch", "onnxruntime"]
+    agree = []
+    for step in range(12):
+        frame, truth = scene(step)
+        if step in (0, 4):
+            truth = truth * (truth == (1 if step == 0 else 2))
+            for segmenter in segmenters:
+                segmenter.seed(frame, truth)
+        else:
+            one, two = (segmenter.step(frame).labels for segmenter in segmenters)
+            agree.append((one == two).mean())
+    assert min(agree) > 0.995
+    templates = [segmenter.memory.templates for segmenter in segmenters]
+    assert (templates[0] - templates[1]).abs().max() < 1e-2
+
+
+def test_auto_takes_onnx_runtime_where_it_can_and_says_why(
+    cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "stremn_ros")
+    assert load("auto").runtime_name.startswith("onnxruntime")
+    assert "fastest on a CPU" in caplog.text
+    monkeypatch.setenv("STREMN_CACHE", str(cache / "elsewhere"))
+    assert load("auto").runtime_name == "torch (cpu)"
+    assert "stremn export" in caplog.text
+    with pytest.raises(ModelError, match="stremn export"):
+        load("onnxruntime")
+
+
+def test_without_onnxruntime_pytorch_remains(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    segmenter = load("auto")
+    assert segmenter.runtime_name == "torch (cpu)"
+    assert segmenter.seed(*scene(0)) == [1, 2]
+    with pytest.raises(RuntimeUnavailableError, match="pip install onnxruntime"):
+        load("onnxruntime")
+    with pytest.raises(RuntimeUnavailableError, match="pip install onnx"):
+        export_onnx(TINY_MODEL)
+
+
+def test_a_damaged_export_is_refused(cache: Path) -> None:
+    folder = entry_folder(TINY_MODEL)
+    decoder, key = folder / "decoder.onnx", folder / "key.json"
+    whole, sidecar = decoder.read_bytes(), json.loads(key.read_text())
+    for spoil in (lambda: decoder.write_bytes(whole[: len(whole) // 2]),
+                  lambda: decoder.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1])),
+                  decoder.unlink):
+        spoil()
+        with pytest.raises(ModelError, match="missing, cut short or altered"):
+            load("onnxruntime")
+        decoder.write_bytes(whole)
+    for text in ("", "{}", "[]", '{"key": 3', json.dumps({**sidecar, "files": {}})):
+        key.write_text(text)
+        with pytest.raises(ModelError, match="stremn export"):
+            load("onnxruntime")
+    key.unlink()
+    with pytest.raises(ModelError, match="has no ONNX export"):
+        load("onnxruntime")
+    key.write_text(json.dumps(sidecar))
+    assert load("onnxruntime").seed(*scene(0)) == [1, 2]
+
+
+def test_an_export_of_other_weights_is_refused_with_both_keys(cache: Path, tmp_path: Path) -> None:
+    other = tmp_path / "tiny_model"
+    shutil.copytree(TINY_MODEL, other)
+    with (other / "config.yaml").open("a") as file:
+        file.write("\n# another model\n")
+    with pytest.raises(ModelError, match="has no ONNX export"):
+        checked_files(other)
+    shutil.copytree(entry_folder(TINY_MODEL), entry_folder(other))
+    with pytest.raises(ModelError, match="was made of .* but wanted is"):
+        checked_files(other)
+
+
+def test_a_failed_export_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREMN_CACHE", str(tmp_path))
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx_export, "_export_stage", fail)
+    with pytest.raises(OSError, match="No space"):
+        export_onnx(TINY_MODEL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_build_exports_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter is replaced by one that copies, to count its calls without its minute."""
+    monkeypatch.setenv("STREMN_CACHE", str(tmp_path))
+    calls = []
+    monkeypatch.setattr("stremn_ros.runtime.stages.export_onnx", calls.append)
+    assert load("auto", auto_build=True).runtime_name == "torch (cpu)", "it made nothing"
+    with pytest.raises(ModelError):
+        load("onnxruntime", auto_build=True)
+    assert calls == [TINY_MODEL, TINY_MODEL]
+
+
+def test_stages_without_objects_of_the_batch_influencing_each_other(cache: Path) -> None:
+    """One row of the image serves all objects: the shared stem equals a repeated image."""
+    network, _ = load_network(TINY_MODEL)
+    spec = stage_specs(network, (96, 128), fixed=True)["memory_encoder"]
+    assert all(set(dims) <= {0} for dims in spec.dynamic.values())
+    image, masks, stride16 = spec.inputs.values()
+    with torch.no_grad():
+        shared = network.encode_memory(image, masks, stride16)
+        repeated = network.encode_memory(
+            image.repeat(2, 1, 1, 1), masks, stride16.repeat(2, 1, 1, 1)
+        )
+    np.testing.assert_allclose(shared.numpy(), repeated.numpy(), atol=1e-5)
