@@ -818,3 +818,48 @@ def test_no_image_whatever_ends_the_core_or_moves_a_track():
     rig.send(picture(4), 3 * SECOND)
     np.testing.assert_array_equal(rig.published[-1].result.labels, masks(4))
     rig.core.close()
+
+
+wild = st.integers(-(2**31), 2**31 - 1) | st.integers(-2, 40)
+wild_float = st.floats(width=32) | st.integers(-2, 40).map(float)
+wild_points = st.lists(st.tuples(wild_float, wild_float), max_size=4)
+
+
+def test_no_service_call_whatever_ends_the_core_or_moves_another_object():
+    rig = Rig(settings=Settings(seed_wait=0.0))
+    rig.send(picture(), SECOND)
+    rig.core.seed_mask(mask_message(masks(0, (1,))))
+    bank = rig.segmenter.bank[1].tobytes()
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        number=wild,
+        box=st.none() | st.tuples(wild, wild, wild, wild),
+        polygon=wild_points,
+        inside=wild_points,
+        outside=wild_points,
+        stamp=st.sampled_from([0, SECOND, 5]),
+        action=st.sampled_from(["seed", "remove"]),
+    )
+    def attack(number, box, polygon, inside, outside, stamp, action):
+        if number == 1:  # object 1 itself may be seeded again and removed
+            number = 2
+        if action == "seed":
+            answer = rig.core.seed_object(
+                number,
+                "x",
+                box=box,
+                polygon=polygon,
+                inside=inside,
+                outside=outside,
+                stamp=stamp,
+            )
+        else:
+            answer = rig.core.remove(number)
+        assert answer.message
+        assert "failed inside" not in answer.message
+        assert 1 in answer.tracked_ids
+        assert rig.segmenter.bank[1].tobytes() == bank
+
+    attack()
+    rig.core.close()
