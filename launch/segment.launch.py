@@ -6,25 +6,21 @@ ros2 launch stremn_ros segment.launch.py image_topic:=/camera/image_raw rviz:=tr
 from __future__ import annotations
 
 import os
+import sys
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
-    EmitEvent,
-    LogInfo,
+    ExecuteProcess,
     OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
 )
 from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessStart
-from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
-from lifecycle_msgs.msg import Transition
+from launch_ros.actions import Node
 
 from stremn_ros.nodes.dds_profile import profile_environment
 
@@ -145,7 +141,7 @@ def _actions(context: LaunchContext) -> list:
         for name, path in (profile_environment(profile) if profile else {}).items()
     ]
 
-    node = LifecycleNode(
+    node = Node(
         package="stremn_ros",
         executable="segment_node",
         name=value("node_name"),
@@ -159,46 +155,24 @@ def _actions(context: LaunchContext) -> list:
         emulate_tty=True,
     )
 
-    def change(transition: int) -> EmitEvent:
-        return EmitEvent(
-            event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
-        )
-
+    full_name = "/" + "/".join(
+        part for part in (value("namespace").strip("/"), value("node_name")) if part
+    )
     handlers = []
     if value("autostart") == "true":
+        bring_up = [sys.executable, "-m", "stremn_ros.nodes.bring_up", full_name]
         handlers = [
             RegisterEventHandler(
                 OnProcessStart(
                     target_action=node,
-                    on_start=[change(Transition.TRANSITION_CONFIGURE)],
+                    # a new one each time, as a node that died is started again
+                    on_start=lambda event, context: ExecuteProcess(
+                        cmd=bring_up, name="bring_up", output="screen"
+                    ),
                 )
-            ),
-            RegisterEventHandler(
-                OnStateTransition(
-                    target_lifecycle_node=node,
-                    start_state="configuring",
-                    goal_state="inactive",
-                    entities=[change(Transition.TRANSITION_ACTIVATE)],
-                )
-            ),
-            RegisterEventHandler(
-                OnStateTransition(
-                    target_lifecycle_node=node,
-                    start_state="configuring",
-                    goal_state="unconfigured",
-                    entities=[
-                        LogInfo(
-                            msg=f"'{value('node_name')}' could not be configured; its log above "
-                            "says why. Mend it and call its change_state service, or launch again."
-                        )
-                    ],
-                )
-            ),
+            )
         ]
 
-    full_name = "/" + "/".join(
-        part for part in (value("namespace").strip("/"), value("node_name")) if part
-    )
     rviz = Node(
         package="rviz2",
         executable="rviz2",

@@ -17,9 +17,8 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,82 +117,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _Demo(options).run()
 
 
-def wait_for(
-    condition: Callable[[], Result], what: str, timeout: float, every: float = 0.01
-) -> Result:
-    """The first true value of `condition()`; StremnError naming `what` after `timeout` seconds."""
-    end = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            raise StremnError(f"waited {timeout:g} s for {what}")
-        time.sleep(every)
+def _seed(peer: Any, labels: np.ndarray, header: Any, shape: tuple[int, int]) -> Any:
+    """Seeds with the labels, at the size of the frame that the header is of; the response."""
+    from sensor_msgs.msg import Image
 
+    from stremn_interfaces.srv import SeedMask
+    from stremn_ros.nodes import image_codec
 
-class _Peer:
-    """This process as a node: subscriptions and service calls, spinning in a thread."""
-
-    def __init__(self) -> None:
-        import rclpy
-        from rclpy.executors import SingleThreadedExecutor
-
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self.node = rclpy.create_node("stremn_demo", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        from rclpy.executors import ExternalShutdownException
-
-        with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
-
-    def call(self, kind: Any, name: str, request: Any, timeout: float = 60.0) -> Any:
-        client: Any = self.node.create_client(kind, name)
-        wait_for(client.service_is_ready, f"the service {name}", timeout)
-        answered = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(timeout):
-            raise StremnError(f"{name} did not answer within {timeout:g} s")
-        return future.result()
-
-    def seed(self, labels: np.ndarray, header: Any, shape: tuple[int, int]) -> Any:
-        """Seeds with the labels at the size of the frame that the header is of."""
-        import cv2
-        from sensor_msgs.msg import Image
-
-        from stremn_interfaces.srv import SeedMask
-        from stremn_ros.nodes import image_codec
-
-        if labels.shape != shape:
-            labels = cv2.resize(labels, shape[::-1], interpolation=cv2.INTER_NEAREST)
-        request = SeedMask.Request()
-        request.mask = image_codec.encode(Image(header=header), labels, "mono8")
-        request.replace = True
-        return self.call(SeedMask, f"{NODE}/seed_mask", request)
-
-    def close(self) -> None:
-        import rclpy
-
-        self._executor.shutdown()
-        self._thread.join(10)
-        self.node.destroy_node()
-        rclpy.try_shutdown(context=self._context)
+    request = SeedMask.Request()
+    request.mask = image_codec.encode(Image(header=header), _resized(labels, shape), "mono8")
+    request.replace = True
+    return peer.call(SeedMask, f"{NODE}/seed_mask", request)
 
 
 def _seed_running_node(options: argparse.Namespace) -> int:
     from rclpy.qos import QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import Image
 
+    from stremn_ros.nodes.peer import Peer, wait_for
+
     labels = visualization.read_label_png(options.mask)
     images: list[Any] = []
-    peer = _Peer()
+    peer = Peer("stremn_demo")
     try:
         subscription = peer.node.create_subscription(
             Image,
@@ -204,7 +149,7 @@ def _seed_running_node(options: argparse.Namespace) -> int:
         wait_for(lambda: images, f"an image on {options.image_topic}", 120.0)
         peer.node.destroy_subscription(subscription)
         image = images[0]
-        answer = peer.seed(labels, image.header, (image.height, image.width))
+        answer = _seed(peer, labels, image.header, (image.height, image.width))
     finally:
         peer.close()
     print(f"stremn demo: {answer.message}", flush=True)
@@ -236,6 +181,8 @@ class _Demo:
     # ------------------------------------------------------------------ the run
 
     def run(self) -> int:
+        from stremn_ros.nodes.peer import Peer
+
         self.out.mkdir(parents=True, exist_ok=True)
         for name in ("overlay.mp4", "contact_sheet.png", "summary.json"):
             (self.out / name).unlink(missing_ok=True)  # nothing old is taken for a result
@@ -246,7 +193,7 @@ class _Demo:
             f"{expected / self.options.rate:.0f} s)",
             flush=True,
         )
-        peer = _Peer()
+        peer = Peer("stremn_demo")
         try:
             self._subscribe(peer)
             with self._process(
@@ -274,7 +221,7 @@ class _Demo:
             peer.close()
         return self._report(expected, counters)
 
-    def _subscribe(self, peer: _Peer) -> None:
+    def _subscribe(self, peer: Any) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from rclpy.qos import QoSProfile, ReliabilityPolicy
         from sensor_msgs.msg import Image
@@ -344,7 +291,7 @@ class _Demo:
         if process.poll() is not None:
             raise StremnError(f"{module} ended by itself:\n{self._log_of(module)}")
 
-    def _transition(self, peer: _Peer, name: str, process: subprocess.Popen[bytes]) -> None:
+    def _transition(self, peer: Any, name: str, process: subprocess.Popen[bytes]) -> None:
         from lifecycle_msgs.msg import Transition
         from lifecycle_msgs.srv import ChangeState
 
@@ -361,12 +308,14 @@ class _Demo:
 
     def _follow(
         self,
-        peer: _Peer,
+        peer: Any,
         source: subprocess.Popen[bytes],
         segment: subprocess.Popen[bytes],
         expected: int,
     ) -> None:
         """Seeds the first frame, then watches until the video ends."""
+
+        from stremn_ros.nodes.peer import wait_for
 
         def first() -> Any:
             if self.first_header is None:
@@ -375,7 +324,7 @@ class _Demo:
 
         header = wait_for(first, f"the first image on {IMAGE_TOPIC}", 60.0)
         frame = self.frames[_nanoseconds(header.stamp)]
-        answer = peer.seed(self.labels, header, frame.shape[:2])
+        answer = _seed(peer, self.labels, header, frame.shape[:2])
         if not answer.success:
             raise StremnError(f"{NODE}/seed_mask refused: {answer.message}")
         if answer.stamp != header.stamp:
@@ -403,6 +352,8 @@ class _Demo:
 
     def _settled_counters(self, segment: subprocess.Popen[bytes]) -> dict[str, int]:
         """The node's counters once nothing waits, nothing is in work and its masks are here."""
+        from stremn_ros.nodes.peer import wait_for
+
         names = ("received", "segmented", "dropped", "failed", "lost in transport")
         number = self.status_number
 

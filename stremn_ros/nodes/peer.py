@@ -1,0 +1,76 @@
+"""A node that lives beside other work in a process: for programs that call services of nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+from stremn_ros.errors import StremnError
+
+Result = TypeVar("Result")
+
+
+def wait_for(
+    condition: Callable[[], Result], what: str, timeout: float, every: float = 0.01
+) -> Result:
+    """The first true value of `condition()`; StremnError naming `what` after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise StremnError(f"waited {timeout:g} s for {what}")
+        time.sleep(every)
+
+
+class Peer:
+    """An rclpy node of its own context, spinning in a thread; `node` makes subscriptions."""
+
+    def __init__(self, name: str) -> None:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self.node = rclpy.create_node(name, context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._clients: dict[str, Any] = {}
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def ask(self, kind: Any, name: str, request: Any, timeout: float = 60.0) -> Any:
+        """The future of a service's response, with the request sent.
+
+        Raises:
+            StremnError: the service was not there within `timeout` seconds.
+        """
+        client = self._clients.get(name)
+        if client is None:
+            client = self._clients[name] = self.node.create_client(kind, name)
+        wait_for(client.service_is_ready, f"the service {name}", timeout)
+        return client.call_async(request)
+
+    def call(self, kind: Any, name: str, request: Any, timeout: float = 60.0) -> Any:
+        """The response of a service; StremnError when none comes within `timeout` seconds."""
+        end = time.monotonic() + timeout
+        future = self.ask(kind, name, request, timeout)
+        answered = threading.Event()
+        future.add_done_callback(lambda _: answered.set())
+        if not answered.wait(max(0.0, end - time.monotonic())):
+            raise StremnError(f"{name} did not answer within {timeout:g} s")
+        return future.result()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join(10)
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self._context)

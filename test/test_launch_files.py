@@ -1,0 +1,207 @@
+"""The launch files. What needs the package `launch` says so where it is not installed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stremn_ros.nodes import parameters
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+
+
+def installed(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None  # not the folder of that name here
+
+
+MISSING = [name for name in ("launch", "launch_ros") if not installed(name)]
+needs_launch = pytest.mark.skipif(
+    bool(MISSING),
+    reason=f"LAUNCH FILES ARE NOT RUN HERE: {' and '.join(MISSING)} not installed (no wheels of "
+    "them exist); source a ROS distribution to run these tests",
+)
+TINY = ROOT / "test" / "data" / "tiny_model"
+
+
+def declared(path: Path) -> dict[str, str]:
+    """Arguments that a launch file declares, with their descriptions, read without `launch`."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeclareLaunchArgument":
+            words = {word.arg: word.value for word in node.keywords}
+            text = words.get("description")
+            found[node.args[0].value] = text.value if isinstance(text, ast.Constant) else ""
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_argument_used_is_declared_and_described(path: Path) -> None:
+    arguments = declared(path)
+    assert arguments
+    for name, description in arguments.items():
+        assert len(description) > 10, name
+        assert description.endswith("."), name
+    text = path.read_text()
+    used = set(re.findall(r'(?:LaunchConfiguration|value)\("(\w+)"\)', text))
+    for group in re.findall(r"_PARAMETERS = \((.*?)\)", text):
+        used |= set(re.findall(r'"(\w+)"', group))
+    assert used == set(arguments)
+
+
+def test_arguments_that_are_parameters_are_in_the_table() -> None:
+    text = (ROOT / "launch" / "segment.launch.py").read_text()
+    names = [
+        name
+        for group in re.findall(r"_PARAMETERS = \((.*?)\)", text)
+        for name in re.findall(r'"(\w+)"', group)
+    ]
+    table = parameters.parameters_of(parameters.SEGMENT)
+    assert len(names) >= 6
+    assert set(names) <= set(table)
+    assert {"model", "runtime", "device", "processing_size", "slots"} <= set(names)
+
+
+def test_parameters_of_the_demos_source_are_in_the_table() -> None:
+    text = (ROOT / "launch" / "demo.launch.py").read_text()
+    block = re.search(r"parameters=\[\s*\{(.*?)\}\s*\]", text, re.DOTALL).group(1)
+    names = re.findall(r'^\s*"(\w+)":', block, re.MULTILINE)
+    assert "path" in names
+    assert set(names) <= set(parameters.parameters_of(parameters.VIDEO_SOURCE))
+
+
+# ---------------------------------------------------------------- with launch
+
+RUN = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+arguments = [tuple(word.split(":=", 1)) for word in sys.argv[2:]]
+service = LaunchService(argv=sys.argv[2:])
+service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
+    PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)]))
+sys.exit(service.run())
+"""
+
+
+class Launched:
+    """A launch file in a process of its own, with its output in a file."""
+
+    def __init__(self, folder: Path, name: str, *arguments: str) -> None:
+        self.log_path = folder / "launch.log"
+        path = ROOT / "launch" / name
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(path), *arguments],
+            stdout=self.log_path.open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # a shell's background job ignores SIGINT, and its children would inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            env={
+                **os.environ,
+                "ROS_DOMAIN_ID": str(random.SystemRandom().randint(1, 100)),
+                "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+                "ROS_LOG_DIR": str(folder),
+                "PYTHONUNBUFFERED": "1",
+            },
+        )
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_for(self, text: str, times: int = 1, timeout: float = 120.0) -> None:
+        end = time.monotonic() + timeout
+        while self.log.count(text) < times:
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < end, f"no {text!r} in\n{self.log}"
+            time.sleep(0.1)
+
+    def interrupt(self) -> str:
+        """Ctrl-C; the whole log once everything has ended."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            code = self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"the launch did not end:\n{self.log}") from None
+        assert code == 0, self.log
+        return self.log
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture
+def launched(tmp_path: Path):
+    running: list[Launched] = []
+
+    def start(name: str, *arguments: str) -> Launched:
+        running.append(Launched(tmp_path, name, *arguments))
+        return running[-1]
+
+    yield start
+    for item in running:
+        item.close()
+
+
+@needs_launch
+def test_segment_launch_activates_the_node_and_ends_cleanly(launched) -> None:
+    launch = launched("segment.launch.py", f"model:={TINY}", "image_topic:=/cam", "slots:=4")
+    launch.wait_for("active: waiting for images on /cam")
+    log = launch.interrupt()
+    assert "process has finished cleanly" in log
+    assert "XMLPARSER" not in log
+
+
+@needs_launch
+def test_a_failed_configure_is_said(launched) -> None:
+    launch = launched("segment.launch.py", "model:=no_such_model")
+    launch.wait_for("'/stremn' could not configure")
+    assert "no model 'no_such_model'" in launch.interrupt()
+
+
+@needs_launch
+def test_a_node_that_died_is_started_configured_and_activated_again(launched) -> None:
+    launch = launched(
+        "segment.launch.py",
+        f"model:={TINY}",
+        "respawn:=true",
+        "namespace:=robot",
+        "node_name:=eyes",
+    )
+    active = "[robot.eyes]: active: waiting for images on /robot/image"
+    launch.wait_for(active)
+    number = re.search(r"segment_node-1\]: process started with pid \[(\d+)\]", launch.log).group(1)
+    os.kill(int(number), signal.SIGKILL)
+    launch.wait_for(active, times=2)
+    launch.interrupt()
+
+
+@needs_launch
+@pytest.mark.parametrize("wrong", ["slots:=four", "params_file:=/no/such/file.yaml"])
+def test_a_wrong_argument_is_said(launched, wrong: str) -> None:
+    launch = launched("segment.launch.py", f"model:={TINY}", wrong)
+    assert launch.process.wait(60) != 0
+    assert wrong in launch.log
+
+
+@needs_launch
+def test_demo_launch_seeds_the_first_frame(launched) -> None:
+    launch = launched("demo.launch.py", f"model:={TINY}")
+    launch.wait_for("stremn demo: seeded object 1")
+    assert "process has finished cleanly" in launch.interrupt()
