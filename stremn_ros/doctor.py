@@ -132,6 +132,8 @@ found["where"] = os.path.dirname(rclpy.__file__)
 """
 _INTERFACES = """
 import os, stremn_interfaces
+if stremn_interfaces.__file__ is None:  # a plain folder of that name, seen from its parent
+    raise ImportError("only its sources are here, it was not built")
 from rclpy.type_support import check_for_type_support
 from stremn_interfaces.msg import ObjectArray
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
@@ -271,7 +273,7 @@ def examine(environment: Mapping[str, str] | None = None) -> Report:
         _check_distribution(environment),
         _check_rclpy(probes["rclpy"]),
         *_check_messages(probes["messages"]),
-        _check_interfaces(probes["interfaces"]),
+        _check_interfaces(probes["interfaces"], bool(probes["rclpy"].error)),
         *_check_packages(probes["packages"]),
         _check_opencv(probes["opencv"]),
         _check_torch(probes["torch"]),
@@ -377,7 +379,15 @@ def _check_messages(result: Probe) -> list[Check]:
     return checks
 
 
-def _check_interfaces(result: Probe) -> Check:
+def _check_interfaces(result: Probe, no_rclpy: bool = False) -> Check:
+    if result.error and no_rclpy and "rclpy" in result.error:
+        return Check(
+            "stremn_interfaces",
+            PROBLEM,
+            "cannot be imported without rclpy",
+            "first see to rclpy, above",
+            "nodes",
+        )
     if result.error:
         return Check(
             "stremn_interfaces",

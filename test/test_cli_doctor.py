@@ -47,8 +47,10 @@ def test_a_whole_installation_is_ready(tmp_path):
     assert by_name["OpenCV"]["status"] == OK
     assert found["library_ready"] is True
     # Whether ROS is there depends on the machine; the report must agree with an import
-    for name in ("rclpy", "stremn_interfaces"):
-        code = f"import {name}"
+    for name, code in (
+        ("rclpy", "import rclpy"),
+        ("stremn_interfaces", "from stremn_interfaces.msg import ObjectArray"),
+    ):
         there = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
         assert (by_name[name]["status"] == OK) == (there.returncode == 0), by_name[name]
     assert done.returncode == (0 if found["ready"] else 1)
@@ -86,6 +88,21 @@ def test_probe_gives_the_import_error_and_survives_a_crash():
     assert "No module named 'not_there'" in probe("import not_there").error
     assert "signal 11" in probe("import os; os.kill(os.getpid(), 11)").error
     assert "within 1 s" in probe("import time; time.sleep(20)", timeout=1).error
+
+
+def test_interfaces_that_were_not_built_are_told_from_built_ones(tmp_path, monkeypatch):
+    (tmp_path / "stremn_interfaces" / "msg").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    # -S leaves installed packages out: what is left is the folder of sources
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    bare.chmod(0o755)
+    monkeypatch.setattr(doctor.sys, "executable", str(bare))
+    check = doctor._check_interfaces(probe(doctor._INTERFACES))
+    assert check.status == PROBLEM
+    assert "not built" in check.found
+    assert "colcon build" in check.advice
+    assert "rclpy" in doctor._check_interfaces(Probe({}, "No module named 'rclpy'"), True).advice
 
 
 def test_report_counts_only_what_is_needed():

@@ -548,7 +548,7 @@ def _draw_bars(ranked: list[SequenceScore], result: DavisResult, path: Path) -> 
     axes.set_xlim(0, 100)
     axes.set_xlabel("percent")
     axes.set_title("Partial result" if result.partial else f"Split {result.settings['split']}")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    axes.legend(loc="lower right", fontsize=9)  # the worst, with the shortest bars, are below
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         FigureCanvasAgg(figure).print_png(str(path))
