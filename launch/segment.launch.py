@@ -47,7 +47,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "runtime",
         default_value="",
-        description="What runs the network: auto, torch, onnx, tensorrt. Empty: as the parameter "
+        description="What runs the network: auto, torch or onnxruntime. Empty: as the parameter "
         "file says.",
     ),
     DeclareLaunchArgument(
