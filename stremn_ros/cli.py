@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_segment(commands, common)
     _add_evaluate(commands, common)
     _add_bench(commands, common)
+    _add_export(commands, common)
     if _exists("stremn_ros.training.segment"):
         _add_train(commands, common)
     if _exists("stremn_ros.nodes.demo"):
@@ -109,7 +110,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "out at the size of the frames",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    group.add_argument("--runtime", default="auto", help="what runs the network (default: auto)")
+    group.add_argument(
+        "--runtime", default="auto", help="auto, torch or onnxruntime (default: auto)"
+    )
+    group.add_argument(
+        "--auto-build",
+        action="store_true",
+        help="export the model first where the runtime wants an export that is not there",
+    )
 
 
 def _size(text: str) -> int | tuple[int, int]:
@@ -129,6 +137,7 @@ def _load_segmenter(options: argparse.Namespace, max_objects: int) -> Any:
         options.model,
         device=options.device,
         runtime=options.runtime,
+        auto_build=options.auto_build,
         slots=options.slots,
         update_rule=options.update_rule,
         processing_size=options.processing_size,
@@ -501,6 +510,39 @@ def _bench(options: argparse.Namespace) -> int:
         plot(
             result, options.plot, f"{Path(options.model).name}, {_count(options.objects, 'object')}"
         )
+    return 0
+
+
+# export
+
+
+def _add_export(commands: Any, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "export",
+        parents=[common],
+        help="make the files with which another runtime runs a model",
+        description="Exports a model's stages, compares each with PyTorch and keeps them in the "
+        "cache ($STREMN_CACHE, or stremn_ros in the user's cache folder), where the runtime "
+        "finds them.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="name of a model or path of its folder")
+    parser.add_argument("--runtime", required=True, choices=("onnx",), help="what to export for")
+    parser.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from stremn_ros.runtime.models import find_model
+    from stremn_ros.runtime.onnx_export import entry_folder, export_onnx
+
+    folder = find_model(options.model)
+    differences = export_onnx(
+        folder, progress=lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    worst = max(differences.values())
+    print(
+        f"{_count(len(differences), 'stage')} in {entry_folder(folder)}; the largest difference "
+        f"from PyTorch is {worst:.2g}"
+    )
     return 0
 
 

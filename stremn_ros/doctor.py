@@ -573,11 +573,18 @@ def _check_run(result: Probe) -> Check:
         )
     values = result.values
     size = "x".join(str(side) for side in values["size"])
+    advice = ""
+    if values["runtime"] == "torch (cpu)" and "onnxruntime" in values["runtimes"]:
+        advice = (
+            "ONNX Runtime is quicker on a CPU, once the model was exported for it:\n"
+            f"stremn export {DEFAULT_MODEL} --runtime onnx"
+        )
     return Check(
         "runtime",
         OK,
         f"{values['runtime']} would be used (of: {', '.join(values['runtimes'])}); one object at "
         f"{size}: {values['milliseconds']:.0f} ms a frame",
+        advice,
     )
 
 

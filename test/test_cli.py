@@ -82,7 +82,7 @@ def test_help_lists_only_commands_that_work():
         assert f"  {name} " in done.stdout
     listed = [line.split()[0] for line in done.stdout.split("COMMAND")[-1].splitlines() if line]
     assert {"segment", "evaluate", "train", "doctor"} <= set(listed)
-    for name in set(listed) & {"segment", "doctor", "train", "evaluate", "bench"}:
+    for name in set(listed) & {"segment", "doctor", "train", "evaluate", "bench", "export"}:
         arguments = {"evaluate": ["davis"], "train": ["segment"]}.get(name, [])
         help_of = stremn(name, *arguments, "--help")
         assert help_of.returncode == 0, name
@@ -125,7 +125,8 @@ def test_segment_follows_the_objects_of_a_folder(shapes, tmp_path):
     assert summary["frames_per_second"] > 0
     assert "30 frames, 2 objects" in done.stdout
     assert "frames per second" in done.stdout
-    assert "torch (cpu)" in done.stdout
+    assert summary["runtime"] in done.stdout
+    assert summary["runtime"] == segmenter.runtime_name
     assert "30/30" in done.stderr  # the progress bar
 
 
@@ -275,6 +276,28 @@ def test_evaluate_davis_names_what_is_missing(tmp_path):
     assert "train.txt" in fails("evaluate", "davis", "--root", root, "--split", "train")
     assert "b: not in the split" in fails("evaluate", "davis", "--root", root, "--sequences", "a,b")
     assert "no model" in fails("evaluate", "davis", "--root", root, "--model", "nothing")
+
+
+def test_export_makes_what_the_runtime_loads(shapes, tmp_path):
+    folder, _, mask, _ = shapes
+    cache = str(tmp_path / "cache")
+    onnx = ["segment", folder, "--mask", mask, "--model", TINY, "--end", 5, "--quiet"]
+    message = fails(*onnx, "--out", tmp_path / "a", "--runtime", "onnxruntime", STREMN_CACHE=cache)
+    assert "stremn export" in message
+    done = stremn("export", TINY, "--runtime", "onnx", STREMN_CACHE=cache)
+    assert done.returncode == 0, done.stderr
+    assert "4 stages" in done.stdout
+    assert cache in done.stdout
+    for runtime, out in (("onnxruntime", "a"), ("torch", "b")):
+        done = stremn(
+            *onnx, "--out", tmp_path / out, "--runtime", runtime, STREMN_CACHE=cache
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "onnx" in done.stdout.lower() or runtime == "torch"
+    for index in range(5):
+        masks = [read_label_png(tmp_path / out / f"masks/img{index}.png") for out in "ab"]
+        assert (masks[0] == masks[1]).mean() > 0.995
+    assert "no model" in fails("export", "nothing", "--runtime", "onnx")
 
 
 def test_train_forwards_its_options(tmp_path):
