@@ -87,27 +87,22 @@ def whole(viewer, node, count=COUNT):
 
 
 def test_every_frame_arrives_to_the_pixel_and_the_node_ends(viewer, play, images):
-    node = play(images, rate=50.0, frame_id="left_camera")
+    node = play(images, rate=10.0, frame_id="left_camera")
     for index, picture in enumerate(whole(viewer, node)):
         np.testing.assert_array_equal(picture, frame(index))
     stamps = [to_stamp(message.header.stamp) for message in viewer.images]
     assert stamps == sorted(set(stamps))
     assert abs(stamps[-1] / 1e9 - time.time()) < 600
+    # the whole takes what it should: single gaps vary on a busy machine
+    assert (COUNT - 1) / 10 * 0.9 < (stamps[-1] - stamps[0]) / 1e9 < (COUNT - 1) / 10 * 2 + 1
     for message, info in zip(viewer.images, viewer.infos):
         assert message.encoding == "rgb8"
         assert message.header.frame_id == "left_camera"
         assert info.header == message.header
         assert (info.height, info.width) == (HEIGHT, WIDTH)
         assert not any(info.k)  # not calibrated
-    assert f"{COUNT} frames of {WIDTH} x {HEIGHT} at 50 Hz on /image" in node.log
+    assert f"{COUNT} frames of {WIDTH} x {HEIGHT} at 10 Hz on /image" in node.log
     assert f"published all: {COUNT} frames" in node.log
-
-
-def test_the_rate_is_kept(viewer, play, images):
-    whole(viewer, play(images, rate=10.0))
-    stamps = np.array([to_stamp(message.header.stamp) for message in viewer.images]) / 1e9
-    # the whole takes what it should: single gaps vary on a busy machine
-    assert (COUNT - 1) / 10 * 0.9 < stamps[-1] - stamps[0] < (COUNT - 1) / 10 * 2 + 1
 
 
 def test_a_video_in_part_and_at_another_size(viewer, play, video):
@@ -120,7 +115,7 @@ def test_a_video_in_part_and_at_another_size(viewer, play, video):
     assert not viewer.infos
 
 
-@pytest.mark.parametrize("encoding", ["bgr8", "nv12", "bayer_gbrg8"])
+@pytest.mark.parametrize("encoding", ["bgr8", "nv12"])
 def test_other_encodings_and_scales(viewer, play, images, encoding):
     pictures = whole(viewer, play(images, encoding=encoding, scale=0.5, reliability="reliable"))
     assert {message.encoding for message in viewer.images} == {encoding}
