@@ -79,8 +79,10 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     folder = options.videos / "JPEGImages" / "480p"
-    names = options.sequences.split(",") if options.sequences else sorted(
-        path.name for path in folder.iterdir()
+    names = (
+        options.sequences.split(",")
+        if options.sequences
+        else sorted(path.name for path in folder.iterdir())
     )
     photos = [
         (image, options.photos / "masks" / f"{image.stem}.png")

@@ -382,9 +382,7 @@ class Segmenter:
         by_id = dict(zip(self._memory.ids, probabilities, strict=True))
         return _Frame(frame, image, query, by_id), logits
 
-    def _describe(
-        self, object_id: int, labels: NDArray[np.uint8], score: float
-    ) -> TrackedObject:
+    def _describe(self, object_id: int, labels: NDArray[np.uint8], score: float) -> TrackedObject:
         mask = (labels == object_id).astype(np.uint8)
         x, y, width, height = cv2.boundingRect(mask)
         moments = cv2.moments(mask[y : y + height, x : x + width], binaryImage=True)

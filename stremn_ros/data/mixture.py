@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -39,8 +40,8 @@ class Phase:
 class Mixture(Dataset[tuple[Tensor, Tensor]]):
     """Batch n of a schedule: the same for the same seed, whatever was drawn before it.
 
-    Each of several training processes (``rank``) has a stream of its own. Items are (frames uint8 [B, T, H, W, 3], labels uint8 [B, T, H, W] with 0..O, where O is the
-    same for the whole batch).
+    Each of several training processes (``rank``) has a stream of its own. Items are (frames uint8
+    [B, T, H, W, 3], labels uint8 [B, T, H, W] with 0..O, where O is the same for the whole batch).
     """
 
     def __init__(
@@ -71,7 +72,8 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
         phase = self.phase_of(iteration)
         rng = np.random.default_rng((self.seed, iteration, self.rank))
         objects = 2 if rng.random() < phase.two_objects else 1
-        frames, labels = [], []
+        frames: list[NDArray[np.uint8]] = []
+        labels: list[NDArray[np.uint8]] = []
         while len(frames) < phase.batch:
             use_video = self.photos is None or rng.random() < phase.video_share
             if use_video and self.videos is not None:

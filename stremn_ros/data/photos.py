@@ -96,7 +96,7 @@ class PhotoClips:
             centre = np.array([width / 2.0, height / 2.0])
         base = size / min(height, width) * np.exp(rng.uniform(np.log(0.85), np.log(1.9)))
         if not whole:
-            extent = max(np.ptp(xs), np.ptp(ys), 8) if len(ys) else size
+            extent = max(int(np.ptp(xs)), int(np.ptp(ys)), 8) if len(ys) else size
             base = size * rng.uniform(0.25, 0.75) / extent
         flip = bool(rng.random() < 0.5)
         pace = rng.choice([0.4, 1.0, 1.8])
@@ -112,9 +112,7 @@ class PhotoClips:
                 field = smooth_field(rng, size, strength=rng.uniform(0.5, 3.5) * size / 192.0)
             border = cv2.BORDER_REFLECT_101 if whole else cv2.BORDER_CONSTANT
             shown.append(warp(image, matrix, size, field, border=border))
-            tracked.append(
-                warp(labels, matrix, size, field, nearest=True, border=border)
-            )
+            tracked.append(warp(labels, matrix, size, field, nearest=True, border=border))
             angle += rng.normal(0.0, 6.0) * pace
             shear += rng.normal(0.0, 0.04) * pace
             scale *= np.exp(rng.normal(0.0, 0.07) * pace)
@@ -152,7 +150,7 @@ class PhotoClips:
                 frames.append(frame)
                 combined.append(part)
                 continue
-            alpha = cv2.GaussianBlur(mask * 255, (3, 3), 0)
+            alpha = np.asarray(cv2.GaussianBlur(mask * 255, (3, 3), 0), np.uint8)
             frames.append(paste(frame, cutout, alpha))
             combined.append(np.where(mask > 0, np.uint8(number), part))
         return frames, combined

@@ -28,9 +28,7 @@ class VideoClips:
         InputError: no sequence is left, or (with ``raise``) a mask has no frame.
     """
 
-    def __init__(
-        self, root: Path, exclude: Collection[str] = (), broken: str = "raise"
-    ) -> None:
+    def __init__(self, root: Path, exclude: Collection[str] = (), broken: str = "raise") -> None:
         self.broken = BrokenFiles(broken)
         inner = "480p" if (Path(root) / "Annotations" / "480p").is_dir() else ""
         images, masks = Path(root) / "JPEGImages" / inner, Path(root) / "Annotations" / inner
@@ -52,9 +50,7 @@ class VideoClips:
             raise InputError(f"{masks}: no sequences (NAME/*.png) beside those excluded")
         self.names = list(self.sequences)
 
-    def sample(
-        self, rng: Generator, frames: int, size: int, objects: int, gap: int
-    ) -> Clip | None:
+    def sample(self, rng: Generator, frames: int, size: int, objects: int, gap: int) -> Clip | None:
         """A clip whose frames are 1..gap apart, forwards or backwards in time, one crop for all.
 
         None when no object is large enough in the window drawn, or a file is broken.
@@ -86,10 +82,18 @@ class VideoClips:
         squeeze = np.exp(rng.uniform(-0.2, 0.2))
         half = size / 2.0 / scale
         centre = np.array([xs[picked], ys[picked]]) + rng.normal(0.0, 0.3 * half, 2)
-        centre = np.clip(centre, [min(half, width / 2), min(half, height / 2)],
-                         [max(width - half, width / 2), max(height - half, height / 2)])
-        matrix = affine(tuple(centre), (size / 2.0, size / 2.0), scale, rng.normal(0.0, 5.0),
-                        flip=bool(rng.random() < 0.5))
+        centre = np.clip(
+            centre,
+            [min(half, width / 2), min(half, height / 2)],
+            [max(width - half, width / 2), max(height - half, height / 2)],
+        )
+        matrix = affine(
+            tuple(centre),
+            (size / 2.0, size / 2.0),
+            scale,
+            rng.normal(0.0, 5.0),
+            flip=bool(rng.random() < 0.5),
+        )
         matrix[0] *= squeeze
         matrix[0, 2] += size / 2.0 * (1.0 - squeeze)
         shown = [warp(image, matrix, size, None) for image in images]

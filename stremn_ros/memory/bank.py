@@ -67,14 +67,17 @@ class SlotMemory:
             raise InputError(f"objects is {objects}; it must be at least 1")
         channels, height, width = template_shape
         cells = height * width
-        options = {"device": device, "dtype": dtype}
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(objects, slots, *shape, device=device, dtype=dtype)
+
         self.capacity, self.slots = objects, slots
         self.template_shape = template_shape
-        self.templates = torch.zeros(objects, slots, channels, height, width, **options)
-        self.keys = torch.zeros(objects, slots, cells, key_channels, **options)
-        self.values = torch.zeros(objects, slots, cells, value_channels, **options)
+        self.templates = zeros(channels, height, width)
+        self.keys = zeros(cells, key_channels)
+        self.values = zeros(cells, value_channels)
         # additive mask of a read: -inf over the cells of an empty slot
-        self._bias = torch.full((objects, 1, slots, cells), -torch.inf, **options)
+        self._bias = zeros(cells)[:, None] - torch.inf
         self.similarity = np.zeros((objects, slots, slots), np.float32)
         self._used = np.zeros(objects, np.int64)
         self._order = np.zeros((objects, slots), np.int64)  # slots by age, the seed first
@@ -151,7 +154,12 @@ class SlotMemory:
             for buffer in (self.templates, self.keys, self.values, self._bias):
                 buffer[row].copy_(buffer[last])
             for array in (
-                self.similarity, self._used, self._order, self._updates, self.born, self.fusions
+                self.similarity,
+                self._used,
+                self._order,
+                self._updates,
+                self.born,
+                self.fusions,
             ):
                 array[row] = array[last]
             self.rows[moved] = row
@@ -258,7 +266,11 @@ class SlotMemory:
         return freed
 
     def _write(
-        self, rows: Tensor, slots: Tensor, templates: Tensor, image_keys: Tensor,
+        self,
+        rows: Tensor,
+        slots: Tensor,
+        templates: Tensor,
+        image_keys: Tensor,
         compare: bool = True,
     ) -> None:
         keys, values = self._project(templates, image_keys)

@@ -26,6 +26,7 @@ class FusionCell(nn.Module):
         self.update_gate = nn.Conv2d(2 * channels, channels, 3, padding=1)
         self.candidate = nn.Conv2d(2 * channels, channels, 3, padding=1)
         self.filtered = filtered
+        assert self.update_gate.bias is not None
         nn.init.constant_(self.update_gate.bias, -3.0)
 
     def forward(self, x_i: Tensor, x_j: Tensor) -> Tensor:

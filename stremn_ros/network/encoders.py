@@ -24,6 +24,9 @@ class FrozenNorm(nn.Module):
     half the operations and half the memory traffic, in training too.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, eps: float = 1e-3) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
@@ -137,7 +140,7 @@ class EfficientNetLite0(nn.Module):
         An image of one row is shared by all rows of ``extra``: its stem runs once.
         """
         x = conv_norm(image, self.conv_stem, self.bn1)
-        if self.conv_extra is not None:
+        if self.conv_extra is not None and extra is not None:
             x = x + self.conv_extra(F.pad(extra, self.conv_stem.border))
         x = self.blocks[0](F.relu6(x))
         stride4 = self.blocks[1](x)

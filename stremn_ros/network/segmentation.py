@@ -68,6 +68,9 @@ class SegmentationNetwork(nn.Module):
         config: the architecture.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: SegmentationConfig) -> None:
         super().__init__()
         self.config = config
@@ -93,7 +96,7 @@ class SegmentationNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(encoder.mean).view(1, 3, 1, 1), False)
         self.register_buffer("std", torch.tensor(encoder.std).view(1, 3, 1, 1), False)
         for head in (self.key_head, self.query_value_head, self.memory_key_head):
-            if head is not None:
+            if head is not None and head.bias is not None:
                 nn.init.orthogonal_(head.weight.flatten(1))
                 nn.init.zeros_(head.bias)
 

@@ -69,7 +69,9 @@ class StageSpec:
     outputs: tuple[str, ...]
 
 
-def stage_specs(network: SegmentationNetwork, size: tuple[int, int], fixed: bool) -> dict[str, StageSpec]:
+def stage_specs(
+    network: SegmentationNetwork, size: tuple[int, int], fixed: bool
+) -> dict[str, StageSpec]:
     """The stages with example inputs at ``size`` (rows, columns), two objects.
 
     The number of objects is dynamic (1..255); height and width are, too, unless ``fixed``
@@ -241,7 +243,9 @@ def export_onnx(
             _export_stage(spec, path)
             session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
             differences[name] = _difference(spec, session)
-            progress(f"{model.name}: {name} differs from PyTorch by at most {differences[name]:.2g}")
+            progress(
+                f"{model.name}: {name} differs from PyTorch by at most {differences[name]:.2g}"
+            )
             if not differences[name] < 1e-2:
                 raise RuntimeUnavailableError(
                     f"the export of {name} differs from PyTorch by {differences[name]:.3g}"
@@ -293,6 +297,5 @@ def _difference(spec: StageSpec, session: Any) -> float:
         expected = spec.module(*spec.inputs.values())
     actual = session.run(None, {name: tensor.numpy() for name, tensor in spec.inputs.items()})
     return max(
-        float((torch.from_numpy(a) - e).abs().max())
-        for a, e in zip(actual, expected, strict=True)
+        float((torch.from_numpy(a) - e).abs().max()) for a, e in zip(actual, expected, strict=True)
     )

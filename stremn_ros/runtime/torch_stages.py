@@ -13,7 +13,8 @@ class TorchStages:
 
     def __init__(self, network: SegmentationNetwork, device: torch.device) -> None:
         # channels_last is what oneDNN and cuDNN convolve fastest in
-        self.network = network.to(device, memory_format=torch.channels_last).eval()
+        network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.eval()
         self.config = network.config
         self.device = device
         self.name = f"torch ({device})"

@@ -43,7 +43,7 @@ def load_checkpoint(
     with safe_open(str(path), framework="pt") as file:
         header = file.metadata()
         parts: dict[str, dict[str, Tensor]] = {}
-        for key in file.keys():
+        for key in file.keys():  # noqa: SIM118  the file cannot be iterated
             part, name = key.split("/", 1)
             parts.setdefault(part, {})[name] = file.get_tensor(key)
     network.load_state_dict(parts["network"])

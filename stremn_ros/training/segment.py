@@ -216,7 +216,8 @@ def _train(config: SegmentTraining, device: str, workers: Workers, started: floa
     mixture = Mixture(config.phases, config.seed, photos, videos, workers.rank)
     total = len(mixture)
 
-    network = build_network(config).to(device, memory_format=torch.channels_last)
+    network = build_network(config).to(device)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.freeze_low_level:
         for part in network.query_encoder.frozen_parts():
             part.requires_grad_(False)

@@ -80,7 +80,8 @@ class _ClipMemory:
         self.keys = torch.cat([self.keys, key[:, None]], dim=1)
 
     def _make_room(self) -> None:
-        assert self.templates is not None and self.keys is not None
+        assert self.templates is not None
+        assert self.keys is not None
         count, used = self.templates.shape[:2]
         rows = torch.arange(count)
         if used == 2:  # the seed and one more: nothing to distil it into
@@ -100,13 +101,12 @@ class _ClipMemory:
             if self.network.memory_key_head is not None:
                 fused_key = _cells(self.network.memory_key_head(fused))
                 keys = torch.where(here[..., None, None], fused_key[:, None], keys)
-        kept = torch.tensor(
-            [[s for s in range(used) if s != pairs[0][0] + 1] for pairs in chosen]
-        )
+        kept = torch.tensor([[s for s in range(used) if s != pairs[0][0] + 1] for pairs in chosen])
         self.templates, self.keys = templates[rows[:, None], kept], keys[rows[:, None], kept]
 
     def read(self, query_key: Tensor) -> Tensor:
-        assert self.templates is not None and self.keys is not None
+        assert self.templates is not None
+        assert self.keys is not None
         count, used = self.templates.shape[:2]
         values = self.network.memory_value(self.templates.flatten(0, 1))
         values = _cells(values).unflatten(0, (count, used)).flatten(1, 2)
