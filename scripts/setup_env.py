@@ -190,6 +190,12 @@ def constraints_for(ros: str | None) -> Path:
     return path
 
 
+def generator_pins() -> list[str]:
+    """The pins that the generated interfaces depend on; a change of others rebuilds nothing."""
+    lines = (REQUIREMENTS / "constraints.txt").read_text().splitlines()
+    return [line for line in lines if re.match(r"(numpy|empy|lark)", line)]
+
+
 def requirements_for(ros: str | None, name: str) -> list[str | Path]:
     if ros is None or name != "run.txt":
         return ["--requirement", REQUIREMENTS / name]
@@ -337,7 +343,7 @@ def set_up() -> None:
     packages = digest(
         build, *(REQUIREMENTS / name for name in ("ros.txt", "run.txt", "test.txt", "data.txt"))
     )
-    interfaces = digest(build, REQUIREMENTS / "ros.txt", INTERFACES)
+    interfaces = digest(python, REQUIREMENTS / "ros.txt", generator_pins(), INTERFACES)
     described = (ROOT / name for name in ("setup.py", "setup.cfg", "package.xml"))
     package = digest(packages, shared_files(), *described)
     final = digest(interfaces, package, Path(__file__))
