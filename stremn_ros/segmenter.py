@@ -5,12 +5,15 @@
     for frame in frames:
         result = segmenter.step(frame)
 
-No ROS, no files but the model's. Not thread-safe: one thread owns a segmenter.
+No ROS, no files but the model's and the snapshots it is told to save. Not thread-safe: one thread
+owns a segmenter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -22,8 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import CapacityError, InputError, UnknownObjectError
+from .errors import CapacityError, InputError, ModelError, UnknownObjectError
 from .memory import SlotMemory
+from .memory.snapshot import Snapshot, fingerprint
 from .network import Query, aggregate_logits
 from .runtime.models import find_model, load_network
 from .runtime.stages import Stages, make_stages
@@ -124,6 +128,7 @@ class Segmenter:
         self._frame: _Frame | None = None
         self._unseen: dict[int, int] = {}
         self._remembered = 0
+        self._model: str | None = None
 
     @classmethod
     def load(
@@ -224,12 +229,7 @@ class Segmenter:
             raise InputError(f"ids {absent} do not occur in the mask, which holds {present}")
         if not wanted:
             raise InputError("the mask is all zero; draw each object with a value from 1 to 255")
-        kept = set() if replace else set(self._memory.rows)
-        if len(kept | set(wanted)) > self.max_objects:
-            raise CapacityError(
-                f"{len(kept | set(wanted))} objects would be tracked, but max_objects is "
-                f"{self.max_objects}; remove some first, or set replace"
-            )
+        self._check_capacity(wanted, replace)
         if replace:
             self.reset()
         seen = self._look(frame)
@@ -324,6 +324,184 @@ class Segmenter:
         if self._frame is not None:
             self._frame.probabilities.pop(object_id, None)
 
+    def fork(self, ids: Sequence[int], *, replace: bool = False) -> Segmenter:
+        """A second segmenter on the same network with the same options, its memory still empty.
+
+        It is for objects that are seeded in a frame of the past: seed it there, step it through
+        the frames since, and give it to ``adopt``. This one is not changed meanwhile and may
+        go on; both belong to one thread.
+
+        Args:
+            ids: of the objects it will follow; its memory is made for this many.
+            replace: as ``adopt`` will be called.
+
+        Raises:
+            CapacityError: ``adopt`` could not take these.
+        """
+        self._check_capacity(ids, replace)
+        made = Segmenter(
+            self._stages,
+            slots=self._slots,
+            update_rule=self._rule,
+            processing_size=self._requested_size,
+            max_objects=len(set(ids)),
+            update_every=self.update_every,
+            min_score=self.min_score,
+            lost_after=self.lost_after,
+        )
+        if self._size is not None and not replace:
+            made._use_size(self._size)
+        return made
+
+    def adopt(self, other: Segmenter, *, replace: bool = False) -> list[int]:
+        """Takes over all objects of a ``fork`` with their memory; the others are left alone.
+
+        An object of the same id is replaced. What is taken is copied.
+
+        Args:
+            replace: forget all objects that were tracked before.
+
+        Returns:
+            The ids taken over, sorted.
+
+        Raises:
+            InputError: another network, or another processing size. CapacityError: more objects
+            than max_objects. Nothing is changed in either case.
+        """
+        ids = other.ids
+        self._check_capacity(ids, replace)
+        if other._stages is not self._stages:
+            raise InputError("only a fork of this segmenter can be adopted: the networks differ")
+        if not ids:
+            return ids
+        kept = bool(self._memory.rows) and not replace
+        if kept and self._size != other._size:
+            raise InputError(
+                f"the objects to adopt were followed at {other._size}, those here at {self._size}; "
+                "fork again"
+            )
+        if replace:
+            self.reset()
+        if not kept and other._size is not None:
+            self._use_size(other._size)
+        self._memory.adopt(other._memory)
+        for object_id in ids:
+            self._unseen[object_id] = other._unseen[object_id]
+            if self._frame is not None:
+                self._frame.probabilities.pop(object_id, None)
+        return ids
+
+    def snapshot(self, names: Mapping[int, str] | None = None) -> Snapshot:
+        """A copy of the memory, to be written later or elsewhere; ``save`` does both.
+
+        Args:
+            names: of the objects, kept beside them as text.
+
+        Raises:
+            ModelError: the runtime does not hold the network that made the memory.
+        """
+        ids = self._memory.ids
+        return Snapshot(
+            model=self._fingerprint(),
+            slots=self._slots,
+            update_rule=self._rule,
+            processing_size=self._size,
+            ids=ids,
+            unseen=[self._unseen[object_id] for object_id in ids],
+            remembered=self._remembered,
+            tensors=self._memory.state(),
+            names={
+                object_id: name for object_id, name in (names or {}).items() if object_id in ids
+            },
+            saved=time.time(),
+        )
+
+    def save(self, path: str | os.PathLike[str], names: Mapping[int, str] | None = None) -> int:
+        """Writes the memory to a file, from which ``load_memory`` goes on bit for bit.
+
+        The file is replaced as a whole or, when anything fails, not at all. Save between frames:
+        a frame that was segmented but not yet remembered is not in it.
+
+        Args:
+            path: of the safetensors file; its folder must exist.
+            names: of the objects, kept beside them as text.
+
+        Returns:
+            The bytes written.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        return self.snapshot(names).write(path)
+
+    def load_memory(self, path: str | os.PathLike[str]) -> dict[int, str]:
+        """Goes on from a file that ``save`` wrote; all objects tracked now are forgotten.
+
+        The number of slots, the network and the processing size must be those of the file; the
+        rule, min_score and the like stay those of this segmenter.
+
+        Returns:
+            The names saved with the objects, by id.
+
+        Raises:
+            InputError: no such file, a damaged one, other slots or another processing size.
+            ModelError: the memory of another network. CapacityError: more objects than
+            max_objects. Nothing is changed in any case.
+        """
+        return self.restore(Snapshot.read(path))
+
+    def restore(self, snapshot: Snapshot) -> dict[int, str]:
+        """As ``load_memory``, from a snapshot that was read before; the same errors."""
+        if snapshot.model != self._fingerprint():
+            raise ModelError(
+                f"the snapshot is of a network with the fingerprint {snapshot.model[:12]}, this "
+                f"one has {self._fingerprint()[:12]}: load the model that it was saved with"
+            )
+        if snapshot.slots != self._slots:
+            raise InputError(
+                f"the snapshot has {snapshot.slots} slots for each object, this segmenter "
+                f"{self._slots}: load the model with slots={snapshot.slots}"
+            )
+        if len(snapshot.ids) > self.max_objects:
+            raise CapacityError(
+                f"the snapshot has {len(snapshot.ids)} objects, but max_objects is "
+                f"{self.max_objects}: load the model with max_objects={len(snapshot.ids)} or more"
+            )
+        size = snapshot.processing_size
+        if size is not None and not _could_be(size, self._requested_size):
+            raise InputError(
+                f"the snapshot was made at a processing size of {_shape(size)}, this segmenter "
+                f"works at {self._requested_size}: load the model with processing_size={size[0]}"
+            )
+        # beside the present memory, so that a bad snapshot leaves that as it is
+        memory, memory_size = self._memory, self._memory_size
+        if size is not None and memory_size != size:
+            memory, memory_size = self._new_memory(size, self.max_objects), size
+        if snapshot.ids:
+            try:
+                memory.restore(snapshot.ids, snapshot.tensors)
+            except InputError as error:
+                raise InputError(f"the snapshot is damaged: {error}") from None
+        else:
+            memory.reset()
+        self._memory, self._memory_size, self._size = memory, memory_size, size
+        self._unseen = dict(zip(snapshot.ids, snapshot.unseen, strict=True))
+        self._remembered = snapshot.remembered
+        self._frame = None
+        return dict(snapshot.names)
+
+    def _fingerprint(self) -> str:
+        """Of the network; made once, as it takes a moment."""
+        if self._model is None:
+            network = getattr(self._stages, "network", None)
+            if network is None:
+                raise ModelError(
+                    f"{self._stages.name} does not hold the network's weights, so a memory cannot "
+                    "be told to be of this model"
+                )
+            self._model = fingerprint(network.config.to_mapping(), network.state_dict())
+        return self._model
+
     def reset(self) -> None:
         """Forgets every object; the next frame seeded decides the processing size again."""
         self._memory.reset()
@@ -331,6 +509,22 @@ class Segmenter:
         self._frame = None
         self._size = None
         self._remembered = 0
+
+    def _check_capacity(self, ids: Sequence[int], replace: bool) -> None:
+        """CapacityError if these ids could not be tracked beside those that stay."""
+        count = len(set(ids) | (set() if replace else self._memory.rows.keys()))
+        if count > self.max_objects:
+            raise CapacityError(
+                f"{count} objects would be tracked, but max_objects is {self.max_objects}; remove "
+                "some first, or set replace"
+            )
+
+    def _use_size(self, size: tuple[int, int]) -> None:
+        """Fixes the processing size; the memory is made anew if it is of another."""
+        self._size = size
+        if self._memory_size != size:
+            self._memory = self._new_memory(size, self.max_objects)
+            self._memory_size = size
 
     def _new_memory(self, size: tuple[int, int], objects: int) -> SlotMemory:
         config = self._stages.config
@@ -349,10 +543,8 @@ class Segmenter:
     def _prepare(self, frame: NDArray[np.uint8]) -> Tensor:
         """[1, 3, H, W] float in 0..255 at the processing size, which the first frame fixes."""
         if self._size is None:
-            self._size = _fit(self._requested_size, frame.shape[:2])
-            if self._memory_size != self._size:
-                self._memory = self._new_memory(self._size, self.max_objects)
-                self._memory_size = self._size
+            self._use_size(_fit(self._requested_size, frame.shape[:2]))
+            assert self._size is not None
         resized = _resize(frame, self._size)
         image = torch.from_numpy(resized).to(self._stages.device)
         return image.permute(2, 0, 1)[None].float()
@@ -439,6 +631,15 @@ def _fit(requested: int | tuple[int, int], source: tuple[int, int]) -> tuple[int
         return rounded(requested[0]), rounded(requested[1])
     aspect = min(max(source[1] / source[0], 0.25), 4.0)
     return rounded(requested), rounded(requested * aspect)
+
+
+def _could_be(size: tuple[int, int], requested: int | tuple[int, int]) -> bool:
+    """Whether a source exists for which ``_fit`` gives this size."""
+    if isinstance(requested, tuple):
+        return size == _fit(requested, (1, 1))
+    rows, columns = size
+    low, high = (_fit(requested, source)[1] for source in ((4, 1), (1, 4)))
+    return rows == _fit(requested, (1, 1))[0] and columns % STRIDE == 0 and low <= columns <= high
 
 
 def _check_frame(frame: NDArray[np.uint8]) -> None:

@@ -47,6 +47,8 @@ class ColourSegmenter:
         self.entered = threading.Event()
         self.fail = None
         self.threads = set()
+        self.stepped = []  # frames that a fork was stepped through
+        self.slow = None  # called in each of those steps
 
     def _alone(self):
         assert self.inside.acquire(blocking=False), "two calls of the segmenter at one time"
@@ -119,6 +121,29 @@ class ColourSegmenter:
 
     def reset(self):
         self.bank.clear()
+
+    def fork(self, ids, *, replace=False):
+        if len(set(ids) if replace else {*ids, *self.bank}) > self.max_objects:
+            raise CapacityError(f"at most {self.max_objects} objects")
+        made = ColourSegmenter(len(ids))
+        made.inside, made.threads = self.inside, self.threads
+        made.stepped = self.stepped = []
+        made.slow = self.slow
+        return made
+
+    def step(self, frame):
+        self.stepped.append(frame)
+        if self.slow is not None:
+            self.slow()
+        result = self.segment(frame)
+        self.remember()
+        return result
+
+    def adopt(self, other, *, replace=False):
+        if replace:
+            self.bank.clear()
+        self.bank.update(other.bank)
+        return other.ids
 
 
 def picture(offset=0, height=24, width=32, seed=0):
@@ -439,6 +464,155 @@ def test_a_seed_finds_its_frame_of_the_past(rig):
     np.testing.assert_allclose(rig.segmenter.bank[1], [220, 30, 30])
     newest = rig.core.seed_mask(mask_message(masks(5), 15 * SECOND))
     assert newest.message == "seeded objects 1, 2"
+
+
+def shade(step):
+    """A picture whose green part says which it is."""
+    frame = picture(0)
+    frame[0, 0] = (0, step, 0)
+    return frame
+
+
+def shades(frames):
+    return [int(frame[0, 0, 1]) for frame in frames]
+
+
+def test_a_seed_of_the_past_is_carried_through_every_frame_since(rig):
+    rig.send(shade(0), 10 * SECOND)
+    assert rig.core.seed_mask(mask_message(masks(0, (2,)))).success
+    for step in range(1, 7):
+        rig.send(shade(step), (10 + step) * SECOND)
+    before = rig.segmenter.bank[2].tobytes()
+    answer = rig.core.seed_mask(mask_message(masks(0, (1,)), 12 * SECOND), ["cup"])
+    assert (answer.ids, answer.tracked_ids) == ([1], [1, 2])
+    assert "carried forward through 4 of the 4 frames since then in 0." in answer.message
+    assert shades(rig.segmenter.stepped) == [3, 4, 5, 6]
+    assert rig.segmenter.bank[2].tobytes() == before
+    rig.send(shade(7), 17 * SECOND)
+    assert rig.published[-1].names == {1: "cup"}
+    # an object that left meanwhile is seeded, and the answer tells
+    rig.send(np.full_like(picture(), 100), 18 * SECOND)
+    answer = rig.core.seed_mask(mask_message(masks(0, (3,)), 17 * SECOND))
+    assert answer.success
+    assert answer.message.endswith("not seen in the newest: object 3")
+
+
+def test_without_time_for_all_frames_some_are_left_out_but_never_the_newest(rig):
+    now = [0.0]
+    rig.core._clock = lambda: now[0]
+
+    def tick():
+        now[0] += 0.1
+
+    for step in range(21):
+        rig.send(shade(step), (10 + step) * SECOND)
+    rig.segmenter.slow = tick
+    rig.core.settings.catch_up_time = 0.65
+    seed = rig.segmenter.fork
+    rig.segmenter.fork = lambda *given, **options: (tick(), seed(*given, **options))[1]
+    answer = rig.core.seed_mask(mask_message(masks(), 10 * SECOND))
+    assert answer.success, answer.message
+    assert now[0] <= 0.65 + 0.1, "the time that was given, and one frame"
+    assert shades(rig.segmenter.stepped) == [4, 8, 12, 16, 20]
+    assert "through 5 of the 20 frames since then" in answer.message
+    rig.core.settings.catch_up_time = 0.0
+    assert rig.core.seed_mask(mask_message(masks(), 10 * SECOND)).success
+    assert shades(rig.segmenter.stepped) == [20]
+
+
+def test_the_stream_goes_on_while_a_seed_catches_up(rig):
+    """One frame between two steps; the last step is the frame that was segmented last."""
+    for step in range(5):
+        rig.send(shade(step), (10 + step) * SECOND)
+    segmented = len(rig.published)
+    sent = [5]
+
+    def another():
+        if sent[0] < 8:
+            rig.core.on_frame(message(shade(sent[0]), (10 + sent[0]) * SECOND))
+            sent[0] += 1
+
+    rig.segmenter.slow = another
+    rig.core.settings.catch_up_time = 30.0
+    answer = rig.core.seed_mask(mask_message(masks(), 11 * SECOND))
+    assert answer.success, answer.message
+    rig.settle()
+    assert shades(rig.segmenter.stepped) == [2, 3, 4, 5, 6, 7]
+    assert shades(item.rgb for item in rig.published[segmented:]) == [5, 6, 7]
+    # the three of them were segmented before the objects came
+    assert not any(item.result.labels.any() for item in rig.published[segmented:])
+    rig.send(shade(8), 18 * SECOND)
+    np.testing.assert_array_equal(rig.published[-1].result.labels, masks())
+
+
+def test_a_seed_that_fails_on_the_way_changes_nothing(rig):
+    rig.send(shade(0), 10 * SECOND)
+    rig.core.seed_mask(mask_message(masks()), ["cup", "box"])
+    for step in range(1, 4):
+        rig.send(shade(step), (10 + step) * SECOND)
+    bank = {key: value.tobytes() for key, value in rig.segmenter.bank.items()}
+
+    def fail():
+        raise RuntimeError("out of memory")
+
+    def jump():
+        rig.core.on_frame(message(shade(9), SECOND))
+
+    rig.core.settings.reset_on_time_jump = False
+    for what, text in ((fail, "out of memory"), (jump, "time jumped back")):
+        rig.segmenter.slow = what
+        answer = rig.core.seed_mask(mask_message(masks(0, (3,)), 11 * SECOND), ["jar"], True)
+        assert not answer.success
+        assert text in answer.message
+        assert answer.tracked_ids == [1, 2]
+        if what is fail:
+            assert {k: v.tobytes() for k, v in rig.segmenter.bank.items()} == bank
+    rig.segmenter.slow = None
+    rig.settle()
+    assert rig.published[-1].names == {1: "cup", 2: "box"}
+    many = np.zeros((24, 32), np.uint8)
+    many[0, :3] = (3, 4, 5)
+    rig.send(shade(10), 2 * SECOND)
+    rig.segmenter.stepped.clear()
+    answer = rig.core.seed_mask(mask_message(many, SECOND))
+    assert "at most 4 objects" in answer.message
+    assert not rig.segmenter.stepped, "refused only after all the work"
+
+
+def test_closing_while_a_seed_catches_up_answers_it():
+    rig = Rig()
+    for step in range(4):
+        rig.send(shade(step), (10 + step) * SECOND)
+    stepping, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        stepping.set()
+        assert go_on.wait(TIMEOUT)
+
+    rig.segmenter.slow = hold
+    answers = []
+    caller = threading.Thread(
+        target=lambda: answers.append(rig.core.seed_mask(mask_message(masks(), 10 * SECOND)))
+    )
+    caller.start()
+    assert stepping.wait(TIMEOUT)
+    closer = threading.Thread(target=rig.core.close)
+    closer.start()
+    wait_until(lambda: rig.core._stopping, "closing to begin")
+    go_on.set()
+    caller.join(TIMEOUT)
+    closer.join(TIMEOUT)
+    assert not closer.is_alive()
+    assert "being cleaned up" in answers[0].message
+
+
+def test_a_paused_node_carries_to_the_newest_frame_received(rig):
+    rig.send(shade(0), 10 * SECOND)
+    rig.core.enable(False)
+    for step in range(1, 4):
+        rig.send(shade(step), (10 + step) * SECOND)
+    assert rig.core.seed_mask(mask_message(masks(), 11 * SECOND)).success
+    assert shades(rig.segmenter.stepped) == [2, 3]
 
 
 def test_a_seed_whose_frame_is_gone_goes_to_the_next_frame_and_says_so():

@@ -302,7 +302,10 @@ def test_a_seed_may_carry_the_stamp_of_a_frame_of_the_past(peer, model):
     assert answer.success, answer.message
     assert to_stamp(answer.stamp) == stamps[2]
     assert "0.200 s before the newest" in answer.message
+    assert "carried forward through 2 of the 2 frames since then" in answer.message
     reference.seed(picture(2), labels(2))
+    for step in (3, 4):
+        reference.step(picture(step))
     found, objects = peer.segment(picture(5))
     same(found, objects, reference.step(picture(5)))
 

@@ -7,7 +7,8 @@ row a slot stays where it was written; its age is kept beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,9 +103,30 @@ class SlotMemory:
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers; a constant of the object."""
-        tensors = (self.templates, self.keys, self.values, self._bias)
-        arrays = (self.similarity, self._used, self._order, self._updates, self.born, self.fusions)
-        return sum(t.numel() * t.element_size() for t in tensors) + sum(a.nbytes for a in arrays)
+        return sum(t.numel() * t.element_size() for t in self._tensors) + sum(
+            array.nbytes for array in self._arrays.values()
+        )
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.templates, self.keys, self.values, self._bias
+
+    @property
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "similarity": self.similarity,
+            "used": self._used,
+            "order": self._order,
+            "updates": self._updates,
+            "born": self.born,
+            "fusions": self.fusions,
+        }
+
+    @property
+    def _parts(self) -> dict[str, Tensor]:
+        """All that a row holds but its bias, which follows from the slots in use."""
+        arrays = {name: torch.from_numpy(array) for name, array in self._arrays.items()}
+        return {"templates": self.templates, "keys": self.keys, "values": self.values, **arrays}
 
     @property
     def ids(self) -> list[int]:
@@ -151,20 +173,98 @@ class SlotMemory:
         last = len(self.rows) - 1
         if row != last:
             moved = next(key for key, value in self.rows.items() if value == last)
-            for buffer in (self.templates, self.keys, self.values, self._bias):
+            for buffer in self._tensors:
                 buffer[row].copy_(buffer[last])
-            for array in (
-                self.similarity,
-                self._used,
-                self._order,
-                self._updates,
-                self.born,
-                self.fusions,
-            ):
+            for array in self._arrays.values():
                 array[row] = array[last]
             self.rows[moved] = row
         self._clear(last)
         del self.rows[object_id]
+
+    def adopt(self, other: SlotMemory) -> None:
+        """Takes over every object of another bank, slot by slot; the other objects are untouched.
+
+        An object that is here already is replaced by the other bank's.
+
+        Args:
+            other: of the same slots, shapes and types; it is only read.
+
+        Raises:
+            InputError: banks that do not fit. CapacityError: not enough free rows. Nothing is
+            changed in either case.
+        """
+        pairs = list(zip(self._tensors, other._tensors, strict=True))
+        if any(a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in pairs):
+            mine, theirs = (
+                f"{bank.slots} slots of {tuple(bank.template_shape)}" for bank in (self, other)
+            )
+            raise InputError(f"a bank of {theirs} does not fit into one of {mine}")
+        if len(self.rows.keys() | other.rows.keys()) > self.capacity:
+            raise CapacityError(
+                f"there is room for {self.capacity} objects (max_objects), and "
+                f"{len(self.rows)} are here; remove some first"
+            )
+        for object_id in other.ids:
+            source = other.rows[object_id]
+            row = self.rows.setdefault(object_id, len(self.rows))
+            for mine, theirs in pairs:
+                mine[row].copy_(theirs[source])
+            for name, array in self._arrays.items():
+                array[row] = other._arrays[name][source]
+
+    def layout(self, objects: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Type and shape of each tensor of ``state`` for so many objects."""
+        return {
+            name: (part.dtype, (objects, *part.shape[1:])) for name, part in self._parts.items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of all that the objects' rows hold, on the CPU: name -> [objects, ...]."""
+        count = len(self.rows)
+        return {
+            name: part[:count].to("cpu", copy=True).contiguous()
+            for name, part in self._parts.items()
+        }
+
+    def restore(self, object_ids: Sequence[int], state: Mapping[str, Tensor]) -> None:
+        """Puts what ``state`` gave in the place of everything here; it then goes on from there.
+
+        Args:
+            object_ids: different ids in the order of the rows.
+            state: as ``state`` returns it, from a bank of the same slots and shapes.
+
+        Raises:
+            InputError: a part that is missing, misshapen, not finite or contradicts another.
+            CapacityError: more objects than rows. Nothing is changed in either case.
+        """
+        count = len(object_ids)
+        if count > self.capacity:
+            raise CapacityError(
+                f"{count} objects do not fit: there is room for {self.capacity} (max_objects)"
+            )
+        for name, (dtype, shape) in self.layout(count).items():
+            part = state.get(name)
+            if part is None or part.dtype != dtype or tuple(part.shape) != shape:
+                found = "missing" if part is None else f"{part.dtype} {list(part.shape)}"
+                raise InputError(f"{name} must be {dtype} {list(shape)}; it is {found}")
+            if dtype.is_floating_point and not torch.isfinite(part).all():
+                raise InputError(f"{name} holds NaN or infinity")
+            if not dtype.is_floating_point and bool((part < 0).any()):
+                raise InputError(f"{name} holds a negative number")
+        used = state["used"].numpy()
+        for n, slots in enumerate(used):
+            order = state["order"][n, :slots].tolist()
+            if not 1 <= slots <= self.slots or order[0] or sorted(order) != list(range(slots)):
+                raise InputError(
+                    f"object {object_ids[n]} is said to use {slots} slots in the order {order}, "
+                    "which cannot be"
+                )
+        self.reset()
+        for name, part in self._parts.items():
+            part[:count].copy_(state[name])
+        for row, slots in enumerate(used):
+            self._bias[row, :, :slots] = 0.0
+        self.rows = {object_id: row for row, object_id in enumerate(object_ids)}
 
     def reset(self) -> None:
         """Forgets every object."""

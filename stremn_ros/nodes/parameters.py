@@ -200,6 +200,17 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ),
     ParameterSpec(
         SEGMENT,
+        "catch_up_time",
+        1.0,
+        "Seconds in which an object seeded in a frame of the past is carried forward to now. When "
+        "there is no time for all frames since, some are left out, but never the newest; 0 goes "
+        "to the newest at once.",
+        RUN_TIME,
+        0.0,
+        30.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
         "seed_wait",
         2.0,
         "Seconds that a seed whose frame is not kept waits for the next frame.",

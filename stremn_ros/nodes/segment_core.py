@@ -5,17 +5,21 @@ network needs no lock. It takes its work from a small mailbox: a queue of comman
 reset) and one place for a frame, which always holds the newest. Callers (the node's service and
 image callbacks) only put something into the mailbox and, for commands, wait for the answer. A
 command therefore waits for one frame at most, a frame never waits for more than one command, and
-a slow network makes frames drop (and be counted) instead of pile up.
+a slow network makes frames drop (and be counted) instead of pile up. A command that takes long (a
+seed for the past, which is carried forward to now) is a generator: it yields after each step, and
+a frame that waits goes first.
 
 Messages are any objects with the attributes of sensor_msgs/Image.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
@@ -40,6 +44,9 @@ MUCH_LOST = 0.2
 # levels of diagnostic_msgs/DiagnosticStatus
 OK, WARN, ERROR, STALE = 0, 1, 2, 3
 
+Steps = Generator[None, None, Any]
+"""A command in the worker: it yields where a frame may go first, and returns the answer."""
+
 Log = Callable[[str, str, str], None]
 """log(severity, key, text): severity is debug, info, warning or error; repeated texts of one key
 may be held back; an empty key never is."""
@@ -54,6 +61,7 @@ class Settings:
     update_every: int = 1
     overlay_alpha: float = 0.5
     seed_wait: float = 2.0
+    catch_up_time: float = 1.0
     reset_on_time_jump: bool = True
     time_jump_tolerance: float = 0.1
     frame_timeout: float = 2.0
@@ -150,8 +158,10 @@ class SegmentCore:
         self._clock = clock
         # Everything below is guarded by the condition; the worker holds it only between two jobs.
         self._condition = threading.Condition()
-        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._commands: deque[tuple[Steps, Future[Any]]] = deque()
         self._waiting: Frame | None = None
+        self._taken: Frame | None = None  # the last one that the worker began with
+        self._first_number = 1  # of the frames since the last jump of time
         self._recent: deque[Frame] = deque(maxlen=seed_buffer)
         self._newest_stamp = 0
         self._last_number = 0
@@ -210,10 +220,11 @@ class SegmentCore:
             self._commands.clear()
             self._condition.notify_all()
         for _, future in pending:
-            if future.set_running_or_notify_cancel():
+            if future.running() or future.set_running_or_notify_cancel():
                 future.set_exception(StremnError("the node is being cleaned up"))
         self._worker.join()
         self._recent.clear()
+        self._taken = None
         self._segmenter = None
 
     # ------------------------------------------------------------------ frames
@@ -287,6 +298,8 @@ class SegmentCore:
             # Frames from before the jump are of another time: no seed may find them any more.
             self._drop_waiting()
             self._recent.clear()
+            self._taken = None
+            self._first_number = self._last_number + 1
             if self.settings.reset_on_time_jump:
                 self._reset_wanted = True
                 self._log(
@@ -343,16 +356,7 @@ class SegmentCore:
                 )
             return image_codec.decode_rgb(frame.message), labels
 
-        def seed(rgb: NDArray[np.uint8], labels: NDArray[np.uint8]) -> list[int]:
-            ids = sorted(
-                int(number) for number in self._segmenter.seed(rgb, labels, replace=replace)
-            )
-            if replace:
-                self._names.clear()
-            self._names.update(zip(wanted, names))
-            return ids
-
-        return self._seed(stamp, make, seed)
+        return self._seed(stamp, make, lambda _: dict(zip(wanted, names)), replace)
 
     def seed_object(
         self,
@@ -376,15 +380,12 @@ class SegmentCore:
             rgb = image_codec.decode_rgb(frame.message)
             return rgb, make_mask(rgb, box=box, polygon=polygon, inside=inside, outside=outside)
 
-        def seed(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> list[int]:
+        def number(mask: NDArray[np.uint8]) -> dict[int, str]:
             chosen = object_id or self._free_id()
             mask *= np.uint8(chosen)  # in place: the answer shows the mask with the id
-            ids = [int(number) for number in self._segmenter.seed(rgb, mask)]
-            if name:
-                self._names[chosen] = name
-            return ids
+            return {chosen: name} if name else {}
 
-        return self._seed(stamp, make, seed)
+        return self._seed(stamp, make, number)
 
     def remove(self, object_id: int) -> Answer:
         """~/remove_object."""
@@ -427,18 +428,97 @@ class SegmentCore:
         self,
         stamp: int,
         make: Callable[[Frame], tuple[NDArray[np.uint8], NDArray[np.uint8]]],
-        seed: Callable[[NDArray[np.uint8], NDArray[np.uint8]], list[int]],
+        number: Callable[[NDArray[np.uint8]], dict[int, str]],
+        replace: bool = False,
     ) -> Answer:
-        """make: picture and mask, in the caller's thread; seed: the ids, in the worker."""
+        """make: picture and mask, in the caller's thread; number: gives a mask its ids where it
+        has none yet, and returns the names, in the worker."""
         try:
             frame, note = self._frame_for(stamp)
             rgb, mask = make(frame)
-            ids = self._call(lambda: seed(rgb, mask))
+
+            def steps() -> Steps:
+                self._check_time(frame)
+                names = number(mask)
+                carried = ""
+                if self._frames_since(frame.number):
+                    ids, carried = yield from self._carry(frame, rgb, mask, replace)
+                else:
+                    ids = self._segmenter.seed(rgb, mask, replace=replace)
+                if replace:
+                    self._names.clear()
+                self._names.update(names)
+                return sorted(int(value) for value in ids), carried
+
+            ids, carried = self._call(steps)
         except Exception as error:
             return self._refused(error)
         listed = ", ".join(str(number) for number in ids)
-        message = f"seeded object{'s' if len(ids) != 1 else ''} {listed}{note}"
+        message = f"seeded object{'s' if len(ids) != 1 else ''} {listed}{note}{carried}"
         return Answer(True, message, ids, self._tracked(), frame, mask)
+
+    def _carry(
+        self, frame: Frame, rgb: NDArray[np.uint8], mask: NDArray[np.uint8], replace: bool
+    ) -> Generator[None, None, tuple[list[int], str]]:
+        """Seeds objects in a frame of the past and follows them from there to now, in a memory of
+        their own; the ids, and what to say of it. Until the end nothing else is changed.
+
+        The frames since are those of the buffer. Each step costs about as much as a frame, and
+        between two steps the stream goes on, so new frames come meanwhile; to be done in
+        `catch_up_time`, steps get longer as that runs out, and the last is the newest frame.
+        """
+        begin = self._clock()
+        self._apply_settings()
+        wanted = [int(value) for value in np.unique(mask) if value]
+        fork = self._segmenter.fork(wanted, replace=replace)
+        fork.seed(rgb, mask)
+        at, stepped, result = frame.number, 0, None
+        while self._frames_since(at):
+            yield
+            self._check_time(frame)
+            ahead = self._frames_since(at)  # again, as a newer frame may have been through
+            spent = self._clock() - begin
+            left = self.settings.catch_up_time - spent
+            affordable = max(1, int(left * (1 + stepped) / spent)) if spent > 0 else len(ahead)
+            step = min(len(ahead), math.ceil(len(ahead) / affordable))
+            chosen = ahead[step - 1]
+            at = chosen.number
+            try:
+                picture = image_codec.decode_rgb(chosen.message)
+            except InputError:
+                continue  # it was counted and told when its turn came
+            result = fork.step(picture)
+            stepped += 1
+        self._check_time(frame)
+        ids = self._segmenter.adopt(fork, replace=replace)
+        unseen = [
+            item.id for item in (result.objects if result else ()) if item.state.name != "TRACKED"
+        ]
+        text = (
+            f"; carried forward through {stepped} of the {at - frame.number} frames since then in "
+            f"{self._clock() - begin:.2f} s"
+        )
+        if unseen:
+            text += f"; not seen in the newest: object {_listed_ids(unseen)}"
+        return ids, text
+
+    def _frames_since(self, number: int) -> list[Frame]:
+        """Frames after this one up to the last that was segmented (received, while paused)."""
+        with self._condition:
+            newest = self._taken
+            if not self._enabled and self._recent:
+                newest = self._recent[-1]
+            if newest is None or newest.number <= number:
+                return []
+            kept = [frame for frame in self._recent if number < frame.number < newest.number]
+        return [*kept, newest]
+
+    def _check_time(self, frame: Frame) -> None:
+        if frame.number < self._first_number:
+            raise StremnError(
+                "time jumped back after the frame of this seed, so nothing was seeded: seed a "
+                "frame of the new time"
+            )
 
     def _frame_for(self, stamp: int) -> tuple[Frame, str]:
         """The frame that a seed is for, and what to say about it."""
@@ -489,12 +569,16 @@ class SegmentCore:
         raise InputError(f"all {image_codec.MAX_LABEL} ids are in use: remove an object first")
 
     def _call(self, work: Callable[[], Any]) -> Any:
-        """Runs `work` in the worker and returns what it returns or raises what it raises."""
+        """Runs `work` in the worker and returns what it returns or raises what it raises.
+
+        work: a function, or a generator function (see `Steps`).
+        """
         future: Future[Any] = Future()
+        steps = work() if inspect.isgeneratorfunction(work) else _at_once(work)
         with self._condition:
             if self._stopping:
                 raise StremnError("the node is being cleaned up")
-            self._commands.append((work, future))
+            self._commands.append((steps, future))
             self._condition.notify_all()
         try:
             return future.result(COMMAND_TIMEOUT)
@@ -526,7 +610,7 @@ class SegmentCore:
     def _run(self) -> None:
         frame_next = False  # so that a stream of commands does not keep frames out
         while True:
-            command: tuple[Callable[[], Any], Future[Any]] | None = None
+            command: tuple[Steps, Future[Any]] | None = None
             frame: Frame | None = None
             reset = False
             with self._condition:
@@ -541,6 +625,7 @@ class SegmentCore:
                     frame_next = True
                 else:
                     frame, self._waiting = self._waiting, None
+                    self._taken = frame
                     self._counters.waiting = 0
                     self._counters.in_work = 1
                     self._busy = True
@@ -561,17 +646,23 @@ class SegmentCore:
         self._names.clear()
         self._note_state()
 
-    def _execute(self, work: Callable[[], Any], future: Future[Any]) -> None:
-        if not future.set_running_or_notify_cancel():
+    def _execute(self, steps: Steps, future: Future[Any]) -> None:
+        if not future.running() and not future.set_running_or_notify_cancel():
             return  # given up by its caller
         try:
-            value = work()
+            next(steps)
+        except StopIteration as end:
+            self._note_state()  # before the answer, which tells the ids
+            future.set_result(end.value)
         except Exception as error:
             self._note_state()
             future.set_exception(error)
-        else:
-            self._note_state()  # before the answer, which tells the ids
-            future.set_result(value)
+        else:  # there is more to do, after the frame that waits
+            with self._condition:
+                if not self._stopping:
+                    self._commands.appendleft((steps, future))
+                    return
+            future.set_exception(StremnError("the node is being cleaned up"))
         finally:
             self._free_since = self._clock()
 
@@ -675,6 +766,7 @@ class SegmentCore:
             active, enabled = self._active, self._enabled
             error, error_age = self._last_error, now - self._last_error_time
             started = self._started
+            kept = list(self._recent)
         window = min(WINDOW_SECONDS, max(now - started, 1e-3))
         values = {
             "received": counters.received,
@@ -693,6 +785,8 @@ class SegmentCore:
             "objects": f"{len(state['ids'])} of {state['max_objects']}",
             "memory [bytes]": state["memory_bytes"],
             "slots used": _listed(state["slots_used"].items()),
+            "seed buffer [frames]": f"{len(kept)} of {self._recent.maxlen}",
+            "seed buffer [bytes]": sum(len(frame.message.data) for frame in kept),
             "runtime": state["runtime"],
             "enabled": str(enabled).lower(),
             "last error": error,
@@ -730,6 +824,11 @@ class SegmentCore:
             level = WARN
             message = f"lost object {_listed_ids(lost)}: seed it again, or remove it"
         return Report(level, message, {key: str(value) for key, value in values.items()})
+
+
+def _at_once(work: Callable[[], Any]) -> Steps:
+    yield from ()
+    return work()
 
 
 def _stamp_of(message: Any) -> int:
