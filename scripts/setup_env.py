@@ -230,7 +230,7 @@ def repair_cmake_exports() -> None:
     say(f"  {changed} files name this Python now")
 
 
-def build_interfaces() -> None:
+def build_interfaces(ros: str | None) -> None:
     """Builds stremn_interfaces into the venv itself, so that nothing needs sourcing."""
     build = VENV / ".build" / "stremn_interfaces"
     shutil.rmtree(build, ignore_errors=True)
@@ -253,6 +253,7 @@ def build_interfaces() -> None:
         f"-DCMAKE_PREFIX_PATH={prefixes()}",
         f"-DPython3_EXECUTABLE={PYTHON}",
         f"-DPYTHON_INSTALL_DIR={site}",
+        f"-DCMAKE_INSTALL_RPATH={VENV / 'lib'}",
         "-DCMAKE_BUILD_TYPE=Release",
         "-DBUILD_TESTING=OFF",
     ]
@@ -263,6 +264,14 @@ def build_interfaces() -> None:
         what="build of stremn_interfaces",
     )
     shutil.rmtree(build, ignore_errors=True)
+    if ros:
+        # Type supports are looked up by file name on LD_LIBRARY_PATH, where a distribution has
+        # only its own. A library that is loaded already is found by its name, wherever it lies.
+        (VENV / site / "stremn_interfaces" / "__init__.py").write_text(
+            "import ctypes\nimport pathlib\n\n"
+            "for _path in pathlib.Path(__file__).parents[3].glob('libstremn_interfaces__*.so'):\n"
+            "    ctypes.CDLL(str(_path))\n"
+        )
 
 
 def prefixes() -> str:
@@ -369,7 +378,7 @@ def set_up() -> None:
 
     step("build", build, install_build, "installing setuptools")
     step("packages", packages, install_packages, f"installing the packages ({TORCH_NOTE})")
-    step("interfaces", interfaces, build_interfaces, "building stremn_interfaces")
+    step("interfaces", interfaces, lambda: build_interfaces(ros), "building stremn_interfaces")
     step("package", package, install_package, "installing stremn_ros")
     check_result()
     READY.write_text(final)
