@@ -90,7 +90,9 @@ class Segmenter:
         processing_size: rows the network works at (columns follow from the first frame's aspect),
             or (rows, columns); rounded to multiples of 16.
         max_objects: rows of the memory.
-        update_every: a new template is added every n-th frame; between, the newest is overwritten.
+        update_every: the memory is updated with every n-th frame and rests between. Each update
+            takes the mask that was predicted for the truth, so rarer ones drift less; docs/
+            accuracy.md has the measurement.
         min_score: below this score an object counts as not seen, and is not remembered.
         lost_after: frames an object may be unseen before its state is LOST.
 
@@ -286,11 +288,15 @@ class Segmenter:
     def remember(self) -> None:
         """Writes the frame last segmented into the memory of the objects seen in it.
 
-        Without one (nothing segmented since the last call) it does nothing.
+        Only every ``update_every``-th call does; the others, and one without a frame segmented
+        since the last call, do nothing.
         """
         seen = self._frame
         self._frame = None
         if seen is None:
+            return
+        self._remembered += 1
+        if self._remembered % self.update_every:
             return
         ids = [object_id for object_id in self._memory.ids if object_id in seen.probabilities]
         if not ids:
@@ -298,10 +304,8 @@ class Segmenter:
         masks = torch.stack([seen.probabilities[object_id] for object_id in ids])
         pair = torch.stack([masks, masks.sum(dim=0) - masks], dim=1)
         templates = self._stages.encode_memory(seen.image, pair, seen.query.stride16)
-        append = self._remembered % self.update_every == 0
-        self._remembered += 1
         keys = seen.query.key.expand(len(ids), -1, -1, -1)
-        self._memory.remember(ids, templates, keys, append)
+        self._memory.remember(ids, templates, keys)
 
     def step(self, frame: NDArray[np.uint8]) -> SegmentResult:
         """``segment`` and ``remember`` in one."""

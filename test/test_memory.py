@@ -242,19 +242,6 @@ def test_contents_mask_covers_exactly_the_empty_slots() -> None:
     assert (mask[1, 0] == 0).all()
 
 
-def test_overwriting_the_newest_never_overwrites_the_seed() -> None:
-    rng = np.random.default_rng(12)
-    bank = make_bank(4)
-    seed = torch.from_numpy(rand(rng, C, H, W))
-    bank.seed(1, seed, torch.from_numpy(rand(rng, CK, H, W)))
-    for _ in range(5):
-        newest = torch.from_numpy(rand(rng, 1, C, H, W))
-        bank.remember([1], newest, torch.from_numpy(rand(rng, 1, CK, H, W)), append=False)
-        assert bank.used(1) == 2
-        assert torch.equal(bank.templates[0, bank.order(1)[1]], newest[0])
-        assert torch.equal(bank.templates[0, bank.order(1)[0]], seed)
-
-
 def test_errors_name_the_remedy_and_change_nothing() -> None:
     rng = np.random.default_rng(13)
     bank = make_bank(3, objects=1)

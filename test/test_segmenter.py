@@ -157,12 +157,18 @@ def test_an_unseen_object_is_occluded_then_lost_and_not_remembered() -> None:
     assert segmenter.step(scene(9)[0]).objects[0].state is ObjectState.TRACKED
 
 
-def test_between_updates_the_newest_template_is_overwritten() -> None:
+def test_between_updates_the_memory_rests() -> None:
     segmenter = load(update_every=3, slots=16)
     segmenter.seed(*scene(0))
+    used, templates = [], []
     for step in range(1, 10):
         segmenter.step(scene(step)[0])
-    assert segmenter.slots_used == {DISC: 4, SQUARE: 4}
+        used.append(segmenter.slots_used[DISC])
+        templates.append(segmenter.memory.templates.clone())
+    assert used == [1, 1, 2, 2, 2, 3, 3, 3, 4]
+    assert torch.equal(templates[3], templates[2])
+    assert torch.equal(templates[4], templates[2])
+    assert not torch.equal(templates[5], templates[4])
 
 
 def test_memory_does_not_grow_with_frames() -> None:

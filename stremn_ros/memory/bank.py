@@ -195,10 +195,10 @@ class SlotMemory:
         """
         pairs = list(zip(self._tensors, other._tensors, strict=True))
         if any(a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in pairs):
-            mine, theirs = (
+            here, there = (
                 f"{bank.slots} slots of {tuple(bank.template_shape)}" for bank in (self, other)
             )
-            raise InputError(f"a bank of {theirs} does not fit into one of {mine}")
+            raise InputError(f"a bank of {there} does not fit into one of {here}")
         if len(self.rows.keys() | other.rows.keys()) > self.capacity:
             raise CapacityError(
                 f"there is room for {self.capacity} objects (max_objects), and "
@@ -273,14 +273,12 @@ class SlotMemory:
         self.rows.clear()
 
     def remember(
-        self, object_ids: Sequence[int], templates: Tensor, image_keys: Tensor, append: bool = True
+        self, object_ids: Sequence[int], templates: Tensor, image_keys: Tensor
     ) -> None:
         """Takes in the newest template of some objects.
 
         Args:
             object_ids: n different ids; templates: [n, C, h, w]; image_keys: [n, Ck, h, w].
-            append: False overwrites each object's newest template (but never its seed) instead
-                of making room for a new one.
 
         Raises:
             UnknownObjectError: an id is not in the bank; nothing is changed.
@@ -292,9 +290,7 @@ class SlotMemory:
         full: list[int] = []
         for n, row in enumerate(rows):
             used = self._used[row]
-            if not append and used > 1:
-                slots[n] = self._order[row, used - 1]
-            elif used < self.slots:
+            if used < self.slots:
                 slots[n] = used
                 self._order[row, used] = used
                 self._used[row] += 1
