@@ -30,6 +30,9 @@ from stremn_ros.video import open_frames
 PROGRESS_PERIOD = 2.0  # seconds between two lines of progress
 # Images that a reliable publisher keeps for subscribers that lag: at 30 Hz a third of a second.
 DEPTH = 10
+# A publisher learns of a subscriber a moment before that one can receive from it; an image sent in
+# between is lost to it, even a reliable one.
+SETTLE = 0.5
 DELIVERY_TIMEOUT = 30.0  # seconds for the last images to be acknowledged
 # A best-effort image is never acknowledged; the publisher stays this long for the last one.
 LINGER = 0.5
@@ -82,6 +85,7 @@ class VideoSource(Node):
         )
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._last_progress = time.monotonic()
+        self._complete_since: float | None = None  # when all subscribers waited for were there
         self._timer = self.create_timer(0.05, self._wait_for_subscribers)
         rows, columns = self._frames.size
         self.get_logger().info(
@@ -131,9 +135,14 @@ class VideoSource(Node):
         wanted = self._values["wait_for_subscribers"]
         present = self._images.get_subscription_count()
         if present >= wanted:
-            self._start()
-            self._publish()
-        elif time.monotonic() - self._last_progress >= PROGRESS_PERIOD:
+            if self._complete_since is None:
+                self._complete_since = time.monotonic()
+            if not wanted or time.monotonic() - self._complete_since >= SETTLE:
+                self._start()
+                self._publish()
+            return
+        self._complete_since = None
+        if time.monotonic() - self._last_progress >= PROGRESS_PERIOD:
             self._last_progress = time.monotonic()
             self.get_logger().info(
                 f"waiting for subscribers of {self._images.topic_name}: {present} of {wanted}"
