@@ -155,10 +155,10 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         SEGMENT,
         "update_every",
-        1,
-        "A new template is added with every n-th frame; between, the newest is overwritten.",
+        0,
+        "The memory is updated with every n-th frame and rests between; 0 takes the model's own.",
         RUN_TIME,
-        1,
+        0,
         1000,
     ),
     ParameterSpec(
@@ -217,6 +217,37 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         RUN_TIME,
         0.0,
         60.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "snapshot_dir",
+        "",
+        "Folder of the snapshots of the memory, the only one they are written to and read from; "
+        "empty for none.",
+        START,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "autosave_period",
+        0.0,
+        "Seconds after which the memory is saved again, when it has changed; 0 turns this off.",
+        RUN_TIME,
+        0.0,
+        86400.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "autosave_at_stop",
+        False,
+        "Save the memory when the node is deactivated, shut down or told to end.",
+        RUN_TIME,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "autoload",
+        False,
+        "Go on from the last saved memory at the first activation after `configure`.",
+        RUN_TIME,
     ),
     ParameterSpec(
         SEGMENT,

@@ -9,7 +9,7 @@ a slow network makes frames drop (and be counted) instead of pile up. A command 
 seed for the past, which is carried forward to now) is a generator: it yields after each step, and
 a frame that waits goes first.
 
-Messages are any objects with the attributes of sensor_msgs/Image.
+Messages are any objects with the attributes of sensor_msgs/Image or CompressedImage.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
-from stremn_ros.nodes import image_codec
+from stremn_ros.memory.snapshot import Snapshot
+from stremn_ros.nodes import compressed_codec, image_codec
 from stremn_ros.seeding import make_mask
 
 NANOSECONDS = 1_000_000_000
@@ -58,7 +60,7 @@ class Settings:
 
     min_score: float = 0.5
     update_rule: str = ""  # empty: the model's own
-    update_every: int = 1
+    update_every: int = 0  # 0: the model's own
     overlay_alpha: float = 0.5
     seed_wait: float = 2.0
     catch_up_time: float = 1.0
@@ -66,6 +68,9 @@ class Settings:
     time_jump_tolerance: float = 0.1
     frame_timeout: float = 2.0
     stale_after: float = 1.0
+    autosave_period: float = 0.0
+    autosave_at_stop: bool = False
+    autoload: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +174,7 @@ class SegmentCore:
         self._busy = False  # with a frame, its memory update included
         self._free_since = 0.0  # when the worker last ended a job
         self._own_rule = str(segmenter.update_rule)
+        self._own_update_every = int(segmenter.update_every)
         self._active = False
         self._enabled = True
         self._stopping = False
@@ -182,6 +188,8 @@ class SegmentCore:
         self._last_error = ""
         self._last_error_time = -1e9
         self._started = clock()
+        self._changes = 0  # of the memory; written by the worker
+        self._saved_changes = 0  # what that was when it was last saved or loaded
         self._names: dict[int, str] = {}
         # A picture of the segmenter's state for diagnostics, made by the worker after each job:
         # the segmenter itself must not be asked while it works.
@@ -238,7 +246,7 @@ class SegmentCore:
         arrival = self._clock()
         problem = ""
         try:
-            image_codec.frame_size(message)
+            _size(message)
             stamp = _stamp_of(message)
         except InputError as error:
             problem = str(error)
@@ -345,16 +353,16 @@ class SegmentCore:
                 )
             stamp = _stamp_of(mask)
         except InputError as error:
-            return self._failure(str(error))
+            return self.failure(str(error))
 
         def make(frame: Frame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-            height, width = image_codec.frame_size(frame.message)
+            height, width = _size(frame.message)
             if labels.shape != (height, width):
                 raise InputError(
                     f"the mask is {labels.shape[1]} x {labels.shape[0]} pixels, the frame is "
                     f"{width} x {height}: send the mask at the frame's size"
                 )
-            return image_codec.decode_rgb(frame.message), labels
+            return _rgb(frame.message), labels
 
         return self._seed(stamp, make, lambda _: dict(zip(wanted, names)), replace)
 
@@ -371,13 +379,13 @@ class SegmentCore:
     ) -> Answer:
         """~/seed_object. GrabCut runs in the caller's thread, so frames go on meanwhile."""
         if not 0 <= object_id <= image_codec.MAX_LABEL:
-            return self._failure(
+            return self.failure(
                 f"the id {object_id} cannot be used: give 1 to {image_codec.MAX_LABEL}, or 0 for "
                 "a free one"
             )
 
         def make(frame: Frame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-            rgb = image_codec.decode_rgb(frame.message)
+            rgb = _rgb(frame.message)
             return rgb, make_mask(rgb, box=box, polygon=polygon, inside=inside, outside=outside)
 
         def number(mask: NDArray[np.uint8]) -> dict[int, str]:
@@ -393,6 +401,7 @@ class SegmentCore:
         def work() -> str:
             self._segmenter.remove(object_id)
             self._names.pop(object_id, None)
+            self._changes += 1
             return f"object {object_id} is removed"
 
         return self._simple(work)
@@ -404,9 +413,47 @@ class SegmentCore:
             count = len(self._segmenter.ids)
             self._segmenter.reset()
             self._names.clear()
+            self._changes += 1
             return f"{count} objects forgotten" if count != 1 else "1 object forgotten"
 
         return self._simple(work)
+
+    def save(self, path: Path, mark: bool = True) -> Answer:
+        """Writes a snapshot; frames go on while the disk works. ids: of the objects saved.
+
+        mark: it is the one that `unsaved` speaks of.
+        """
+
+        def copy() -> tuple[Snapshot, int]:
+            return self._segmenter.snapshot(self._names), self._changes
+
+        try:
+            snapshot, changes = self._call(copy)
+            size = snapshot.write(path)
+        except Exception as error:
+            return self._refused(error)
+        if mark:
+            self._saved_changes = changes
+        text = f"saved {_objects(snapshot.ids)} to {path} ({size / 1e6:.1f} MB)"
+        return Answer(True, text, sorted(snapshot.ids), self.tracked())
+
+    def restore(self, snapshot: Snapshot, mark: bool = True) -> Answer:
+        """All objects give way to those of a snapshot, or nothing is changed. mark: as in save."""
+
+        def work() -> str:
+            names = self._segmenter.restore(snapshot)
+            self._names.clear()
+            self._names.update(names)
+            self._changes += 1
+            if mark:
+                self._saved_changes = self._changes
+            return f"loaded {_objects(snapshot.ids)}"
+
+        return self._simple(work)
+
+    def unsaved(self) -> bool:
+        """The memory has changed since it was last saved or loaded."""
+        return self._changes != self._saved_changes
 
     def enable(self, on: bool) -> Answer:
         """~/enable: pauses (frames count as dropped, objects are kept) and goes on."""
@@ -422,7 +469,7 @@ class SegmentCore:
             message = self._call(work)
         except Exception as error:  # whatever a runtime may raise must not end the service
             return self._refused(error)
-        return Answer(True, message, tracked_ids=self._tracked())
+        return Answer(True, message, tracked_ids=self.tracked())
 
     def _seed(
         self,
@@ -448,6 +495,7 @@ class SegmentCore:
                 if replace:
                     self._names.clear()
                 self._names.update(names)
+                self._changes += 1
                 return sorted(int(value) for value in ids), carried
 
             ids, carried = self._call(steps)
@@ -455,7 +503,7 @@ class SegmentCore:
             return self._refused(error)
         listed = ", ".join(str(number) for number in ids)
         message = f"seeded object{'s' if len(ids) != 1 else ''} {listed}{note}{carried}"
-        return Answer(True, message, ids, self._tracked(), frame, mask)
+        return Answer(True, message, ids, self.tracked(), frame, mask)
 
     def _carry(
         self, frame: Frame, rgb: NDArray[np.uint8], mask: NDArray[np.uint8], replace: bool
@@ -484,7 +532,7 @@ class SegmentCore:
             chosen = ahead[step - 1]
             at = chosen.number
             try:
-                picture = image_codec.decode_rgb(chosen.message)
+                picture = _rgb(chosen.message)
             except InputError:
                 continue  # it was counted and told when its turn came
             result = fork.step(picture)
@@ -592,16 +640,18 @@ class SegmentCore:
 
     def _refused(self, error: Exception) -> Answer:
         if isinstance(error, StremnError):
-            return self._failure(str(error))
+            return self.failure(str(error))
         text = f"{type(error).__name__}: {error}"
         with self._condition:
             self._note_error(f"a service call failed inside: {text}", key="")
-        return self._failure(f"failed inside, nothing is known to be wrong with the call: {text}")
+        return self.failure(f"failed inside, nothing is known to be wrong with the call: {text}")
 
-    def _failure(self, message: str) -> Answer:
-        return Answer(False, message, tracked_ids=self._tracked())
+    def failure(self, message: str) -> Answer:
+        """An answer that says why nothing was done."""
+        return Answer(False, message, tracked_ids=self.tracked())
 
-    def _tracked(self) -> list[int]:
+    def tracked(self) -> list[int]:
+        """Ids of the objects that are followed."""
         with self._condition:
             return list(self._state.get("ids", ()))
 
@@ -644,6 +694,7 @@ class SegmentCore:
             with self._condition:
                 self._note_error(f"reset failed: {type(error).__name__}: {error}", key="")
         self._names.clear()
+        self._changes += 1
         self._note_state()
 
     def _execute(self, steps: Steps, future: Future[Any]) -> None:
@@ -669,7 +720,7 @@ class SegmentCore:
     def _process(self, frame: Frame) -> None:
         problem = ""
         try:
-            rgb = image_codec.decode_rgb(frame.message)
+            rgb = _rgb(frame.message)
             self._apply_settings()
             begin = self._clock()
             result = self._segmenter.segment(rgb)
@@ -692,6 +743,8 @@ class SegmentCore:
         if not problem:
             try:
                 self._segmenter.remember()
+                if self._segmenter.ids:
+                    self._changes += 1
             except Exception as error:
                 with self._condition:
                     self._note_error(
@@ -708,7 +761,7 @@ class SegmentCore:
         for name, value in (
             ("min_score", self.settings.min_score),
             ("update_rule", self.settings.update_rule or self._own_rule),
-            ("update_every", self.settings.update_every),
+            ("update_every", self.settings.update_every or self._own_update_every),
         ):
             if getattr(self._segmenter, name) != value:
                 setattr(self._segmenter, name, value)
@@ -753,8 +806,12 @@ class SegmentCore:
         with self._condition:
             return not (self._commands or self._counters.waiting or self._busy)
 
-    def report(self, hint: str = "") -> Report:
-        """The diagnostics. hint: why no frames may come, if the caller knows (a QoS mismatch)."""
+    def report(self, hint: str = "", snapshot: str = "", problem: str = "") -> Report:
+        """The diagnostics.
+
+        hint: why no frames may come, if the caller knows (a QoS mismatch); snapshot: of the last
+        one; problem: what else is wrong.
+        """
         with self._condition:
             now = self._clock()
             counters = Counters(**vars(self._counters))
@@ -787,6 +844,7 @@ class SegmentCore:
             "slots used": _listed(state["slots_used"].items()),
             "seed buffer [frames]": f"{len(kept)} of {self._recent.maxlen}",
             "seed buffer [bytes]": sum(len(frame.message.data) for frame in kept),
+            "snapshot": snapshot,
             "runtime": state["runtime"],
             "enabled": str(enabled).lower(),
             "last error": error,
@@ -816,6 +874,8 @@ class SegmentCore:
                 "on the way: give DDS enough shared memory (config/fastdds_shm.xml), or set "
                 "image_reliability to reliable"
             )
+        elif problem:
+            level, message = WARN, problem
         elif not enabled:
             message = "paused (~/enable)"
         elif not state["ids"]:
@@ -829,6 +889,17 @@ class SegmentCore:
 def _at_once(work: Callable[[], Any]) -> Steps:
     yield from ()
     return work()
+
+
+def _rgb(message: Any) -> NDArray[np.uint8]:
+    """Of an Image or a CompressedImage."""
+    codec = compressed_codec if hasattr(message, "format") else image_codec
+    return codec.decode_rgb(message)
+
+
+def _size(message: Any) -> tuple[int, int]:
+    codec = compressed_codec if hasattr(message, "format") else image_codec
+    return codec.frame_size(message)
 
 
 def _stamp_of(message: Any) -> int:
@@ -851,6 +922,12 @@ def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, str]:
 
 def _listed(items: Iterable[tuple[int, int]]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in sorted(items))
+
+
+def _objects(ids: Sequence[int]) -> str:
+    if not ids:
+        return "a memory without objects"
+    return f"object{'s' if len(ids) != 1 else ''} {_listed_ids(sorted(ids))}"
 
 
 def _listed_ids(ids: Sequence[int]) -> str:

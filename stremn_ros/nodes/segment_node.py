@@ -42,7 +42,7 @@ from sensor_msgs.msg import Image, RegionOfInterest
 from std_srvs.srv import SetBool, Trigger
 
 from stremn_interfaces.msg import ObjectArray, TrackedObject
-from stremn_interfaces.srv import RemoveObject, SeedMask, SeedObject
+from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
 from stremn_ros import visualization
 from stremn_ros.errors import StremnError
 from stremn_ros.nodes import image_codec, parameters
@@ -57,6 +57,7 @@ from stremn_ros.nodes.segment_core import (
     Segmented,
     Settings,
 )
+from stremn_ros.nodes.snapshots import Snapshots
 from stremn_ros.segmenter import Segmenter
 
 try:
@@ -69,6 +70,7 @@ WITH_MESSAGE_INFO = hasattr(Subscription, "CallbackType")
 # One for each callback group that can hold a thread: image, services, diagnostics, and the default
 # group of transitions and parameters; one more keeps the executor itself responsive.
 EXECUTOR_THREADS = 5
+_ENDING = "the node is being cleaned up"
 
 
 class SegmentNode(LifecycleNode):
@@ -77,6 +79,8 @@ class SegmentNode(LifecycleNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("stremn", **options)
         self._core: SegmentCore | None = None
+        self._snapshots: Snapshots | None = None
+        self._resumed = False  # since `configure`
         self._subscription: Any = None
         self._overlay_pub: Any = None
         self._mask_pub: Any = None
@@ -101,6 +105,8 @@ class SegmentNode(LifecycleNode):
             (RemoveObject, "~/remove_object", self._on_remove_object),
             (Trigger, "~/reset", self._on_reset),
             (SetBool, "~/enable", self._on_enable),
+            (SaveMemory, "~/save_memory", self._on_save_memory),
+            (LoadMemory, "~/load_memory", self._on_load_memory),
         ):
             self.create_service(kind, name, callback, callback_group=self._service_group)
         self._diagnostics_pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -116,6 +122,8 @@ class SegmentNode(LifecycleNode):
             if name in values:
                 setattr(self._settings, name, values[name])
         self._log.period = self._values["log_period"]
+        if self._snapshots is not None:
+            self._snapshots.wake()
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         values, reason = parameters.check_changes(
@@ -169,7 +177,7 @@ class SegmentNode(LifecycleNode):
             update_rule=values["update_rule"] or None,
             processing_size=values["processing_size"] or None,
             max_objects=values["max_objects"],
-            update_every=values["update_every"],
+            update_every=values["update_every"] or None,
         )
         # the newest mask is the one that counts, so nothing is queued for slow subscribers
         results = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -186,6 +194,14 @@ class SegmentNode(LifecycleNode):
             now=lambda: self.get_clock().now().nanoseconds,
         )
         self._core.enable(self._enabled)
+        self._snapshots = Snapshots(
+            self._core,
+            values["snapshot_dir"],
+            self._path.strip("/").replace("/", "."),
+            self._settings,
+            self._log,
+        )
+        self._resumed = False
         self.get_logger().info(
             f"configured: model {values['model']} on {segmenter.runtime_name}, up to "
             f"{segmenter.max_objects} objects"
@@ -194,10 +210,15 @@ class SegmentNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Starts the subscription."""
         assert self._core is not None
+        assert self._snapshots is not None
         self._hint = ""
         result = super().on_activate(state)  # the publishers first, for the first mask
         if result != TransitionCallbackReturn.SUCCESS:
             return result
+        # once, as from then on the memory in this process is the newer one
+        if self._settings.autoload and not self._resumed and not self._core.tracked():
+            self._snapshots.autoload()
+        self._resumed = True
         self._core.activate()
         reliable = self._values["image_reliability"] == "reliable"
         self._subscription = self.create_subscription(
@@ -248,10 +269,15 @@ class SegmentNode(LifecycleNode):
             self._subscription = None
         if self._core is not None:
             self._core.deactivate()
+        if self._snapshots is not None and self._settings.autosave_at_stop:
+            self._snapshots.autosave()
 
     def free(self) -> None:
         """Ends the work and frees the network; from any state, more than once if need be."""
         self._stop()
+        snapshots, self._snapshots = self._snapshots, None
+        if snapshots is not None:
+            snapshots.close()
         core, self._core = self._core, None
         if core is not None:
             core.close()
@@ -327,8 +353,10 @@ class SegmentNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         core = self._core
+        snapshots = self._snapshots
         if core is not None:
-            report = core.report(self._hint)
+            last, problem = snapshots.status() if snapshots is not None else ("", "")
+            report = core.report(self._hint, last, problem)
         elif self._failure:
             report = Report(ERROR, f"configure failed: {self._failure}", {})
         else:
@@ -426,6 +454,26 @@ class SegmentNode(LifecycleNode):
             return core.enable(request.data)
 
         self._answer(response, work)
+        return response
+
+    def _on_save_memory(
+        self, request: SaveMemory.Request, response: SaveMemory.Response
+    ) -> SaveMemory.Response:
+        snapshots = self._snapshots
+        self._answer(
+            response,
+            lambda core: snapshots.save(request.path) if snapshots else core.failure(_ENDING),
+        )
+        return response
+
+    def _on_load_memory(
+        self, request: LoadMemory.Request, response: LoadMemory.Response
+    ) -> LoadMemory.Response:
+        snapshots = self._snapshots
+        self._answer(
+            response,
+            lambda core: snapshots.load(request.path) if snapshots else core.failure(_ENDING),
+        )
         return response
 
     # ------------------------------------------------------------------ other
