@@ -272,9 +272,7 @@ class SlotMemory:
             self._clear(row)
         self.rows.clear()
 
-    def remember(
-        self, object_ids: Sequence[int], templates: Tensor, image_keys: Tensor
-    ) -> None:
+    def remember(self, object_ids: Sequence[int], templates: Tensor, image_keys: Tensor) -> None:
         """Takes in the newest template of some objects.
 
         Args:

@@ -181,6 +181,14 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ),
     ParameterSpec(
         SEGMENT,
+        "image_transport",
+        "raw",
+        "How the images come: raw on `image`, or compressed (JPEG or PNG) on `image/compressed`.",
+        UNCONFIGURED,
+        choices=("raw", "compressed"),
+    ),
+    ParameterSpec(
+        SEGMENT,
         "overlay_alpha",
         0.5,
         "Strength of the colours on ~/overlay.",

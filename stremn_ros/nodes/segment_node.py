@@ -38,7 +38,7 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import Image, RegionOfInterest
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_srvs.srv import SetBool, Trigger
 
 from stremn_interfaces.msg import ObjectArray, TrackedObject
@@ -190,7 +190,7 @@ class SegmentNode(LifecycleNode):
             log=self._log,
             settings=self._settings,
             seed_buffer=values["seed_buffer"],
-            topic=self.resolve_topic_name("image"),
+            topic=self._image_topic,
             now=lambda: self.get_clock().now().nanoseconds,
         )
         self._core.enable(self._enabled)
@@ -222,8 +222,8 @@ class SegmentNode(LifecycleNode):
         self._core.activate()
         reliable = self._values["image_reliability"] == "reliable"
         self._subscription = self.create_subscription(
-            Image,
-            "image",
+            CompressedImage if self._compressed else Image,
+            self._image_topic if self._compressed else "image",
             self._on_image_with_info if WITH_MESSAGE_INFO else self._on_image,
             QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
@@ -291,12 +291,22 @@ class SegmentNode(LifecycleNode):
                 self.destroy_lifecycle_publisher(publisher)
                 setattr(self, name, None)
 
-    def _on_image(self, message: Image) -> None:
+    @property
+    def _compressed(self) -> bool:
+        return self._values["image_transport"] == "compressed"
+
+    @property
+    def _image_topic(self) -> str:
+        """Full name of the topic; that of compressed images follows a remapping of `image`."""
+        topic = self.resolve_topic_name("image")
+        return f"{topic}/compressed" if self._compressed else topic
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
         core = self._core
         if core is not None:
             core.on_frame(message)
 
-    def _on_image_with_info(self, message: Image, info: Any) -> None:
+    def _on_image_with_info(self, message: Image | CompressedImage, info: Any) -> None:
         core = self._core
         if core is not None:
             publisher = info.get("publisher_gid")
@@ -311,7 +321,7 @@ class SegmentNode(LifecycleNode):
             else "make its QoS fit, or set qos_overrides for the subscription"
         )
         self._hint = (
-            f"a publisher of {self.resolve_topic_name('image')} cannot be heard: its {policy} "
+            f"a publisher of {self._image_topic} cannot be heard: its {policy} "
             f"does not fit what this node asks for; {remedy} (ros2 topic info -v shows both)"
         )
         self._log("error", "", self._hint)
