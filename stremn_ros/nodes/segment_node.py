@@ -46,6 +46,7 @@ from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask
 from stremn_ros import visualization
 from stremn_ros.errors import StremnError
 from stremn_ros.nodes import image_codec, parameters
+from stremn_ros.nodes.detections import VisionTypes, to_detections, to_label_info, vision_types
 from stremn_ros.nodes.segment_core import (
     ERROR,
     NANOSECONDS,
@@ -85,6 +86,10 @@ class SegmentNode(LifecycleNode):
         self._overlay_pub: Any = None
         self._mask_pub: Any = None
         self._objects_pub: Any = None
+        self._vision: VisionTypes | None = None  # where vision_msgs is installed
+        self._detections_pub: Any = None
+        self._label_info_pub: Any = None
+        self._labels_told: Any = None  # what the last label_info said
         self._hint = ""  # what is known of a connection that cannot work
         self._failure = ""  # why the last configure failed
         self._enabled = True
@@ -184,6 +189,21 @@ class SegmentNode(LifecycleNode):
         self._mask_pub = self.create_lifecycle_publisher(Image, "~/mask", results)
         self._objects_pub = self.create_lifecycle_publisher(ObjectArray, "~/objects", results)
         self._overlay_pub = self.create_lifecycle_publisher(Image, "~/overlay", results)
+        self._vision = vision_types()
+        if self._vision is not None:
+            self._detections_pub = self.create_lifecycle_publisher(
+                self._vision.detection_array, "~/detections", results
+            )
+            if self._vision.label_info is not None:
+                self._label_info_pub = self.create_lifecycle_publisher(
+                    self._vision.label_info,
+                    "~/label_info",
+                    QoSProfile(  # for those who come later as well
+                        depth=1,
+                        reliability=ReliabilityPolicy.RELIABLE,
+                        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+                    ),
+                )
         self._core = SegmentCore(
             segmenter,
             publish=self._publish,
@@ -212,6 +232,7 @@ class SegmentNode(LifecycleNode):
         assert self._core is not None
         assert self._snapshots is not None
         self._hint = ""
+        self._labels_told = None
         result = super().on_activate(state)  # the publishers first, for the first mask
         if result != TransitionCallbackReturn.SUCCESS:
             return result
@@ -285,7 +306,13 @@ class SegmentNode(LifecycleNode):
             gc.collect()
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()  # else PyTorch keeps the memory from other processes
-        for name in ("_mask_pub", "_objects_pub", "_overlay_pub"):
+        for name in (
+            "_mask_pub",
+            "_objects_pub",
+            "_overlay_pub",
+            "_detections_pub",
+            "_label_info_pub",
+        ):
             publisher = getattr(self, name)
             if publisher is not None:
                 self.destroy_lifecycle_publisher(publisher)
@@ -340,11 +367,24 @@ class SegmentNode(LifecycleNode):
         assert self._core is not None
         objects.latency = self._core.age(segmented.frame)
         self._objects_pub.publish(objects)
+        if self._vision is not None:
+            self._publish_vision(self._vision, header, segmented)
         if self._overlay_pub.get_subscription_count():
             picture = visualization.overlay(
                 segmented.rgb, segmented.result.labels, self._settings.overlay_alpha
             )
             self._overlay_pub.publish(image_codec.encode(Image(header=header), picture, "rgb8"))
+
+    def _publish_vision(self, types: VisionTypes, header: Any, segmented: Segmented) -> None:
+        found = segmented.result.objects
+        if self._label_info_pub is not None:
+            ids, score = [item.id for item in found], self._settings.min_score
+            told = ids, dict(segmented.names), score
+            if told != self._labels_told:  # before the first detection that needs it
+                info = to_label_info(types, header, ids, segmented.names, score)
+                self._label_info_pub.publish(info)
+                self._labels_told = told
+        self._detections_pub.publish(to_detections(types, header, found))
 
     @staticmethod
     def _object(found: Any, name: str) -> TrackedObject:

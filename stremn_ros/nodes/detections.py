@@ -1,0 +1,84 @@
+"""Tracked objects as vision_msgs, where that package is installed.
+
+The types are handed in, so that nothing here imports ROS and the conversion can be tried without
+vision_msgs (it has no wheels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class VisionTypes:
+    """The message classes; label_info is None where vision_msgs does not have it (before 4.1)."""
+
+    detection_array: Any
+    detection: Any
+    hypothesis: Any
+    label_info: Any = None
+    vision_class: Any = None
+
+
+def vision_types() -> VisionTypes | None:
+    """The classes of the installed vision_msgs; None where it is absent or too old to use."""
+    try:
+        from vision_msgs import msg
+    except ImportError:
+        return None
+    array, detection, hypothesis = (
+        getattr(msg, name, None)
+        for name in ("Detection2DArray", "Detection2D", "ObjectHypothesisWithPose")
+    )
+    # before 4.0, which brought Point2D, the centre of a box was another type
+    if None in (array, detection, hypothesis) or not hasattr(msg, "Point2D"):
+        return None
+    label_info, vision_class = (getattr(msg, name, None) for name in ("LabelInfo", "VisionClass"))
+    return VisionTypes(array, detection, hypothesis, label_info, vision_class)
+
+
+def to_detections(types: VisionTypes, header: Any, objects: Sequence[Any]) -> Any:
+    """A Detection2DArray of the objects that are seen (state TRACKED) in a frame.
+
+    Args:
+        header: of the source frame. objects: of a SegmentResult.
+
+    Returns:
+        One detection for each: `id` is the object's id, the only hypothesis has the id as its
+        class_id (`label_info` tells its name) and the score, and the box is that of its pixels:
+        center and size, in pixels of the source image, pixel 0 reaching from 0 to 1.
+    """
+    array = types.detection_array(header=header)
+    for item in objects:
+        if item.state.name != "TRACKED":
+            continue
+        detection = types.detection(header=header, id=str(item.id))
+        x, y, width, height = (float(value) for value in item.box)
+        detection.bbox.center.position.x = x + width / 2
+        detection.bbox.center.position.y = y + height / 2
+        detection.bbox.size_x = width
+        detection.bbox.size_y = height
+        hypothesis = types.hypothesis()
+        hypothesis.hypothesis.class_id = str(item.id)
+        hypothesis.hypothesis.score = float(item.score)
+        detection.results.append(hypothesis)
+        array.detections.append(detection)
+    return array
+
+
+def to_label_info(
+    types: VisionTypes, header: Any, ids: Sequence[int], names: Mapping[int, str], score: float
+) -> Any:
+    """A LabelInfo: the values of ~/mask and the class ids of ~/detections with their names.
+
+    An object without a name is called `object N`; 0 is `background`. score: below which an
+    object does not count as seen.
+    """
+    info = types.label_info(header=header, threshold=float(score))
+    for number, name in [(0, "background"), *((n, names.get(n, "")) for n in sorted(ids))]:
+        info.class_map.append(
+            types.vision_class(class_id=number, class_name=name or f"object {number}")
+        )
+    return info
