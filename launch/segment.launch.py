@@ -26,7 +26,14 @@ from stremn_ros.nodes.dds_profile import profile_environment
 
 SHARE = get_package_share_directory("stremn_ros")
 # arguments that are parameters of the node: given ones win over the parameter file
-TEXT_PARAMETERS = ("model", "runtime", "device", "image_reliability")
+TEXT_PARAMETERS = (
+    "model",
+    "runtime",
+    "device",
+    "image_transport",
+    "image_reliability",
+    "snapshot_dir",
+)
 NUMBER_PARAMETERS = ("processing_size", "slots", "max_objects")
 
 ARGUMENTS = [
@@ -72,10 +79,22 @@ ARGUMENTS = [
         description="Most objects followed at once. Empty: as the parameter file says.",
     ),
     DeclareLaunchArgument(
+        "image_transport",
+        default_value="",
+        description="raw, or compressed: JPEG or PNG from <image_topic>/compressed. Empty: as the "
+        "parameter file says.",
+    ),
+    DeclareLaunchArgument(
         "image_reliability",
         default_value="",
         description="best_effort or reliable, asked of the image's publisher. Empty: as the "
         "parameter file says.",
+    ),
+    DeclareLaunchArgument(
+        "snapshot_dir",
+        default_value="",
+        description="Folder for snapshots of the memory (save_memory, load_memory, autosave). "
+        "Empty: as the parameter file says.",
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
     DeclareLaunchArgument(

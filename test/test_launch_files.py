@@ -55,7 +55,7 @@ def test_every_argument_used_is_declared_and_described(path: Path) -> None:
         assert description.endswith("."), name
     text = path.read_text()
     used = set(re.findall(r'(?:LaunchConfiguration|value)\("(\w+)"\)', text))
-    for group in re.findall(r"_PARAMETERS = \((.*?)\)", text):
+    for group in re.findall(r"_PARAMETERS = \((.*?)\)", text, re.DOTALL):
         used |= set(re.findall(r'"(\w+)"', group))
     assert used == set(arguments)
 
@@ -64,7 +64,7 @@ def test_arguments_that_are_parameters_are_in_the_table() -> None:
     text = (ROOT / "launch" / "segment.launch.py").read_text()
     names = [
         name
-        for group in re.findall(r"_PARAMETERS = \((.*?)\)", text)
+        for group in re.findall(r"_PARAMETERS = \((.*?)\)", text, re.DOTALL)
         for name in re.findall(r'"(\w+)"', group)
     ]
     table = parameters.parameters_of(parameters.SEGMENT)

@@ -140,14 +140,14 @@ def _seed_running_node(options: argparse.Namespace) -> int:
     images: list[Any] = []
     peer = Peer("stremn_demo")
     try:
-        subscription = peer.node.create_subscription(
+        # kept to the end: rclpy does not bear that one is destroyed while another thread spins
+        peer.node.create_subscription(
             Image,
             options.image_topic,
             lambda message: None if images else images.append(message),
             QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE),
         )
         wait_for(lambda: images, f"an image on {options.image_topic}", 120.0)
-        peer.node.destroy_subscription(subscription)
         image = images[0]
         answer = _seed(peer, labels, image.header, (image.height, image.width))
     finally:
