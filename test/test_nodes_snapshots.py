@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,12 +21,16 @@ from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 from std_srvs.srv import Trigger
 
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask
+from stremn_ros import visualization
 from stremn_ros.errors import InputError
 from stremn_ros.memory.snapshot import Snapshot
+from stremn_ros.nodes import demo
 from stremn_ros.nodes.image_codec import decode_labels
 from stremn_ros.nodes.segment_core import SegmentCore, Settings
 from stremn_ros.nodes.snapshots import Snapshots, snapshot_path
+from stremn_ros.runtime.models import available_models
 from stremn_ros.segmenter import Segmenter
+from stremn_ros.video import open_frames
 
 NAMES = {DISC: "cup", SQUARE: "box"}
 
@@ -297,6 +302,38 @@ def test_a_node_that_is_killed_goes_on_with_the_same_objects(run):
     peer.connect(scene(8)[0])
     _, objects = peer.segment(scene(8)[0])
     assert found_names(objects) == {SQUARE: "box"}
+
+
+@pytest.mark.skipif(
+    "segment_lite0" not in available_models(), reason="the model segment_lite0 is not there"
+)
+def test_on_a_real_clip_the_masks_before_and_after_agree(run):
+    """The rabbit of the demo, seeded 12 frames before the kill."""
+    video, first = demo.demo_video(), demo.START_FRAME
+    frames = list(open_frames(video, first, first + 13, (360, 640)))
+    mask = visualization.read_label_png(demo.shared_file("demo_seed.png"))
+    mask = cv2.resize(mask, (640, 360), interpolation=cv2.INTER_NEAREST)
+    options = {"model": "segment_lite0", "autosave_period": 0.1, "autoload": True}
+    run.start(**options)
+    run.peer.connect(frames[0])
+    run.seed(mask, [])
+    for frame in frames[1:13]:
+        before, _ = run.peer.segment(frame)
+    file = run.snapshots / "stremn.safetensors"
+    wait_for(lambda: file.exists() and Snapshot.read(file).remembered >= 12, "the autosave")
+    run.node.process.send_signal(signal.SIGKILL)
+    run.node.wait()
+    run.start(**options)
+    seen = set(run.peer.masks)
+    run.peer.connect(frames[12])
+    first = min(set(run.peer.masks) - seen)
+    ids = [int(value) for value in np.unique(mask) if value]
+    assert sorted(found_names(run.peer.objects[first])) == ids
+    after = decode_labels(run.peer.masks[first])
+    for object_id in ids:
+        score, area = iou(after, before, object_id), np.count_nonzero(before == object_id)
+        print(f"\nobject {object_id} of {area} pixels: IoU before and after the kill {score:.3f}")
+        assert score > 0.9
 
 
 def test_save_and_load_by_hand_with_all_that_can_go_wrong(run, tmp_path):
