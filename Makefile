@@ -32,5 +32,5 @@ lint: setup
 	@$(VENV)/bin/python -m mypy
 
 clean:
-	rm -rf .venv build install log out .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf .venv .setup.lock build install log out .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
