@@ -101,8 +101,8 @@ def test_masks_of_compressed_images(node):
         cases = {
             b"": "the compressed image has no data",
             good[:-200]: "the JPEG is cut short",
-            b"GIF89a": "neither JPEG nor PNG",
-            bytes(image_message(scene(0)[0]).data): "neither JPEG nor PNG",
+            b"GIF89a": "begins with 47 49 46 38, which is neither JPEG nor PNG",
+            bytes(image_message(scene(0)[0]).data): "begins with 5a 5a 5a 5a, which is neither",
         }
         for step, (data, text) in enumerate(cases.items(), 11):
             peer.publish(data)
