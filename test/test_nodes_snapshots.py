@@ -28,7 +28,6 @@ from stremn_ros.nodes import demo
 from stremn_ros.nodes.image_codec import decode_labels
 from stremn_ros.nodes.segment_core import SegmentCore, Settings
 from stremn_ros.nodes.snapshots import Snapshots, snapshot_path
-from stremn_ros.runtime.models import available_models
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.video import open_frames
 
@@ -304,9 +303,6 @@ def test_a_node_that_is_killed_goes_on_with_the_same_objects(run):
     assert found_names(objects) == {SQUARE: "box"}
 
 
-@pytest.mark.skipif(
-    "segment_lite0" not in available_models(), reason="the model segment_lite0 is not there"
-)
 def test_on_a_real_clip_the_masks_before_and_after_agree(run):
     """The rabbit of the demo, seeded 12 frames before the kill."""
     video, first = demo.demo_video(), demo.START_FRAME
