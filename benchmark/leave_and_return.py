@@ -21,9 +21,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from stremn_ros.data.clip import affine, paste, warp
-from stremn_ros.data.files import read_image, read_labels
 from stremn_ros.segmenter import ObjectState, Segmenter
-from stremn_ros.visualization import contact_sheet
+from stremn_ros.video import read_image
+from stremn_ros.visualization import contact_sheet, read_label_png
 
 SEEN, AWAY, BACK, GRACE = 12, 20, 15, 5
 
@@ -32,7 +32,7 @@ def clip(
     rng: Generator, background: list[Path], photo: tuple[Path, Path]
 ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
     """Frames and truth of one composed clip."""
-    image, labels = read_image(photo[0]), read_labels(photo[1])
+    image, labels = read_image(photo[0]), read_label_png(photo[1])
     areas = np.bincount(labels.ravel(), minlength=256)
     areas[0] = 0
     only = (labels == int(areas.argmax())).astype(np.uint8)

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from stremn_ros.data.clip import affine, compact, warp
-from stremn_ros.data.files import read_image, read_labels
 from stremn_ros.data.mixture import Mixture, Phase
 from stremn_ros.data.photos import PhotoClips
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
+from stremn_ros.video import read_image
+from stremn_ros.visualization import read_label_png
 
 
 def photo(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -121,12 +122,9 @@ def test_broken_data_is_named(root: Path, tmp_path: Path) -> None:
         PhotoClips(tmp_path)
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not a picture")
-    for read in (read_image, read_labels):
+    for read in (read_image, read_label_png):
         with pytest.raises(InputError, match=r"bad\.png"):
             read(bad)
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "rgb.png")
-    with pytest.raises(InputError, match="mode RGB"):
-        read_labels(tmp_path / "rgb.png")
     (tmp_path / "Annotations/480p/lone").mkdir(parents=True)
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "Annotations/480p/lone/00000.png")
     with pytest.raises(InputError, match="there is no frame"):
@@ -178,9 +176,9 @@ def test_indexed_and_binary_masks_keep_their_meaning(tmp_path: Path) -> None:
     indexed = Image.fromarray(labels, mode="P")
     indexed.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [5] * 759)
     indexed.save(tmp_path / "indexed.png")
-    np.testing.assert_array_equal(read_labels(tmp_path / "indexed.png"), labels)
+    np.testing.assert_array_equal(read_label_png(tmp_path / "indexed.png"), labels)
     Image.fromarray((labels > 0).astype(np.uint8) * 255).save(tmp_path / "binary.png")
-    np.testing.assert_array_equal(read_labels(tmp_path / "binary.png"), labels > 0)
+    np.testing.assert_array_equal(read_label_png(tmp_path / "binary.png"), labels > 0)
 
 
 def test_affine_takes_the_centre_to_the_target() -> None:

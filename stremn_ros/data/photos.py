@@ -10,8 +10,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..video import read_image
+from ..visualization import read_label_png
 from .clip import Clip, affine, compact, motion_blur, paste, recolour, smooth_field, warp
-from .files import BrokenFiles, read_image, read_labels
+from .files import BrokenFiles
 
 
 class PhotoClips:
@@ -45,7 +47,7 @@ class PhotoClips:
 
     def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         name = self.names[index]
-        image, labels = read_image(self._images[name]), read_labels(self._masks[name])
+        image, labels = read_image(self._images[name]), read_label_png(self._masks[name])
         if image.shape[:2] != labels.shape:
             raise InputError(f"{name}: image {image.shape[:2]} and mask {labels.shape} differ")
         return image, labels

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.random import Generator
 
 from ..errors import InputError
+from ..video import read_image
+from ..visualization import read_label_png
 from .clip import Clip, affine, compact, recolour, warp
-from .files import BrokenFiles, read_image, read_labels
+from .files import BrokenFiles
 
 
 class VideoClips:
@@ -66,7 +68,7 @@ class VideoClips:
             indices = indices[::-1]
         with self.broken.handled() as handled:
             images = [read_image(pairs[i][0]) for i in indices]
-            masks = [read_labels(pairs[i][1]) for i in indices]
+            masks = [read_label_png(pairs[i][1]) for i in indices]
             shapes = {image.shape[:2] for image in images} | {mask.shape for mask in masks}
             if len(shapes) > 1:
                 raise InputError(f"{name}: frames and masks of different sizes {sorted(shapes)}")
