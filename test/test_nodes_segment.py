@@ -564,20 +564,27 @@ def test_frames_that_come_too_fast_are_dropped_and_counted(peer):
     peer.segment(picture(0))
     assert seed(peer, labels(0)).success
     before = peer.settled_counters()
-    messages = [image_message(picture(step % 30)) for step in range(300)]
-    for message in messages:
-        message.header.stamp = to_time(peer.next_stamp())
-        peer.images.publish(message)
-    last = to_stamp(messages[-1].header.stamp)
-    wait_for(lambda: last in peer.masks, "the newest frame, which always wins")
-    received, segmented, dropped, failed = (
-        new - old for new, old in zip(peer.settled_counters(), before)
-    )
-    assert received == segmented + dropped + failed
-    assert failed == 0
-    assert 0 < segmented <= received <= 300
+    stamps = []
+    # Whether a frame of one burst is dropped by the node or overwritten in the reader's queue of
+    # one (and then never received) is the scheduler's affair: bursts go on until the node dropped.
+    for _ in range(30):
+        for step in range(100):
+            message = image_message(picture(step % 30))
+            message.header.stamp = to_time(peer.next_stamp())
+            stamps.append(to_stamp(message.header.stamp))
+            peer.images.publish(message)
+            time.sleep(0.001)
+        wait_for(lambda: stamps[-1] in peer.masks, "the newest frame, which always wins")
+        received, segmented, dropped, failed = (
+            new - old for new, old in zip(peer.settled_counters(), before)
+        )
+        assert received == segmented + dropped + failed
+        assert failed == 0
+        assert 0 < segmented <= received <= len(stamps)
+        if dropped:
+            break
     assert dropped > 0
-    masks = [stamp for stamp in peer.masks if stamp >= to_stamp(messages[0].header.stamp)]
+    masks = [stamp for stamp in peer.masks if stamp >= stamps[0]]
     assert len(masks) == segmented
     assert masks == sorted(masks)
 

@@ -1,0 +1,87 @@
+"""`stremn evaluate`: score a model on a data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .options import add_model_options, check_writable, load_segmenter, write_json
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="score a model on a data set", description="Scores a model on a data set."
+    )
+    sets = evaluate.add_subparsers(title="data sets", metavar="DATA_SET", required=True)
+    parser = sets.add_parser(
+        "davis",
+        parents=[common],
+        help="J, F and J&F on DAVIS 2016 or 2017",
+        description="Scores J, F and J&F (percent) by the official semi-supervised definition, on "
+        "the official folder layout: JPEGImages/480p, Annotations/480p, ImageSets.",
+    )
+    parser.add_argument("--root", required=True, metavar="DAVIS", help="folder of the data set")
+    parser.add_argument(
+        "--split",
+        default="val",
+        help='a list in ImageSets, or "all" for every annotated folder (default: %(default)s)',
+    )
+    parser.add_argument(
+        "--year",
+        default="auto",
+        choices=("auto", "2016", "2017"),
+        help="which list of that name; auto takes the longest (default: %(default)s). With the "
+        "lists of 2016 all objects of a mask are one",
+    )
+    parser.add_argument("--resolution", default="480p", help="sub-folder (default: %(default)s)")
+    parser.add_argument("--sequences", metavar="A,B,...", help="only these sequences of the split")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="use only every N-th frame, for a quick look; the result is marked as partial",
+    )
+    parser.add_argument("--json", metavar="OUT.json", help="write the result as JSON")
+    parser.add_argument("--masks", metavar="DIR", help="write the predicted masks as label PNGs")
+    parser.add_argument(
+        "--pictures", metavar="DIR", help="draw the five worst sequences and all scores"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_model_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from stremn_ros.evaluation.davis import evaluate_davis, open_davis
+
+    names = None
+    if options.sequences is not None:
+        names = [name.strip() for name in options.sequences.split(",") if name.strip()]
+    dataset = open_davis(
+        options.root,
+        options.split,
+        year=options.year,
+        resolution=options.resolution,
+        sequences=names,
+    )
+    for path in (options.json, options.masks, options.pictures):
+        check_writable(path)
+    segmenter = load_segmenter(options, dataset.max_objects)
+    result = evaluate_davis(
+        dataset,
+        segmenter,
+        every=options.every,
+        masks=options.masks,
+        pictures=options.pictures,
+        progress=not options.quiet,
+        settings={
+            "model": Path(options.model).name,
+            "processing_size": options.processing_size or "the model's default",
+        },
+    )
+    print(result.table())
+    if options.json is not None:
+        write_json(options.json, result.as_dict())
+    return 0

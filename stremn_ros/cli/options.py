@@ -1,0 +1,108 @@
+"""What several subcommands share: options, checks before long work, results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from stremn_ros.errors import InputError
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        default="segment_lite0",
+        help="name of a model or path of a model folder (default: %(default)s)",
+    )
+    group.add_argument(
+        "--slots", type=int, metavar="K", help="memory slots per object, 2..16 (default: model's)"
+    )
+    group.add_argument(
+        "--update-rule", metavar="RULE", help="how a full memory makes room (default: model's)"
+    )
+    group.add_argument(
+        "--processing-size",
+        type=size,
+        metavar="ROWS|HxW",
+        help="size the network works at: rows, or rows x columns (default: model's); masks come "
+        "out at the size of the frames",
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    group.add_argument(
+        "--runtime", default="auto", help="auto, torch or onnxruntime (default: auto)"
+    )
+    group.add_argument(
+        "--auto-build",
+        action="store_true",
+        help="export the model first where the runtime wants an export that is not there",
+    )
+
+
+def size(text: str) -> int | tuple[int, int]:
+    try:
+        sides = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        sides = ()
+    if len(sides) not in (1, 2):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither rows (240) nor HxW (240x432)")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def load_segmenter(options: argparse.Namespace, max_objects: int) -> Any:
+    from stremn_ros.segmenter import Segmenter
+
+    return Segmenter.load(
+        options.model,
+        device=options.device,
+        runtime=options.runtime,
+        auto_build=options.auto_build,
+        slots=options.slots,
+        update_rule=options.update_rule,
+        processing_size=options.processing_size,
+        max_objects=max_objects,
+    )
+
+
+def empty_folder(folder: Path, overwrite: bool) -> Path:
+    """Makes a folder for PNGs; masks of an earlier, longer run must not stay among the new."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, a folder is needed")
+    old = sorted(folder.glob("*.png")) if folder.is_dir() else []
+    if old and not overwrite:
+        raise InputError(
+            f"{folder}: holds {len(old)} masks already; choose another folder, or --overwrite"
+        )
+    for path in old:
+        path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check_writable(path: str | None) -> None:
+    """Fails before the long work where its result could not be written after it."""
+    if path is None:
+        return
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: no permission to write there")
+
+
+def write_json(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

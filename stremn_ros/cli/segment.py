@@ -1,0 +1,188 @@
+"""`stremn segment`: follow the objects of a first mask through a video."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stremn_ros.errors import InputError
+
+from .options import add_model_options, counted, empty_folder, load_segmenter, write_json
+
+MASK_DIGITS = 5
+CONTACT_TILES = 12  # frames of a long video that are on the contact sheet
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "segment",
+        parents=[common],
+        help="follow the objects of a first mask through a video",
+        description="Follows every object of the first frame's mask through a video or a folder "
+        "of images. Writes OUT/masks/*.png (indexed, pixel value = object id), OUT/overlay.mp4, "
+        "OUT/contact_sheet.png and OUT/summary.json.",
+    )
+    parser.add_argument("video", metavar="VIDEO_OR_FOLDER", help="video, or folder of images")
+    parser.add_argument(
+        "--mask",
+        required=True,
+        metavar="FIRST.png",
+        help="mask of the first frame, of its size; each value 1..255 is one object (a mask of "
+        "0 and 255 is one object)",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--start", type=int, default=0, metavar="N", help="first frame, the mask's (default: 0)"
+    )
+    parser.add_argument("--end", type=int, metavar="N", help="stop before this frame")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace masks that are in the folder already"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_model_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    import numpy as np
+    from tqdm import tqdm
+
+    from stremn_ros.video import VideoWriter, open_frames, write_image
+    from stremn_ros.visualization import contact_sheet, overlay, read_label_png, write_label_png
+
+    source = open_frames(options.video, options.start, options.end)
+    mask = read_label_png(options.mask)
+    ids = [int(label) for label in np.unique(mask) if label]
+    if not ids:
+        raise InputError(f"{options.mask}: is empty (all zero); it must show at least one object")
+    if mask.shape != source.size:
+        raise InputError(
+            f"{options.mask}: is {mask.shape[0]}x{mask.shape[1]} (rows x columns), the frames are "
+            f"{source.size[0]}x{source.size[1]}; the mask must have the size of the frames"
+        )
+    segmenter = load_segmenter(options, len(ids))
+    out = Path(options.out)
+    masks = empty_folder(out / "masks", options.overwrite)
+    names = [Path(name).stem for name in source.names] if Path(options.video).is_dir() else []
+    if len(set(names)) < len(names):
+        names = []  # a.jpg beside a.png: their masks would have one name
+    sheet = _ContactFrames()
+    busy, objects, labels = 0.0, [], mask
+    begin = time.perf_counter()
+    bar = tqdm(source, total=source.count or None, unit="frame", disable=options.quiet)
+    count = 0
+    with VideoWriter(out / "overlay.mp4", source.fps) as video:
+        for count, frame in enumerate(bar, 1):
+            started = time.perf_counter()
+            if count == 1:
+                segmenter.seed(frame, mask)
+            else:
+                result = segmenter.step(frame)
+                labels, objects = result.labels, result.objects
+            busy += time.perf_counter() - started if count > 1 else 0.0
+            index = options.start + count - 1
+            name = names[count - 1] if names else f"{index:0{MASK_DIGITS}d}"
+            write_label_png(masks / f"{name}.png", labels)
+            drawn = overlay(frame, labels)
+            if drawn.shape[:2] != source.size:  # a folder may mix sizes, a video cannot
+                import cv2
+
+                drawn = cv2.resize(drawn, (source.size[1], source.size[0]))
+            video.write(drawn)
+            sheet.add(frame, labels, _caption(name, count == 1, objects))
+    write_image(
+        out / "contact_sheet.png", contact_sheet(sheet.frames, sheet.labels, None, sheet.captions)
+    )
+    elapsed = time.perf_counter() - begin
+    states = {str(item.id): item.state.name for item in objects}
+    summary = {
+        "frames": count,
+        "objects": ids,
+        "states_at_end": states,
+        "frames_per_second": round((count - 1) / busy, 2) if busy else None,
+        "frames_per_second_with_files": round(count / elapsed, 2),
+        "model": options.model,
+        "runtime": segmenter.runtime_name,
+        "processing_size": segmenter.processing_size,
+        "memory_bytes": segmenter.memory_bytes,
+    }
+    write_json(out / "summary.json", summary)
+    size = "x".join(str(side) for side in segmenter.processing_size or ())
+    gone = [label for label, state in states.items() if state != "TRACKED"]
+    speed = summary["frames_per_second"]
+    print(
+        f"{counted(count, 'frame')}, {counted(len(ids), 'object')}"
+        + (f" (not seen at the end: {', '.join(gone)})" if gone else "")
+        + (f", {speed:.1f} frames per second" if speed else "")
+        + f" ({summary['frames_per_second_with_files']:.1f} with files) on "
+        f"{segmenter.runtime_name} at {size}; results are in {out}"
+    )
+    return 0
+
+
+def _caption(name: str, given: bool, objects: Sequence[Any]) -> str:
+    if given:
+        return f"{name}  given"
+    if len(objects) > 3:
+        seen = sum(item.state.name == "TRACKED" for item in objects)
+        return f"{name}  {seen} of {len(objects)} seen"
+    return f"{name}  " + "  ".join(
+        f"{item.id}: {item.score:.2f}"
+        if item.state.name == "TRACKED"
+        else f"{item.id}: {item.state.name.lower()}"
+        for item in objects
+    )
+
+
+class _ContactFrames:
+    """Evenly spread frames of a video of unknown length, the first and the last among them."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, Any, Any, str]] = []
+        self._last: tuple[int, Any, Any, str] | None = None
+        self._step = 1
+        self._count = 0
+
+    def add(self, frame: Any, labels: Any, caption: str) -> None:
+        import cv2
+
+        height = max(1, round(frame.shape[0] * 480 / frame.shape[1]))
+        item = (
+            self._count,
+            cv2.resize(frame, (480, height), interpolation=cv2.INTER_AREA),
+            cv2.resize(labels, (480, height), interpolation=cv2.INTER_NEAREST),
+            caption,
+        )
+        if self._count % self._step == 0:
+            self._kept.append(item)
+        if len(self._kept) >= 2 * CONTACT_TILES:
+            self._kept = self._kept[::2]
+            self._step *= 2
+        self._last = item
+        self._count += 1
+
+    def _all(self) -> list[tuple[int, Any, Any, str]]:
+        if self._last is None:
+            return []
+        items = self._kept
+        if items[-1][0] != self._last[0]:
+            items = [*items, self._last]
+        if len(items) <= CONTACT_TILES:
+            return items
+        share = (len(items) - 1) / (CONTACT_TILES - 1)
+        return [items[round(n * share)] for n in range(CONTACT_TILES)]
+
+    @property
+    def frames(self) -> list[Any]:
+        return [item[1] for item in self._all()]
+
+    @property
+    def labels(self) -> list[Any]:
+        return [item[2] for item in self._all()]
+
+    @property
+    def captions(self) -> list[str]:
+        return [item[3] for item in self._all()]
