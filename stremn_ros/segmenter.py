@@ -26,15 +26,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import CapacityError, InputError, ModelError, UnknownObjectError
-from .memory import SlotMemory
+from .memory import RULES, GrowingMemory, SlotMemory
 from .memory.snapshot import Snapshot, fingerprint
 from .network import Query, aggregate_logits
-from .runtime.models import find_model, load_network
+from .runtime.models import SCORER_PREFIX, find_model, load_network
 from .runtime.stages import Stages, make_stages
 
 MAX_ID = 255
 STRIDE = 16
 MIN_SIDE, MAX_SIDE = 32, 4096
+LINEAR_FRAMES = 5  # between two templates of the rule `linear`, as in STM
 
 
 class ObjectState(IntEnum):
@@ -86,7 +87,9 @@ class Segmenter:
     Args:
         stages: the network on a runtime.
         slots: K of each object's memory, 2..16, the locked seed included.
-        update_rule: a name in ``memory.RULES``.
+        update_rule: a name in ``memory.RULES``; ``linear`` is a baseline whose memory grows.
+        input_to_memory: distil the new template itself into a slot (I2M, Eq. 9) instead of one
+            slot into another (M2M).
         processing_size: rows the network works at (columns follow from the first frame's aspect),
             or (rows, columns); rounded to multiples of 16.
         max_objects: rows of the memory.
@@ -97,7 +100,8 @@ class Segmenter:
         lost_after: frames an object may be unseen before its state is LOST.
 
     Raises:
-        InputError: an argument out of range; the message gives the range.
+        InputError: an argument out of range; the message gives the range. ModelError: the update
+        rule needs a scorer that the model does not have.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class Segmenter:
         *,
         slots: int = 5,
         update_rule: str = "least_similar",
+        input_to_memory: bool = False,
         processing_size: int | tuple[int, int] = 240,
         max_objects: int = 8,
         update_every: int = 1,
@@ -122,6 +127,7 @@ class Segmenter:
         self.lost_after = lost_after
         self.min_score = min_score
         self._slots, self._rule = slots, update_rule
+        self._input_to_memory = input_to_memory
         self._size: tuple[int, int] | None = None
         # a small bank shows at once whether slots and rule are right; the real one is made when
         # the first frame tells the size
@@ -347,6 +353,7 @@ class Segmenter:
             self._stages,
             slots=self._slots,
             update_rule=self._rule,
+            input_to_memory=self._input_to_memory,
             processing_size=self._requested_size,
             max_objects=len(set(ids)),
             update_every=self.update_every,
@@ -503,7 +510,13 @@ class Segmenter:
                     f"{self._stages.name} does not hold the network's weights, so a memory cannot "
                     "be told to be of this model"
                 )
-            self._model = fingerprint(network.config.to_mapping(), network.state_dict())
+            # the scorer makes nothing that is remembered, it only chooses
+            weights = {
+                name: value
+                for name, value in network.state_dict().items()
+                if not name.startswith(SCORER_PREFIX)
+            }
+            self._model = fingerprint(network.config.to_mapping(), weights)
         return self._model
 
     def reset(self) -> None:
@@ -531,8 +544,13 @@ class Segmenter:
             self._memory_size = size
 
     def _new_memory(self, size: tuple[int, int], objects: int) -> SlotMemory:
-        config = self._stages.config
-        return SlotMemory(
+        config, network = self._stages.config, getattr(self._stages, "network", None)
+        scored = network is not None and network.pair_scorer is not None
+        rule = RULES.get(self._rule)
+        grown: dict[str, Any] = {}
+        if rule is not None and rule.grows:
+            grown["keep_every"] = max(1, round(LINEAR_FRAMES / self.update_every))
+        return (GrowingMemory if grown else SlotMemory)(
             objects,
             self._slots,
             (config.template_channels, size[0] // STRIDE, size[1] // STRIDE),
@@ -540,8 +558,12 @@ class Segmenter:
             config.value_channels,
             fuse=self._stages.fuse,
             project=self._stages.project,
+            compare=self._stages.compare,
+            score=self._stages.score if scored else None,  # type: ignore[attr-defined]
             rule=self._rule,
+            input_to_memory=self._input_to_memory,
             device=self._stages.device,
+            **grown,
         )
 
     def _prepare(self, frame: NDArray[np.uint8]) -> Tensor:

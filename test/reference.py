@@ -86,14 +86,38 @@ def aggregate(p: np.ndarray) -> np.ndarray:
 class Bank:
     """The memory update of 3.2 for one object, with lists that are cut and appended."""
 
-    def __init__(self, slots: int, rule: str, fuse) -> None:
-        self.slots, self.rule, self.fuse = slots, rule, fuse
+    def __init__(self, slots: int, rule: str, fuse, score=None, absorb: bool = False) -> None:
+        self.slots, self.rule, self.fuse, self.score = slots, rule, fuse, score
+        self.absorb = absorb  # I2M
+        if rule == "first_and_previous":
+            self.slots = 2
         self.items: list[tuple[np.ndarray, np.ndarray]] = []  # (template, key [HW, C])
 
     def remember(self, template: np.ndarray, key: np.ndarray) -> None:
+        if self.rule == "linear":
+            self.items.append((template, key))
+            return
         if len(self.items) == self.slots:
+            if self.absorb:
+                self._absorb(template, key)
+                return
             self._make_room()
         self.items.append((template, key))
+
+    def _absorb(self, template: np.ndarray, key: np.ndarray) -> None:
+        """Eq. 9: the new template goes into a slot of the memory."""
+        unlocked = range(1, len(self.items))
+
+        def near(j: int) -> float:
+            return similarity(key, self.items[j][1])
+
+        j = {
+            "oldest": lambda: 1,
+            "newest": lambda: len(self.items) - 1,
+            "least_similar": lambda: min(unlocked, key=near),
+            "most_similar": lambda: max(unlocked, key=near),
+        }[self.rule]()
+        self.items[j] = (self.fuse(template, self.items[j][0]), self.items[j][1])
 
     def _make_room(self) -> None:
         last = len(self.items) - 1
@@ -105,6 +129,12 @@ class Bank:
             pairs = [(1, j) for j in range(2, last + 1)]
         elif self.rule == "newest":
             pairs = [(last, j) for j in range(1, last)]
+        elif self.rule == "learned":
+            table = np.array(
+                [[similarity(a[1], b[1]) for b in self.items[1:]] for a in self.items[1:]]
+            )
+            scores = self.score(np.stack([item[0] for item in self.items[1:]]), table)
+            pairs = [max(candidates, key=lambda p: scores[p[0] - 1, p[1] - 1])]
         else:
             pick = min if self.rule == "least_similar" else max
             pairs = [

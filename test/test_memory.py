@@ -8,7 +8,15 @@ import reference
 import torch
 
 from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
-from stremn_ros.memory import RULES, FusionCell, SlotMemory, align, slot_similarity
+from stremn_ros.memory import (
+    RULES,
+    FusionCell,
+    GrowingMemory,
+    PairScorer,
+    SlotMemory,
+    align,
+    slot_similarity,
+)
 from stremn_ros.network import aggregate_logits, space_time_read
 
 C, H, W, CK, CV = 6, 3, 4, 5, 7
@@ -104,10 +112,13 @@ def test_aggregation_survives_extreme_logits() -> None:
     assert result[0, 0, 1] < 0.01
 
 
-def make_bank(slots: int, objects: int = 3, rule: str = "least_similar") -> SlotMemory:
+def make_bank(
+    slots: int, objects: int = 3, rule: str = "least_similar", **options: object
+) -> SlotMemory:
     torch.manual_seed(7)
     fusion = FusionCell(C).double()
     value = torch.nn.Conv2d(C, CV, 1).double()
+    scorer = PairScorer(C).double()
 
     def fuse(x_i: torch.Tensor, x_j: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -117,7 +128,12 @@ def make_bank(slots: int, objects: int = 3, rule: str = "least_similar") -> Slot
         with torch.no_grad():
             return key, value(x)
 
-    return SlotMemory(
+    def score(x: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return scorer(x, similarity)
+
+    options = {"score": score, **options}
+    return (GrowingMemory if RULES[rule].grows else SlotMemory)(
         objects,
         slots,
         (C, H, W),
@@ -127,6 +143,7 @@ def make_bank(slots: int, objects: int = 3, rule: str = "least_similar") -> Slot
         project=project,
         rule=rule,
         dtype=torch.float64,
+        **options,
     )
 
 
@@ -136,12 +153,23 @@ def stored(bank: SlotMemory, object_id: int) -> tuple[np.ndarray, np.ndarray]:
     return bank.templates[row, order].numpy(), bank.keys[row, order].numpy()
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+FORMS = [
+    (rule, absorb)
+    for rule in sorted(RULES)
+    for absorb in ((False, True) if RULES[rule].absorb else (False,))
+    if not RULES[rule].grows
+]
+
+
+@pytest.mark.parametrize(("rule", "absorb"), FORMS)
 @pytest.mark.parametrize("slots", [2, 3, 5, 16])
-def test_bank_follows_the_update_process(slots: int, rule: str) -> None:
+def test_bank_follows_the_update_process(slots: int, rule: str, absorb: bool) -> None:
     """Three objects that begin at different times equal three lists kept by the reference."""
     rng = np.random.default_rng(slots)
-    bank = make_bank(slots, rule=rule)
+    bank = make_bank(slots, rule=rule, input_to_memory=absorb)
+
+    def score(templates: np.ndarray, table: np.ndarray) -> np.ndarray:
+        return bank._score(torch.from_numpy(templates)[None], torch.from_numpy(table)[None])[0]
 
     def fuse(x_i: np.ndarray, x_j: np.ndarray) -> np.ndarray:
         pair = torch.from_numpy(x_i)[None], torch.from_numpy(x_j)[None]
@@ -153,7 +181,7 @@ def test_bank_follows_the_update_process(slots: int, rule: str) -> None:
             if frame == start:
                 template, key = rand(rng, C, H, W), rand(rng, CK, H, W)
                 bank.seed(object_id, torch.from_numpy(template), torch.from_numpy(key))
-                lists[object_id] = reference.Bank(slots, rule, fuse)
+                lists[object_id] = reference.Bank(slots, rule, fuse, score, absorb)
                 lists[object_id].remember(template, reference.cells(key))
         ids = bank.ids
         templates, key = rand(rng, len(ids), C, H, W), rand(rng, CK, H, W)

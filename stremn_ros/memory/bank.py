@@ -8,6 +8,7 @@ row a slot stays where it was written; its age is kept beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import CapacityError, InputError, UnknownObjectError
-from .rules import RULES
-from .similarity import slot_similarity
+from ..errors import CapacityError, InputError, ModelError, UnknownObjectError
+from .rules import RULES, Table
+from .similarity import mutual_similarity
 
 MIN_SLOTS, MAX_SLOTS = 2, 16
 
 Fuse = Callable[[Tensor, Tensor], Tensor]
 Project = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Compare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Score = Callable[[Tensor, Tensor], Tensor]
+
+NEW = -1  # stands for the new template among slots
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the last update of an object did.
+
+    Attributes:
+        number: of the update, from 1.
+        pairs: the slots (i, j) that were fused, i into j, in this order; i is NEW where the new
+            template itself was fused (input_to_memory).
+        slot: where the new template lies now; None where it was only fused.
+    """
+
+    number: int
+    pairs: tuple[tuple[int, int], ...]
+    slot: int | None
 
 
 class SlotMemory:
@@ -31,7 +52,8 @@ class SlotMemory:
     Slot 0 of an object holds its seed and is locked: it is read, but never fused. When an object's
     slots are full, its rule picks a pair (i, j) of the others, i is distilled into j by the Fusion
     Cell and the new template takes i's place (paper, 3.2). With two slots there is nothing to
-    fuse and the second holds the newest template: STM's first-and-previous memory.
+    fuse and the second holds the newest template: STM's first-and-previous memory. With
+    ``input_to_memory`` (I2M, Eq. 9) the new template itself is distilled into a slot and not kept.
 
     Args:
         objects: rows to allocate.
@@ -41,11 +63,16 @@ class SlotMemory:
         fuse: templates i and j [N, C, h, w] -> the new j (FusionCell).
         project: templates [N, C, h, w] and image keys [N, Ck, h, w] -> keys [N, Ck, h, w] and
             values [N, Cv, h, w].
-        rule: a name in ``rules.RULES``.
+        compare: keys [N, 1, hw, Ck] and [N, K, hw, Ck] -> similarities (a, b) and (b, a), each
+            [N, K] (``mutual_similarity``).
+        score: templates [N, n, C, h, w] and similarities [N, n, n] -> scores [N, n, n]
+            (PairScorer), for the rule ``learned``.
+        rule: a name in ``rules.RULES``; input_to_memory: see above.
         device, dtype: of the bank.
 
     Raises:
-        InputError: slots out of range, or an unknown rule.
+        InputError: slots out of range, an unknown rule, or one without an input_to_memory form.
+        ModelError: the rule needs a scorer.
     """
 
     def __init__(
@@ -58,7 +85,10 @@ class SlotMemory:
         *,
         fuse: Fuse,
         project: Project,
+        compare: Compare = mutual_similarity,
+        score: Score | None = None,
         rule: str = "least_similar",
+        input_to_memory: bool = False,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -66,14 +96,26 @@ class SlotMemory:
             raise InputError(f"slots is {slots}; it must be {MIN_SLOTS}..{MAX_SLOTS}")
         if objects < 1:
             raise InputError(f"objects is {objects}; it must be at least 1")
-        channels, height, width = template_shape
+        self.capacity, self.slots = objects, slots
+        self.template_shape = template_shape
+        self.rows: dict[int, int] = {}
+        self.last_update: dict[int, Update] = {}
+        self._fuse, self._project = fuse, project
+        self._compare, self._score = compare, score
+        self.input_to_memory = input_to_memory
+        self.rule = rule
+        self._allocate(key_channels, value_channels, torch.device(device), dtype)
+
+    def _allocate(
+        self, key_channels: int, value_channels: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        channels, height, width = self.template_shape
         cells = height * width
+        objects, slots = self.capacity, self.slots
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(objects, slots, *shape, device=device, dtype=dtype)
 
-        self.capacity, self.slots = objects, slots
-        self.template_shape = template_shape
         self.templates = zeros(channels, height, width)
         self.keys = zeros(cells, key_channels)
         self.values = zeros(cells, value_channels)
@@ -85,9 +127,6 @@ class SlotMemory:
         self._updates = np.zeros(objects, np.int64)
         self.born = np.zeros((objects, slots), np.int64)  # update at which a slot was written
         self.fusions = np.zeros((objects, slots), np.int64)  # how often it absorbed another
-        self.rows: dict[int, int] = {}
-        self._fuse, self._project = fuse, project
-        self.rule = rule
 
     @property
     def rule(self) -> str:
@@ -96,9 +135,37 @@ class SlotMemory:
 
     @rule.setter
     def rule(self, name: str) -> None:
-        if name not in RULES:
+        rule = RULES.get(name)
+        if rule is None:
             raise InputError(f"update rule {name!r} is unknown; known are {sorted(RULES)}")
-        self._rule_name, self._rule = name, RULES[name]
+        if rule.grows != self.grows:
+            raise InputError(
+                f"update rule {name!r} needs a memory that "
+                f"{'grows' if rule.grows else 'is fixed'}: load the model with this rule"
+            )
+        if self.input_to_memory and rule.absorb is None:
+            able = [key for key, value in RULES.items() if value.absorb is not None]
+            raise InputError(
+                f"update rule {name!r} has no input_to_memory form; these have: {able}"
+            )
+        if rule.scored and self._score is None:
+            raise ModelError(
+                f"update rule {name!r} needs a scorer, and this model was trained without one "
+                "(no pair_scorer.safetensors in its folder); train one with `stremn train segment` "
+                "and update_rule: learned, or take another rule"
+            )
+        self._rule_name, self._rule = name, rule
+        self._trim()
+
+    @property
+    def grows(self) -> bool:
+        """Whether the bytes depend on the number of frames; True for the baseline only."""
+        return False
+
+    @property
+    def _limit(self) -> int:
+        """Slots of an object that the rule uses."""
+        return self.slots if self._rule.limit is None else min(self.slots, self._rule.limit)
 
     @property
     def nbytes(self) -> int:
@@ -157,6 +224,7 @@ class SlotMemory:
             )
         row = self.rows.setdefault(object_id, len(self.rows))
         self._clear(row)
+        self.last_update.pop(object_id, None)
         where = torch.tensor([row])
         self._write(where, torch.tensor([0]), template[None], image_key[None], compare=False)
         self._order[row, 0] = 0
@@ -180,6 +248,7 @@ class SlotMemory:
             self.rows[moved] = row
         self._clear(last)
         del self.rows[object_id]
+        self.last_update.pop(object_id, None)
 
     def adopt(self, other: SlotMemory) -> None:
         """Takes over every object of another bank, slot by slot; the other objects are untouched.
@@ -211,6 +280,8 @@ class SlotMemory:
                 mine[row].copy_(theirs[source])
             for name, array in self._arrays.items():
                 array[row] = other._arrays[name][source]
+            self.last_update.pop(object_id, None)
+        self._trim()
 
     def layout(self, objects: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Type and shape of each tensor of ``state`` for so many objects."""
@@ -265,12 +336,14 @@ class SlotMemory:
         for row, slots in enumerate(used):
             self._bias[row, :, :slots] = 0.0
         self.rows = {object_id: row for row, object_id in enumerate(object_ids)}
+        self._trim()
 
     def reset(self) -> None:
         """Forgets every object."""
         for row in range(len(self.rows)):
             self._clear(row)
         self.rows.clear()
+        self.last_update.clear()
 
     def remember(self, object_ids: Sequence[int], templates: Tensor, image_keys: Tensor) -> None:
         """Takes in the newest template of some objects.
@@ -284,23 +357,28 @@ class SlotMemory:
         rows = np.array([self._row(object_id) for object_id in object_ids], np.int64)
         if not len(rows):
             return
-        slots = np.empty(len(rows), np.int64)
-        full: list[int] = []
-        for n, row in enumerate(rows):
-            used = self._used[row]
-            if used < self.slots:
-                slots[n] = used
-                self._order[row, used] = used
-                self._used[row] += 1
-                self._bias[row, :, used] = 0.0
+        room = self._used[rows] < self._limit
+        pairs: list[list[tuple[int, int]]] = [[] for _ in rows]
+        slots = np.full(len(rows), NEW)
+        slots[room] = self._take(rows[room])
+        full = np.flatnonzero(~room)
+        if len(full):
+            if self.input_to_memory:
+                chosen = self._absorb(rows[full], templates[full], image_keys[full])
             else:
-                full.append(n)
-        if full:
-            slots[full] = self._make_room(rows[full])
-        self._write(torch.from_numpy(rows), torch.from_numpy(slots), templates, image_keys)
+                chosen, slots[full] = self._make_room(rows[full])
+            for n, fused in zip(full, chosen, strict=True):
+                pairs[n] = fused
         self._updates[rows] += 1
-        self.born[rows, slots] = self._updates[rows]
-        self.fusions[rows, slots] = 0
+        kept = np.flatnonzero(slots != NEW)
+        if len(kept):
+            r, s = rows[kept], slots[kept]
+            self._write(torch.from_numpy(r), torch.from_numpy(s), templates[kept], image_keys[kept])
+            self.born[r, s] = self._updates[r]
+            self.fusions[r, s] = 0
+        for object_id, row, slot, fused in zip(object_ids, rows, slots, pairs, strict=True):
+            place = None if slot == NEW else int(slot)
+            self.last_update[object_id] = Update(int(self._updates[row]), tuple(fused), place)
 
     def contents(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """What a read attends to, for the rows in use.
@@ -333,31 +411,93 @@ class SlotMemory:
         self.born[row] = 0
         self.fusions[row] = 0
 
-    def _make_room(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Fuses a pair in each of these full rows; returns the slot that became free in each."""
-        freed = np.empty(len(rows), np.int64)
-        chosen: list[list[tuple[int, int]]] = []
-        for n, row in enumerate(rows):
-            unlocked = self._order[row, 1:]
-            pairs = []
-            if len(unlocked) > 1:
-                table = self.similarity[row][np.ix_(unlocked, unlocked)]
-                pairs = [(int(unlocked[i]), int(unlocked[j])) for i, j in self._rule(table)]
-            freed[n] = pairs[0][0] if pairs else unlocked[0]
-            chosen.append(pairs)
+    def _take(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Puts the next empty slot of each row to use; returns them."""
+        slots = self._used[rows]
+        self._order[rows, slots] = slots
+        self._used[rows] += 1
+        for row, slot in zip(rows, slots, strict=True):
+            self._bias[row, :, slot] = 0.0
+        return slots
+
+    def _trim(self) -> None:
+        """Where a rule for two slots follows another one, leaves the seed and the newest."""
+        for row in range(len(self.rows)):
+            if self._used[row] <= self._limit:
+                continue
+            newest = int(self._order[row, self._used[row] - 1])
+            for buffer in (self.templates, self.keys, self.values):
+                buffer[row, 1] = buffer[row, newest]
+            for array in (self.born, self.fusions):
+                array[row, 1] = array[row, newest]
+            self._order[row, :2] = 0, 1
+            self._used[row] = 2
+            self._bias[row, :, 2:] = -torch.inf
+
+    def _make_room(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[list[list[tuple[int, int]]], NDArray[np.int64]]:
+        """Fuses a pair in each of these full rows.
+
+        Returns:
+            For each row the pairs of slots that were fused, and the slot that became free.
+        """
+        unlocked = self._order[rows, 1 : self._limit]
+        if unlocked.shape[1] == 1:
+            return [[] for _ in rows], unlocked[:, 0].copy()
+        chosen = [
+            [(int(slots[i]), int(slots[j])) for i, j in self._rule.choose(table)]
+            for slots, table in zip(unlocked, self._tables(rows, unlocked), strict=True)
+        ]
         for step in range(len(chosen[0])):  # a rule names equally many pairs for every object
             where = torch.from_numpy(rows)
             i = torch.tensor([pairs[step][0] for pairs in chosen])
             j = torch.tensor([pairs[step][1] for pairs in chosen])
-            fused = self._fuse(self.templates[where, i], self.templates[where, j])
-            _, height, width = self.template_shape
-            kept_keys = self.keys[where, j].transpose(1, 2).unflatten(2, (height, width))
-            self._write(where, j, fused, kept_keys)
+            self._distil(rows, j, self.templates[where, i])
             self.fusions[rows, j.numpy()] += self.fusions[rows, i.numpy()] + 1
-        for n, row in enumerate(rows):
-            order = [slot for slot in self._order[row] if slot != freed[n]]
-            self._order[row] = [*order, freed[n]]
-        return freed
+        freed = np.array([pairs[0][0] for pairs in chosen], np.int64)
+        for row, slot in zip(rows, freed, strict=True):
+            order = self._order[row, : self._limit]
+            order[:] = [*order[order != slot], slot]
+        return chosen, freed
+
+    def _tables(self, rows: NDArray[np.int64], unlocked: NDArray[np.int64]) -> Table:
+        """What the rule chooses by: [rows, n, n] over the unlocked slots [rows, n]."""
+        r = rows[:, None, None]
+        table = self.similarity[r, unlocked[:, :, None], unlocked[:, None, :]]
+        if not self._rule.scored:
+            return table
+        assert self._score is not None
+        templates = self.templates[torch.from_numpy(rows)[:, None], torch.from_numpy(unlocked)]
+        seen = torch.from_numpy(table).to(templates.device)
+        return self._score(templates, seen).float().cpu().numpy()
+
+    def _absorb(
+        self, rows: NDArray[np.int64], templates: Tensor, image_keys: Tensor
+    ) -> list[list[tuple[int, int]]]:
+        """Distils new templates into a slot of each full row (I2M); returns the pairs."""
+        assert self._rule.absorb is not None
+        unlocked = self._order[rows, 1 : self._limit]
+        keys, _ = self._project(templates, image_keys)
+        where = torch.from_numpy(rows)[:, None]
+        others = self.keys[where, torch.from_numpy(unlocked)]
+        own = keys.flatten(2).transpose(1, 2).to(others.dtype)
+        similarity = self._compare(own[:, None], others)[0].float().cpu().numpy()
+        slots = [
+            int(row[self._rule.absorb(near)])
+            for row, near in zip(unlocked, similarity, strict=True)
+        ]
+        self._distil(rows, torch.tensor(slots), templates.to(self.templates.dtype))
+        self.fusions[rows, slots] += 1
+        return [[(NEW, slot)] for slot in slots]
+
+    def _distil(self, rows: NDArray[np.int64], j: Tensor, source: Tensor) -> None:
+        """Fuses templates [n, C, h, w] into slot j of each row, whose image key it keeps."""
+        where = torch.from_numpy(rows)
+        fused = self._fuse(source, self.templates[where, j])
+        _, height, width = self.template_shape
+        key = self.keys[where, j].transpose(1, 2).unflatten(2, (height, width))
+        self._write(where, j, fused, key, rewrite=True)
 
     def _write(
         self,
@@ -366,17 +506,16 @@ class SlotMemory:
         templates: Tensor,
         image_keys: Tensor,
         compare: bool = True,
+        rewrite: bool = False,
     ) -> None:
         keys, values = self._project(templates, image_keys)
-        keys, values = keys.flatten(2).transpose(1, 2), values.flatten(2).transpose(1, 2)
         self.templates[rows, slots] = templates.to(self.templates.dtype)
-        self.keys[rows, slots] = keys.to(self.keys.dtype)
-        self.values[rows, slots] = values.to(self.values.dtype)
-        if compare and self.slots > 2:
-            own = self.keys[rows, slots][:, None]
-            others = self.keys[rows]
-            forward = slot_similarity(own, others).float().cpu().numpy()
-            backward = slot_similarity(others, own).float().cpu().numpy()
+        self.values[rows, slots] = values.flatten(2).transpose(1, 2).to(self.values.dtype)
+        if rewrite and keys is image_keys:
+            return  # a fused slot that keeps its key, and with it its similarities
+        self.keys[rows, slots] = keys.flatten(2).transpose(1, 2).to(self.keys.dtype)
+        if compare and self._limit > 2:
+            forward, backward = self._compare(self.keys[rows, slots][:, None], self.keys[rows])
             r, s = rows.numpy(), slots.numpy()
-            self.similarity[r, s, :] = forward
-            self.similarity[r, :, s] = backward
+            self.similarity[r, s, :] = forward.float().cpu().numpy()
+            self.similarity[r, :, s] = backward.float().cpu().numpy()

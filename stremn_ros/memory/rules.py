@@ -1,51 +1,91 @@
-"""Which slots are fused when a bank is full (paper, 3.2, rules A to D).
+"""How a full memory takes in a new template: the table of update rules (paper, 3.2).
 
-A rule sees the similarity table of an object's unlocked slots, oldest first, and names the pairs
-(i, j) to fuse: i is distilled into j; the i of the first pair is the slot that goes. Adding a rule
-means adding a function and its entry in ``RULES``.
+This table is the one place where a rule is added: the bank, the training, the command line, the
+node's parameter and the documentation are all made from it. It needs no PyTorch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+Table = NDArray[np.float32]
 Pairs = list[tuple[int, int]]
-Rule = Callable[[NDArray[np.float32]], Pairs]
 
 
-def oldest(table: NDArray[np.float32]) -> Pairs:
-    """A: the oldest goes and updates every other."""
-    return [(0, j) for j in range(1, len(table))]
+@dataclass(frozen=True)
+class Rule:
+    """One update rule.
+
+    Attributes:
+        text: what it does, in a line for people.
+        choose: from a table [n, n] of an object's unlocked slots, oldest first, the pairs (i, j)
+            to fuse, at least one: i is distilled into j; the i of the first pair is the slot that
+            goes. The table holds similarities S(i, j), or the scorer's scores where ``scored``.
+            Equally many pairs for equal n. Not asked while there is one unlocked slot, which is
+            then written over.
+        absorb: with input_to_memory (I2M), from the similarity [n] of the new template to each
+            unlocked slot, the slot that it is fused into. None: the rule has no such form.
+        scored: ``choose`` sees what a trained scorer makes of the pairs.
+        limit: slots used of each object at most, the seed's included; None for all there are.
+        grows: nothing is ever given up; a baseline, not for streams without end.
+    """
+
+    text: str
+    choose: Callable[[Table], Pairs]
+    absorb: Callable[[Table], int] | None = None
+    scored: bool = False
+    limit: int | None = None
+    grows: bool = False
 
 
-def newest(table: NDArray[np.float32]) -> Pairs:
-    """B: the newest goes and updates every other."""
-    last = len(table) - 1
-    return [(last, j) for j in range(last)]
-
-
-def least_similar(table: NDArray[np.float32]) -> Pairs:
-    """C: the pair i < j with the smallest similarity; i goes."""
-    return [_extreme(table, np.argmin)]
-
-
-def most_similar(table: NDArray[np.float32]) -> Pairs:
-    """D: the pair i < j with the largest similarity; i goes."""
-    return [_extreme(table, np.argmax)]
-
-
-def _extreme(table: NDArray[np.float32], choose: Callable[..., np.intp]) -> tuple[int, int]:
+def _extreme(table: Table, choose: Callable[..., np.intp]) -> Pairs:
     rows, columns = np.triu_indices(len(table), k=1)
     picked = int(choose(table[rows, columns]))
-    return int(rows[picked]), int(columns[picked])
+    return [(int(rows[picked]), int(columns[picked]))]
+
+
+def _none(table: Table) -> Pairs:
+    raise AssertionError("a rule that fuses nothing was asked for a pair")
 
 
 RULES: dict[str, Rule] = {
-    "oldest": oldest,
-    "newest": newest,
-    "least_similar": least_similar,
-    "most_similar": most_similar,
+    "oldest": Rule(
+        "A: the oldest goes and updates every other",
+        lambda table: [(0, j) for j in range(1, len(table))],
+        lambda similarity: 0,
+    ),
+    "newest": Rule(
+        "B: the newest goes and updates every other",
+        lambda table: [(len(table) - 1, j) for j in range(len(table) - 1)],
+        lambda similarity: len(similarity) - 1,
+    ),
+    "least_similar": Rule(
+        "C: of the least similar pair the older goes and updates the other",
+        lambda table: _extreme(table, np.argmin),
+        lambda similarity: int(np.argmin(similarity)),
+    ),
+    "most_similar": Rule(
+        "D: of the most similar pair the older goes and updates the other",
+        lambda table: _extreme(table, np.argmax),
+        lambda similarity: int(np.argmax(similarity)),
+    ),
+    "learned": Rule(
+        "a trained scorer chooses the pair; for models that have one",
+        lambda table: _extreme(table, np.argmax),
+        scored=True,
+    ),
+    "first_and_previous": Rule(
+        "STM's constant memory: the seed and the newest template, nothing is fused",
+        _none,
+        limit=2,
+    ),
+    "linear": Rule(
+        "STM's growing memory: the seed, a template every 5 frames and the newest; a baseline",
+        _none,
+        grows=True,
+    ),
 }

@@ -18,8 +18,13 @@ def slot_similarity(a: Tensor, b: Tensor) -> Tensor:
         [...]: the mean over a's cells of the largest cosine with any cell of b, in -1..1. Not
         symmetric: an object that fills more of ``b`` than of ``a`` explains all of ``a``.
     """
+    return mutual_similarity(a, b)[0]
+
+
+def mutual_similarity(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """``slot_similarity`` of (a, b) and of (b, a), from one table of cosines; shapes as there."""
     cosine = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).transpose(-1, -2)
-    return cosine.amax(dim=-1).mean(dim=-1)
+    return cosine.amax(dim=-1).mean(dim=-1), cosine.amax(dim=-2).mean(dim=-1)
 
 
 def align(a: Tensor, b: Tensor) -> Tensor:

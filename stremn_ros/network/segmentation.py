@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..memory.fusion import FusionCell
+from ..memory.scorer import PairScorer
 from .blocks import Refine, ResidualBlock
 from .config import SegmentationConfig
 from .encoders import ENCODERS
@@ -89,6 +90,7 @@ class SegmentationNetwork(nn.Module):
             else None
         )
         self.fusion = FusionCell(config.template_channels)
+        self.pair_scorer: PairScorer | None = None
         self.decode16 = ResidualBlock(config.value_channels + config.query_channels, d16)
         self.refine8 = Refine(d16, c8, d8)
         self.refine4 = Refine(d8, c4, d4)
@@ -99,6 +101,12 @@ class SegmentationNetwork(nn.Module):
             if head is not None and head.bias is not None:
                 nn.init.orthogonal_(head.weight.flatten(1))
                 nn.init.zeros_(head.bias)
+
+    def add_pair_scorer(self) -> PairScorer:
+        """The scorer of the update rule ``learned``; made, untrained, where there is none."""
+        if self.pair_scorer is None:
+            self.pair_scorer = PairScorer(self.config.template_channels)
+        return self.pair_scorer
 
     def encode_query(self, image: Tensor) -> Query:
         """Images [B, 3, H, W] -> their Query."""

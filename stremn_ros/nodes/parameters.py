@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stremn_ros.errors import InputError
+from stremn_ros.memory.rules import RULES
 
 # When a parameter may change
 RUN_TIME = "run time"
@@ -22,8 +23,8 @@ START = "at start only"
 SEGMENT = "segment_node"
 VIDEO_SOURCE = "video_source_node"
 
-# of stremn_ros.memory, not imported so that the table needs no PyTorch; a test holds them equal
-UPDATE_RULES = ("oldest", "newest", "least_similar", "most_similar")
+# Not the baseline whose memory grows without end: a node runs for weeks
+UPDATE_RULES = tuple(name for name, rule in RULES.items() if not rule.grows)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ from ..errors import ModelError
 from ..network import SegmentationConfig, SegmentationNetwork
 
 WEIGHTS = "weights.safetensors"
+# beside them where the rule `learned` was trained; apart, so that either can be trained anew
+SCORER = "pair_scorer.safetensors"
+SCORER_PREFIX = "pair_scorer."
 CONFIG = "config.yaml"
 
 
@@ -102,13 +105,19 @@ def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
     path = folder / WEIGHTS
     if not path.is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
+    network = SegmentationNetwork(spec.network)
+    assign_weights(network, _read_weights(path), str(path))
+    scorer = folder / SCORER
+    if scorer.is_file():
+        assign_weights(network.add_pair_scorer(), _read_weights(scorer), str(scorer))
+    return network.eval(), spec
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        weights = load_file(str(path))
+        return load_file(str(path))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path} is damaged or not a safetensors file: {error}") from None
-    network = SegmentationNetwork(spec.network)
-    assign_weights(network, weights, str(path))
-    return network.eval(), spec
 
 
 def assign_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
@@ -138,16 +147,24 @@ def save_model(
     defaults: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed)."""
+    """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed).
+
+    A scorer of pairs goes into pair_scorer.safetensors beside them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        key: value.detach().to(dtype).contiguous().cpu()
-        for key, value in network.state_dict().items()
-    }
-    temporary = folder / f".{WEIGHTS}.tmp"
-    save_file(weights, str(temporary))
-    temporary.chmod(0o644)  # safetensors leaves it to its owner alone
-    temporary.replace(folder / WEIGHTS)
+    weights, scorer = {}, {}
+    for key, value in network.state_dict().items():
+        value = value.detach().to(dtype).contiguous().cpu()
+        if key.startswith(SCORER_PREFIX):
+            scorer[key.removeprefix(SCORER_PREFIX)] = value
+        else:
+            weights[key] = value
+    for name, part in ((WEIGHTS, weights), (SCORER, scorer)):
+        if part:
+            temporary = folder / f".{name}.tmp"
+            save_file(part, str(temporary))
+            temporary.chmod(0o644)  # safetensors leaves it to its owner alone
+            temporary.replace(folder / name)
     values = {
         "task": "segmentation",
         "network": network.config.to_mapping(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..memory.similarity import mutual_similarity
 from ..network import Query, SegmentationNetwork, space_time_read
 
 
@@ -34,6 +35,17 @@ class TorchStages:
     @torch.inference_mode()
     def fuse(self, x_i: Tensor, x_j: Tensor) -> Tensor:
         return self.network.fusion(x_i, x_j)
+
+    @torch.inference_mode()
+    def compare(self, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [N, 1, hw, Ck] and [N, K, hw, Ck] -> both similarities [N, K]."""
+        return mutual_similarity(own, others)
+
+    @torch.inference_mode()
+    def score(self, templates: Tensor, similarity: Tensor) -> Tensor:
+        """Templates [N, n, C, h, w] and similarities [N, n, n] -> [N, n, n]; needs a scorer."""
+        assert self.network.pair_scorer is not None
+        return self.network.pair_scorer(templates, similarity)
 
     @torch.inference_mode()
     def read(self, query_key: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

@@ -90,7 +90,7 @@ class _ClipMemory:
         with torch.no_grad():
             unlocked = self.keys[:, 1:]
             table = slot_similarity(unlocked[:, :, None], unlocked[:, None]).cpu().numpy()
-        chosen = [self.rule(table[n]) for n in range(count)]
+        chosen = [self.rule.choose(table[n]) for n in range(count)]
         templates, keys = self.templates, self.keys
         for step in range(max(len(pairs) for pairs in chosen)):
             i = torch.tensor([pairs[step][0] + 1 for pairs in chosen])
