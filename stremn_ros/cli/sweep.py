@@ -1,0 +1,98 @@
+"""`stremn sweep`: one model under several memories, as the paper's Tables 3, 4 and 9 to 11."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from stremn_ros.errors import InputError
+
+from .options import add_model_options, check_writable
+
+RULES = "oldest,newest,least_similar,most_similar,first_and_previous,linear"
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        parents=[common],
+        conflict_handler="resolve",
+        help="score a model on DAVIS with several numbers of slots and update rules",
+        description="Evaluates one model on DAVIS with each number of slots, with each update "
+        "rule, and with input_to_memory (I2M): the paper's Tables 3, 4 and 9 to 12. The JSON is "
+        "written after every run, and the same command goes on where it was stopped.",
+    )
+    parser.add_argument("--root", required=True, metavar="DAVIS", help="folder of the data set")
+    parser.add_argument("--split", default="val", help="as for evaluate davis")
+    parser.add_argument("--year", default="auto", choices=("auto", "2016", "2017"))
+    parser.add_argument("--resolution", default="480p", help="sub-folder (default: %(default)s)")
+    parser.add_argument("--sequences", metavar="A,B,...", help="only these sequences of the split")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="only every N-th frame, for a quick look"
+    )
+    parser.add_argument("--json", metavar="OUT.json", help="results; continued if it exists")
+    parser.add_argument("--plot", metavar="OUT.png", help="draw the result")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_model_options(parser)
+    parser.add_argument(
+        "--slots",
+        default="2,3,4,5,6",
+        metavar="K,K,...",
+        help="numbers of slots, with the rule --update-rule (default: %(default)s); none: ''",
+    )
+    parser.add_argument(
+        "--rules",
+        default=RULES,
+        metavar="RULE,...",
+        help="update rules, with the model's number of slots (default: %(default)s; also: learned)",
+    )
+    parser.add_argument("--no-i2m", action="store_true", help="leave input_to_memory out")
+    parser.add_argument(
+        "--update-every",
+        type=int,
+        metavar="N",
+        help="frames between two updates of the memory (default: model's; the paper: 1)",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from stremn_ros.evaluation.davis import open_davis
+    from stremn_ros.evaluation.sweep import plot, sweep
+
+    def listed(text: str | None) -> list[str]:
+        return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+    try:
+        slots = [int(part) for part in listed(options.slots)]
+    except ValueError:
+        raise InputError(f"--slots {options.slots}: whole numbers, as 2,3,4,5,6") from None
+    dataset = open_davis(
+        options.root,
+        options.split,
+        year=options.year,
+        resolution=options.resolution,
+        sequences=None if options.sequences is None else listed(options.sequences),
+    )
+    for path in (options.json, options.plot):
+        check_writable(path)
+    result = sweep(
+        dataset,
+        options.model,
+        slots=slots,
+        rules=listed(options.rules),
+        rule=options.update_rule,
+        i2m=not options.no_i2m,
+        every=options.every,
+        path=options.json,
+        progress=not options.quiet,
+        device=options.device,
+        runtime=options.runtime,
+        auto_build=options.auto_build,
+        processing_size=options.processing_size,
+        update_every=options.update_every,
+    )
+    print(result.table())
+    if options.plot is not None:
+        plot(result, options.plot)
+    return 0
