@@ -6,6 +6,7 @@ Everything waits on conditions with generous time limits; nothing sleeps to sync
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -92,6 +93,28 @@ def tiny_model(folder: Path) -> str:
     )
     save_model(folder, SegmentationNetwork(config), {"slots": 5, "processing_size": 96})
     return str(folder)
+
+
+@contextlib.contextmanager
+def own_node(*parameters, arguments=()):
+    """A SegmentNode in this process, in a DDS domain of its own: what is left of it until the
+    garbage collector comes would still offer /stremn's services, and answer none, to other tests.
+    """
+    from stremn_ros.nodes.segment_node import SegmentNode
+
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=int(os.environ["ROS_DOMAIN_ID"]) % 100 + 1)
+    words = ["--ros-args", *arguments]
+    for parameter in parameters:
+        words += ["-p", parameter]
+    node = SegmentNode(context=context, cli_args=words)
+    try:
+        yield node
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
+        del node
+        gc.collect()
 
 
 class NodeProcess:
@@ -228,8 +251,11 @@ class Peer:
 class SegmentPeer(Peer):
     """The peer of a segment node: sends images, collects masks, objects and diagnostics."""
 
-    def __init__(self, image_topic="/image"):
-        super().__init__("segment_peer")
+    def __init__(self, image_topic="/image", node="/stremn", camera=""):
+        super().__init__(f"segment_peer_{camera}" if camera else "segment_peer")
+        self.private = f"{node}/{camera}" if camera else node
+        of = f" of {camera}" if camera else ""
+        self._status_name = f"{node.lstrip('/')}: segmentation{of}"
         self.masks: dict[int, Image] = {}
         self.objects: dict[int, ObjectArray] = {}
         self.overlays: list[Image] = []
@@ -240,8 +266,10 @@ class SegmentPeer(Peer):
         self._stamp = 1_000 * SECOND
         self.images = self.node.create_publisher(Image, image_topic, 10)
         self.queue = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-        self.node.create_subscription(Image, "/stremn/mask", self._on_mask, self.queue)
-        self.node.create_subscription(ObjectArray, "/stremn/objects", self._on_objects, self.queue)
+        self.node.create_subscription(Image, f"{self.private}/mask", self._on_mask, self.queue)
+        self.node.create_subscription(
+            ObjectArray, f"{self.private}/objects", self._on_objects, self.queue
+        )
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)
 
     def _on_mask(self, message):
@@ -252,14 +280,14 @@ class SegmentPeer(Peer):
 
     def _on_diagnostics(self, message):
         for status in message.status:
-            if status.name == "stremn: segmentation":
+            if status.name == self._status_name:
                 self.diagnostics = {item.key: item.value for item in status.values}
                 self.status = status
                 self.status_count += 1
 
     def subscribe_overlay(self):
         self._overlay_subscription = self.node.create_subscription(
-            Image, "/stremn/overlay", self.overlays.append, self.queue
+            Image, f"{self.private}/overlay", self.overlays.append, self.queue
         )
 
     def unsubscribe_overlay(self):

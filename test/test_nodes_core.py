@@ -12,9 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
+from stremn_ros.nodes import report as reports
 from stremn_ros.nodes import segment_core
 from stremn_ros.nodes.image_codec import decode_rgb, encode
-from stremn_ros.nodes.segment_core import LimitedLog, SegmentCore, Settings
+from stremn_ros.nodes.limited_log import LimitedLog
+from stremn_ros.nodes.segment_core import SegmentCore
+from stremn_ros.nodes.settings import Settings
 
 SECOND = 1_000_000_000
 TIMEOUT = 30.0
@@ -94,7 +97,7 @@ class ColourSegmenter:
                     SimpleNamespace(
                         id=number,
                         state=State("TRACKED" if inside.any() else "LOST"),
-                        score=float(inside.mean()),
+                        score=0.9 if inside.any() else 0.0,
                         area=int(inside.sum()),
                     )
                 )
@@ -683,7 +686,7 @@ def test_a_bad_image_is_counted_and_told_and_the_tracks_go_on(rig, name):
     assert {key: value.tobytes() for key, value in rig.segmenter.bank.items()} == bank
     report = rig.core.report()
     assert text in report.values["last error"]
-    assert report.level == segment_core.WARN
+    assert report.level == reports.WARN
     assert text in report.message
     assert any(severity == "error" and text in line for severity, line in rig.logs)
     # a seed for "the newest frame" means the newest that could be read
@@ -876,7 +879,7 @@ def test_the_report_gives_figures_and_reasons(rig):
     rig.core.seed_mask(mask_message(masks(3)), ["cup", "box"])
     rig.send(picture(3), 9 * SECOND)
     report = rig.core.report()
-    assert (report.level, report.message) == (segment_core.OK, "segmenting")
+    assert (report.level, report.message) == (reports.OK, "segmenting")
     values = report.values
     assert values["received"] == values["segmented"] == "5"
     assert values["runtime"] == "colours"
@@ -891,12 +894,12 @@ def test_the_report_gives_figures_and_reasons(rig):
     rig.send(gone, 10 * SECOND)
     report = rig.core.report()
     assert (report.level, report.message) == (
-        segment_core.WARN,
+        reports.WARN,
         "lost object 1, 2: seed it again, or remove it",
     )
     rig.core.settings.frame_timeout = 0.0
     report = rig.core.report()
-    assert report.level == segment_core.WARN
+    assert report.level == reports.WARN
     assert "no image on /camera/image for" in report.message
     assert rig.core.report("reliability differs").message == "reliability differs"
     rig.core.settings.frame_timeout = 1e6
@@ -915,7 +918,7 @@ def test_frames_lost_on_the_way_are_counted_for_each_publisher(rig):
     assert core.counters().lost == 2
     for sequence in range(200):
         core.on_frame(message(picture()), f"publisher {sequence}", sequence)
-    assert len(core._sequences) <= 64
+    assert len(core._frames._sequences) <= 64
 
 
 def test_settings_reach_the_segmenter_between_frames(rig):

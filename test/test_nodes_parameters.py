@@ -27,7 +27,7 @@ from stremn_ros.nodes.parameters import (
     markdown,
     parameters_of,
 )
-from stremn_ros.nodes.segment_core import Settings
+from stremn_ros.nodes.settings import Settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "parameters.md"
 IDS = [f"{spec.node}.{spec.name}" for spec in PARAMETERS]

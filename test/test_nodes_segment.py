@@ -33,7 +33,7 @@ from std_srvs.srv import SetBool, Trigger
 from stremn_interfaces.srv import RemoveObject, SeedMask, SeedObject
 from stremn_ros import visualization
 from stremn_ros.nodes import image_codec
-from stremn_ros.nodes.segment_node import EXECUTOR_THREADS, SegmentNode
+from stremn_ros.nodes.segment_node import SegmentNode
 from stremn_ros.segmenter import Segmenter
 
 HEIGHT, WIDTH = 96, 128
@@ -804,7 +804,7 @@ def test_shutdown_from_every_state(model, connected, state):
         context=context,
         cli_args=["--ros-args", "-r", f"__node:={name}", "-p", f"model:={model}"],
     )
-    executor = MultiThreadedExecutor(EXECUTOR_THREADS, context=context)
+    executor = MultiThreadedExecutor(node.threads, context=context)
     executor.add_node(node)
     spinning = threading.Thread(target=executor.spin)
     spinning.start()

@@ -26,7 +26,8 @@ from stremn_ros.errors import InputError
 from stremn_ros.memory.snapshot import Snapshot
 from stremn_ros.nodes import demo
 from stremn_ros.nodes.image_codec import decode_labels
-from stremn_ros.nodes.segment_core import SegmentCore, Settings
+from stremn_ros.nodes.segment_core import SegmentCore
+from stremn_ros.nodes.settings import Settings
 from stremn_ros.nodes.snapshots import Snapshots, snapshot_path
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.video import open_frames
@@ -189,7 +190,7 @@ def test_an_autosave_that_fails_is_told_until_one_works(rig):
     last, problem = rig.snapshots.status()
     assert last == "never"
     assert "autosave failed: the folder" in problem
-    report = rig.core.report("", last, problem)
+    report = rig.core.report("", last, [problem])
     assert (report.level, report.message) == (1, problem)
     assert ("error", problem) in rig.logs
     rig.file.parent.unlink()

@@ -7,6 +7,7 @@ the file and the table agree. rclpy is imported only to declare, so the table ca
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,13 @@ START = "at start only"
 SEGMENT = "segment_node"
 VIDEO_SOURCE = "video_source_node"
 
+MOST_CAMERAS = 16
+
 # Not the baseline whose memory grows without end: a node runs for weeks
 UPDATE_RULES = tuple(name for name, rule in RULES.items() if not rule.grows)
+
+
+_TYPE_NAMES = {bool: "bool", int: "int", float: "double", str: "string", list: "string array"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class ParameterSpec:
 
     node: str
     name: str
-    default: bool | int | float | str
+    default: bool | int | float | str | list[str]
     description: str
     changes: str
     low: float | None = None
@@ -43,9 +49,9 @@ class ParameterSpec:
 
     @property
     def type_name(self) -> str:
-        return {bool: "bool", int: "int", float: "double", str: "string"}[type(self.default)]
+        return _TYPE_NAMES[type(self.default)]
 
-    def validate(self, value: Any) -> bool | int | float | str:
+    def validate(self, value: Any) -> Any:
         """The value in the parameter's type.
 
         Raises:
@@ -54,7 +60,8 @@ class ParameterSpec:
         kind = type(self.default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)  # `-p rate:=10` is an integer to ROS
-        if type(value) is not kind:
+        texts = not isinstance(value, list) or all(isinstance(item, str) for item in value)
+        if type(value) is not kind or not texts:
             raise InputError(
                 f"{self.name} is a {self.type_name}, got {value!r} ({type(value).__name__})"
             )
@@ -92,7 +99,34 @@ def _rows(value: int) -> str | None:
     return "32 to 2160 rows, or 0 for the model's own" if 0 < value < 32 else None
 
 
+def camera_names(given: Sequence[str]) -> list[str]:
+    """Of the parameter `cameras`: the name of each, or one empty name for a node with one."""
+    return [name for name in given if name] or [""]
+
+
+def _cameras(value: list[str]) -> str | None:
+    names = [name for name in value if name]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", name):
+            return f"{name!r} cannot be part of a topic's name: letters, digits and single '_'"
+    if len(set(names)) != len(names):
+        return "each name once"
+    if len(names) > MOST_CAMERAS:
+        return f"at most {MOST_CAMERAS} cameras"
+    return None
+
+
 PARAMETERS: tuple[ParameterSpec, ...] = (
+    ParameterSpec(
+        SEGMENT,
+        "cameras",
+        [""],
+        "Names of the cameras that share this node's network, up to 16, for instance [left, "
+        "right]. Each has topics and services below its name (`left/image`, `~/left/mask`, "
+        "`~/left/seed_mask`) and a memory of its own. Empty: one camera, without a name.",
+        START,
+        check=_cameras,
+    ),
     ParameterSpec(
         SEGMENT,
         "model",
@@ -173,6 +207,16 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ),
     ParameterSpec(
         SEGMENT,
+        "low_confidence",
+        0.7,
+        "Mean probability inside its mask below which the diagnostics warn of an object that is "
+        "still tracked; 0 turns this off.",
+        RUN_TIME,
+        0.0,
+        1.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
         "image_reliability",
         "best_effort",
         "Reliability asked of the image's publisher. best_effort fits every publisher; reliable "
@@ -187,6 +231,13 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "How the images come: raw on `image`, or compressed (JPEG or PNG) on `image/compressed`.",
         UNCONFIGURED,
         choices=("raw", "compressed"),
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "overlay",
+        True,
+        "Make ~/overlay, while someone subscribes to it.",
+        RUN_TIME,
     ),
     ParameterSpec(
         SEGMENT,
@@ -532,7 +583,7 @@ def markdown() -> str:
         lines += ["| Parameter | Type | Default | Values | Changes | What |"]
         lines += ["|---|---|---|---|---|---|"]
         for spec in parameters_of(node).values():
-            default = str(spec.default)
+            default = str(spec.default) if spec.default != [""] else ""
             if isinstance(spec.default, bool):
                 default = default.lower()  # as YAML writes it
             default = f"`{default}`" if default else "empty"

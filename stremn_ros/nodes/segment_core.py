@@ -1,28 +1,27 @@
-"""What the segmentation node does, without ROS: frames in, masks out, objects seeded meanwhile.
+"""What the segmentation node does for one camera, without ROS: frames in, masks out, objects seeded
+meanwhile.
 
-Threads: one worker owns the segmenter, so no two calls of it ever run at the same time and the
-network needs no lock. It takes its work from a small mailbox: a queue of commands (seed, remove,
-reset) and one place for a frame, which always holds the newest. Callers (the node's service and
-image callbacks) only put something into the mailbox and, for commands, wait for the answer. A
-command therefore waits for one frame at most, a frame never waits for more than one command, and
-a slow network makes frames drop (and be counted) instead of pile up. A command that takes long (a
-seed for the past, which is carried forward to now) is a generator: it yields after each step, and
-a frame that waits goes first.
-
-Messages are any objects with the attributes of sensor_msgs/Image or CompressedImage.
+Threads: the worker (`worker.Worker`, one for all cameras) owns the segmenters, so no two calls of
+the network ever run at the same time. A core keeps a small mailbox for it: a queue of commands
+(seed, remove, reset) and one place for a frame, which always holds the newest. Callers (the node's
+service and image callbacks) only put something into the mailbox and, for commands, wait for the
+answer. A command therefore waits for one frame at most, a frame never waits for more than one
+command, and a slow network makes frames drop (and be counted) instead of pile up. A command that
+takes long (a seed for the past, which is carried forward to now) is a generator: it yields after
+each step, and a frame that waits goes first.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,56 +30,29 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.memory.snapshot import Snapshot
-from stremn_ros.nodes import compressed_codec, image_codec
+from stremn_ros.nodes import image_codec
+from stremn_ros.nodes.frames import (
+    NANOSECONDS,
+    WINDOW_FRAMES,
+    WINDOW_SECONDS,
+    Counters,
+    Frame,
+    Intake,
+    decode,
+    frame_size,
+    stamp_of,
+)
+from stremn_ros.nodes.limited_log import Log
+from stremn_ros.nodes.report import Done, Facts, Report, diagnose, listed_ids
+from stremn_ros.nodes.settings import Settings
+from stremn_ros.nodes.worker import Job, Worker
 from stremn_ros.seeding import make_mask
 
-NANOSECONDS = 1_000_000_000
 # A command waits for the frame in work; a worker that takes longer than this is stuck.
 COMMAND_TIMEOUT = 60.0
-# Rates and percentiles are over this much of the past.
-WINDOW_SECONDS = 10.0
-WINDOW_FRAMES = 600
-# More lost than this part of what was sent is worth a warning.
-MUCH_LOST = 0.2
-
-# levels of diagnostic_msgs/DiagnosticStatus
-OK, WARN, ERROR, STALE = 0, 1, 2, 3
 
 Steps = Generator[None, None, Any]
 """A command in the worker: it yields where a frame may go first, and returns the answer."""
-
-Log = Callable[[str, str, str], None]
-"""log(severity, key, text): severity is debug, info, warning or error; repeated texts of one key
-may be held back; an empty key never is."""
-
-
-@dataclass
-class Settings:
-    """What may change while the node runs; the names are those of the parameters."""
-
-    min_score: float = 0.5
-    update_rule: str = ""  # empty: the model's own
-    update_every: int = 0  # 0: the model's own
-    overlay_alpha: float = 0.5
-    seed_wait: float = 2.0
-    catch_up_time: float = 1.0
-    reset_on_time_jump: bool = True
-    time_jump_tolerance: float = 0.1
-    frame_timeout: float = 2.0
-    stale_after: float = 1.0
-    autosave_period: float = 0.0
-    autosave_at_stop: bool = False
-    autoload: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """A message as it came."""
-
-    message: Any
-    number: int  # of the readable frames since the start, from 1
-    stamp: int  # nanoseconds; 0 when the sender gives none
-    arrival: float  # of the monotonic clock, seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,29 +77,6 @@ class Answer:
     mask: NDArray[np.uint8] | None = None
 
 
-@dataclass
-class Counters:
-    """received = segmented + dropped + failed + waiting + in_work, at every moment."""
-
-    received: int = 0
-    segmented: int = 0
-    dropped: int = 0
-    failed: int = 0
-    waiting: int = 0
-    in_work: int = 0
-    stale: int = 0  # late, repeated or out of order; these are among the others as well
-    lost: int = 0  # sent but never received, where the middleware numbers its messages
-
-
-@dataclass
-class Report:
-    """For the diagnostics."""
-
-    level: int
-    message: str
-    values: dict[str, str]
-
-
 class SegmentCore:
     """Frames, commands and counters around one segmenter; see the module's text for the threads.
 
@@ -137,9 +86,10 @@ class SegmentCore:
         log: see `Log`.
         settings: read at each use, so it may be changed at any time.
         seed_buffer: how many of the last frames are kept for seeds.
-        topic: of the images, for messages to people.
+        topic: of the images; node: its full name; both for messages to people.
         now: the node's clock in nanoseconds (which may be simulated), for the age of frames.
         clock: monotonic seconds.
+        worker: that several cores share; without one the core has its own.
     """
 
     def __init__(
@@ -151,43 +101,35 @@ class SegmentCore:
         settings: Settings | None = None,
         seed_buffer: int = 30,
         topic: str = "image",
+        node: str = "/stremn",
         now: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
+        worker: Worker | None = None,
     ) -> None:
         self._segmenter = segmenter
         self._publish = publish
         self._log = log
         self.settings = settings if settings is not None else Settings()
         self.topic = topic
-        self._now = now
+        self._node = node
         self._clock = clock
-        # Everything below is guarded by the condition; the worker holds it only between two jobs.
-        self._condition = threading.Condition()
-        self._commands: deque[tuple[Steps, Future[Any]]] = deque()
-        self._waiting: Frame | None = None
-        self._taken: Frame | None = None  # the last one that the worker began with
-        self._first_number = 1  # of the frames since the last jump of time
-        self._recent: deque[Frame] = deque(maxlen=seed_buffer)
-        self._newest_stamp = 0
-        self._last_number = 0
-        self._reset_wanted = False
-        self._busy = False  # with a frame, its memory update included
-        self._free_since = 0.0  # when the worker last ended a job
         self._own_rule = str(segmenter.update_rule)
         self._own_update_every = int(segmenter.update_every)
+        self._own_worker = worker is None
+        self._worker = worker if worker is not None else Worker(self._complain, clock)
+        # Everything below is guarded by the condition; the worker holds it only between two jobs.
+        self._condition = self._worker.condition
+        self._commands: deque[tuple[Steps, Future[Any]]] = deque()
+        self._frame_next = False  # so that a stream of commands does not keep frames out
+        self._frames = Intake(seed_buffer, self.settings, log, topic, now, clock)
+        self._busy = False  # with a frame, its memory update included
         self._active = False
         self._enabled = True
         self._stopping = False
-        self._counters = Counters()
-        self._arrivals: deque[float] = deque(maxlen=WINDOW_FRAMES)
-        self._losses: deque[tuple[float, int]] = deque(maxlen=WINDOW_FRAMES)
-        self._sequences: dict[Any, int] = {}  # last number by publisher
-        # per segmented frame: (time of publishing, latency, seconds inside the network, seconds
-        # that this node itself added: neither in the network nor waiting for it)
-        self._done: deque[tuple[float, float, float, float]] = deque(maxlen=WINDOW_FRAMES)
+        self._done: deque[Done] = deque(maxlen=WINDOW_FRAMES)
         self._last_error = ""
         self._last_error_time = -1e9
-        self._started = clock()
+        self._last_seed: tuple[float, str] | None = None
         self._changes = 0  # of the memory; written by the worker
         self._saved_changes = 0  # what that was when it was last saved or loaded
         self._names: dict[int, str] = {}
@@ -195,8 +137,7 @@ class SegmentCore:
         # the segmenter itself must not be asked while it works.
         self._state: dict[str, Any] = {}
         self._note_state()
-        self._worker = threading.Thread(target=self._run, name="segmenter", daemon=True)
-        self._worker.start()
+        self._worker.add(self)
 
     # ------------------------------------------------------------------ life
 
@@ -204,35 +145,35 @@ class SegmentCore:
         """Frames are taken from now on."""
         with self._condition:
             self._active = True
-            self._started = self._clock()
-            self._arrivals.clear()
-            self._losses.clear()
-            self._sequences.clear()
+            self._frames.start()
             self._done.clear()
 
     def deactivate(self) -> None:
         """No frame is taken any more; returns when none is in work, so nothing gets published."""
         with self._condition:
             self._active = False
-            self._drop_waiting()
+            self._frames.drop_waiting()
             self._condition.notify_all()
             self._condition.wait_for(lambda: not self._busy)
 
     def close(self) -> None:
-        """Ends the worker after its current job; commands that wait are answered with a failure."""
+        """Ends the work of this core after its current job; commands that wait are answered with a
+        failure."""
         with self._condition:
             self._active = False
             self._stopping = True
-            self._drop_waiting()
+            self._frames.drop_waiting()
             pending = list(self._commands)
             self._commands.clear()
             self._condition.notify_all()
         for _, future in pending:
             if future.running() or future.set_running_or_notify_cancel():
                 future.set_exception(StremnError("the node is being cleaned up"))
-        self._worker.join()
-        self._recent.clear()
-        self._taken = None
+        self._worker.remove(self)
+        if self._own_worker:
+            self._worker.close()
+        with self._condition:
+            self._frames.forget()
         self._segmenter = None
 
     # ------------------------------------------------------------------ frames
@@ -244,100 +185,21 @@ class SegmentCore:
         frames that were lost on the way.
         """
         arrival = self._clock()
-        problem = ""
-        try:
-            _size(message)
-            stamp = _stamp_of(message)
-        except InputError as error:
-            problem = str(error)
         with self._condition:
             if not self._active:
                 return
-            self._counters.received += 1
-            self._arrivals.append(arrival)
-            if sequence is not None:
-                self._note_sequence(publisher, sequence, arrival)
+            problem = self._frames.put(message, publisher, sequence, self._enabled, arrival)
             if problem:
-                self._counters.failed += 1
                 self._note_error(f"image refused: {problem}", key="image")
-                return
-            if not self._in_time(stamp):
-                return
-            self._last_number += 1
-            frame = Frame(message, self._last_number, stamp, arrival)
-            self._recent.append(frame)
-            if not self._enabled:
-                self._counters.dropped += 1
-            else:
-                self._drop_waiting()
-                self._waiting = frame
-                self._counters.waiting = 1
             self._condition.notify_all()
-
-    def _note_sequence(self, publisher: Any, sequence: int, arrival: float) -> None:
-        before = self._sequences.get(publisher)
-        if before is None and len(self._sequences) >= 64:  # publishers come and go for days
-            self._sequences.clear()
-        self._sequences[publisher] = sequence
-        if before is not None and sequence > before + 1:
-            gap = sequence - before - 1
-            self._counters.lost += gap
-            self._losses.append((arrival, gap))
-
-    def _in_time(self, stamp: int) -> bool:
-        """Looks at the order of stamps; False when the frame was dropped as out of order."""
-        if not stamp:  # a sender without stamps: nothing can be said
-            return True
-        newest, self._newest_stamp = self._newest_stamp, stamp
-        age = (self._now() - stamp) / NANOSECONDS
-        if newest and stamp < newest:
-            back = (newest - stamp) / NANOSECONDS
-            if back <= self.settings.time_jump_tolerance:
-                self._newest_stamp = newest
-                self._counters.stale += 1
-                self._counters.dropped += 1
-                self._log(
-                    "warning",
-                    "order",
-                    f"dropped an image on {self.topic} that is {back:.3f} s older than the one "
-                    "before it: images come out of order, or two publishers share the topic",
-                )
-                return False
-            # Frames from before the jump are of another time: no seed may find them any more.
-            self._drop_waiting()
-            self._recent.clear()
-            self._taken = None
-            self._first_number = self._last_number + 1
-            if self.settings.reset_on_time_jump:
-                self._reset_wanted = True
-                self._log(
-                    "warning",
-                    "",
-                    f"time jumped back by {back:.3f} s on {self.topic} (a bag that loops?): all "
-                    "objects are forgotten; set reset_on_time_jump to false to keep them",
-                )
-            else:
-                self._log(
-                    "warning",
-                    "jump",
-                    f"time jumped back by {back:.3f} s on {self.topic}; objects are kept "
-                    "(reset_on_time_jump is false)",
-                )
-        elif stamp == newest or 0 < self.settings.stale_after < age:
-            self._counters.stale += 1
-        return True
-
-    def _drop_waiting(self) -> None:
-        if self._waiting is not None:
-            self._waiting = None
-            self._counters.waiting = 0
-            self._counters.dropped += 1
 
     # ------------------------------------------------------------------ commands
 
     def seed_mask(self, mask: Any, names: Sequence[str] = (), replace: bool = False) -> Answer:
         """~/seed_mask. mask: an image message whose stamp chooses the frame (0: the newest)."""
+        return self._noted(self._seed_mask(mask, names, replace))
 
+    def _seed_mask(self, mask: Any, names: Sequence[str], replace: bool) -> Answer:
         try:
             labels = image_codec.decode_labels(mask)
             wanted = [int(value) for value in np.unique(labels) if value]
@@ -351,18 +213,18 @@ class SegmentCore:
                     f"{len(names)} names for the {len(wanted)} objects {wanted} of the mask: give "
                     "one for each, in rising order of the ids, or none"
                 )
-            stamp = _stamp_of(mask)
+            stamp = stamp_of(mask)
         except InputError as error:
             return self.failure(str(error))
 
         def make(frame: Frame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-            height, width = _size(frame.message)
+            height, width = frame_size(frame.message)
             if labels.shape != (height, width):
                 raise InputError(
                     f"the mask is {labels.shape[1]} x {labels.shape[0]} pixels, the frame is "
                     f"{width} x {height}: send the mask at the frame's size"
                 )
-            return _rgb(frame.message), labels
+            return decode(frame.message), labels
 
         return self._seed(stamp, make, lambda _: dict(zip(wanted, names)), replace)
 
@@ -379,13 +241,14 @@ class SegmentCore:
     ) -> Answer:
         """~/seed_object. GrabCut runs in the caller's thread, so frames go on meanwhile."""
         if not 0 <= object_id <= image_codec.MAX_LABEL:
-            return self.failure(
+            text = (
                 f"the id {object_id} cannot be used: give 1 to {image_codec.MAX_LABEL}, or 0 for "
                 "a free one"
             )
+            return self._noted(self.failure(text))
 
         def make(frame: Frame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-            rgb = _rgb(frame.message)
+            rgb = decode(frame.message)
             return rgb, make_mask(rgb, box=box, polygon=polygon, inside=inside, outside=outside)
 
         def number(mask: NDArray[np.uint8]) -> dict[int, str]:
@@ -393,7 +256,7 @@ class SegmentCore:
             mask *= np.uint8(chosen)  # in place: the answer shows the mask with the id
             return {chosen: name} if name else {}
 
-        return self._seed(stamp, make, number)
+        return self._noted(self._seed(stamp, make, number))
 
     def remove(self, object_id: int) -> Answer:
         """~/remove_object."""
@@ -460,7 +323,7 @@ class SegmentCore:
         with self._condition:
             before, self._enabled = self._enabled, bool(on)
             if not on:
-                self._drop_waiting()
+                self._frames.drop_waiting()
         state = "enabled" if on else "paused: images are dropped until it is enabled again"
         return Answer(True, ("already " if before == bool(on) else "") + state)
 
@@ -532,7 +395,7 @@ class SegmentCore:
             chosen = ahead[step - 1]
             at = chosen.number
             try:
-                picture = _rgb(chosen.message)
+                picture = decode(chosen.message)
             except InputError:
                 continue  # it was counted and told when its turn came
             result = fork.step(picture)
@@ -547,22 +410,15 @@ class SegmentCore:
             f"{self._clock() - begin:.2f} s"
         )
         if unseen:
-            text += f"; not seen in the newest: object {_listed_ids(unseen)}"
+            text += f"; not seen in the newest: object {listed_ids(unseen)}"
         return ids, text
 
     def _frames_since(self, number: int) -> list[Frame]:
-        """Frames after this one up to the last that was segmented (received, while paused)."""
         with self._condition:
-            newest = self._taken
-            if not self._enabled and self._recent:
-                newest = self._recent[-1]
-            if newest is None or newest.number <= number:
-                return []
-            kept = [frame for frame in self._recent if number < frame.number < newest.number]
-        return [*kept, newest]
+            return self._frames.since(number, paused=not self._enabled)
 
     def _check_time(self, frame: Frame) -> None:
-        if frame.number < self._first_number:
+        if frame.number < self._frames.first_number:
             raise StremnError(
                 "time jumped back after the frame of this seed, so nothing was seeded: seed a "
                 "frame of the new time"
@@ -571,30 +427,32 @@ class SegmentCore:
     def _frame_for(self, stamp: int) -> tuple[Frame, str]:
         """The frame that a seed is for, and what to say about it."""
         with self._condition:
+            recent = self._frames.recent
             if not self._active:
                 raise StremnError(
-                    "the node is not active: `ros2 lifecycle set /stremn activate` first"
+                    f"the node is not active: `ros2 lifecycle set {self._node} activate` first"
                 )
-            if not self._recent:
+            if not recent:
                 raise StremnError(
                     f"no frame received yet on {self.topic}: check that something publishes "
                     f"there (ros2 topic info -v {self.topic}) and that its images are readable "
                     f"(/diagnostics){': ' + self._last_error if self._last_error else ''}"
                 )
             if not stamp:
-                return self._recent[-1], ""
-            for frame in reversed(self._recent):
+                return recent[-1], ""
+            for frame in reversed(recent):
                 if frame.stamp == stamp:
-                    if frame is self._recent[-1]:
+                    if frame is recent[-1]:
                         return frame, ""
-                    newest = self._recent[-1].stamp
+                    newest = recent[-1].stamp
                     late = (newest - stamp) / NANOSECONDS
                     return frame, f" in the frame of {late:.3f} s before the newest"
-            kept = len(self._recent)
-            span = (self._recent[0].stamp, self._recent[-1].stamp)
-            known = self._last_number
+            kept = len(recent)
+            span = (recent[0].stamp, recent[-1].stamp)
+            known = self._frames.last_number
             if not self._condition.wait_for(
-                lambda: self._last_number > known or not self._active, self.settings.seed_wait
+                lambda: self._frames.last_number > known or not self._active,
+                self.settings.seed_wait,
             ):
                 raise StremnError(
                     f"no kept frame has the stamp {_seconds(stamp)} (the {kept} kept are of "
@@ -602,9 +460,9 @@ class SegmentCore:
                     f"{self.settings.seed_wait:g} s: send the stamp of a frame that the node "
                     "received, or zero for the newest"
                 )
-            if not self._active or not self._recent:
+            if not self._active or not recent:
                 raise StremnError("the node was deactivated before the next frame came")
-            return self._recent[-1], (
+            return recent[-1], (
                 f"; no kept frame has the stamp {_seconds(stamp)} (the {kept} kept were of "
                 f"{_seconds(span[0])} to {_seconds(span[1])}), so the next frame was taken"
             )
@@ -641,9 +499,8 @@ class SegmentCore:
     def _refused(self, error: Exception) -> Answer:
         if isinstance(error, StremnError):
             return self.failure(str(error))
-        text = f"{type(error).__name__}: {error}"
-        with self._condition:
-            self._note_error(f"a service call failed inside: {text}", key="")
+        text = _words(error)
+        self._complain(f"a service call failed inside: {text}")
         return self.failure(f"failed inside, nothing is known to be wrong with the call: {text}")
 
     def failure(self, message: str) -> Answer:
@@ -657,45 +514,33 @@ class SegmentCore:
 
     # ------------------------------------------------------------------ the worker
 
-    def _run(self) -> None:
-        frame_next = False  # so that a stream of commands does not keep frames out
-        while True:
-            command: tuple[Steps, Future[Any]] | None = None
-            frame: Frame | None = None
-            reset = False
-            with self._condition:
-                self._condition.wait_for(
-                    lambda: self._stopping or self._commands or self._waiting is not None
-                )
-                if self._stopping:
-                    return
-                reset, self._reset_wanted = self._reset_wanted, False
-                if self._commands and not (frame_next and self._waiting is not None):
-                    command = self._commands.popleft()
-                    frame_next = True
-                else:
-                    frame, self._waiting = self._waiting, None
-                    self._taken = frame
-                    self._counters.waiting = 0
-                    self._counters.in_work = 1
-                    self._busy = True
-                    frame_next = False
-            if reset:
-                self._forget()
-            if command is not None:
-                self._execute(*command)
-            elif frame is not None:
-                self._process(frame)
+    def has_work(self) -> bool:
+        """For the worker, which holds the condition."""
+        return bool(self._commands) or self._frames.waiting is not None
 
-    def _forget(self) -> None:
+    def take_work(self) -> Job:
+        """For the worker, which holds the condition: the next command's step, or the frame."""
+        if self._commands and not (self._frame_next and self._frames.waiting is not None):
+            self._frame_next = True
+            job = partial(self._execute, *self._commands.popleft())
+        else:
+            self._frame_next = False
+            self._busy = True
+            job = partial(self._process, self._frames.take())
+        if not self._frames.reset_wanted:
+            return job
+        self._frames.reset_wanted = False
+        return partial(self._forget_and, job)
+
+    def _forget_and(self, job: Job) -> None:
         try:
             self._segmenter.reset()
-        except Exception as error:  # the worker must live on
-            with self._condition:
-                self._note_error(f"reset failed: {type(error).__name__}: {error}", key="")
+        except Exception as error:  # the frame is segmented all the same
+            self._complain(f"reset failed: {_words(error)}")
         self._names.clear()
         self._changes += 1
         self._note_state()
+        job()
 
     def _execute(self, steps: Steps, future: Future[Any]) -> None:
         if not future.running() and not future.set_running_or_notify_cancel():
@@ -703,58 +548,69 @@ class SegmentCore:
         try:
             next(steps)
         except StopIteration as end:
-            self._note_state()  # before the answer, which tells the ids
-            future.set_result(end.value)
+            try:
+                self._note_state()  # before the answer, which tells the ids
+            finally:
+                future.set_result(end.value)
         except Exception as error:
-            self._note_state()
-            future.set_exception(error)
+            try:
+                self._note_state()
+            finally:
+                future.set_exception(error)
         else:  # there is more to do, after the frame that waits
             with self._condition:
                 if not self._stopping:
                     self._commands.appendleft((steps, future))
                     return
             future.set_exception(StremnError("the node is being cleaned up"))
-        finally:
-            self._free_since = self._clock()
 
     def _process(self, frame: Frame) -> None:
-        problem = ""
+        result = None
         try:
-            rgb = _rgb(frame.message)
+            result = self._segment(frame)
+            if result is not None:
+                self._remember()
+            self._note_state(result)
+        finally:  # whatever happens, nobody waits for this frame any more
+            with self._condition:
+                self._busy = False
+                self._condition.notify_all()
+
+    def _segment(self, frame: Frame) -> Any:
+        """Masks of a frame, published and counted; None when that failed."""
+        free_since = self._worker.free_since
+        problem, result, done = "", None, None
+        try:
+            rgb = decode(frame.message)
             self._apply_settings()
             begin = self._clock()
             result = self._segmenter.segment(rgb)
             inside = self._clock() - begin
             # Publish first, remember after: the mask need not wait for the memory.
             self._publish(Segmented(frame, rgb, result, dict(self._names)))
-            published = self._clock()
+            now = self._clock()
+            own = now - max(frame.arrival, free_since) - inside
+            done = Done(now, now - frame.arrival, inside, own)
         except Exception as error:
-            expected = isinstance(error, StremnError)
-            problem = str(error) if expected else f"{type(error).__name__}: {error}"
+            problem = _words(error)
         with self._condition:
-            self._counters.in_work = 0
-            if problem:
-                self._counters.failed += 1
+            self._frames.counters.in_work = 0
+            if done is None:
+                self._frames.counters.failed += 1
                 self._note_error(f"image not segmented: {problem}", key="segment")
-            else:
-                self._counters.segmented += 1
-                own = published - max(frame.arrival, self._free_since) - inside
-                self._done.append((published, published - frame.arrival, inside, own))
-        if not problem:
-            try:
-                self._segmenter.remember()
-                if self._segmenter.ids:
-                    self._changes += 1
-            except Exception as error:
-                with self._condition:
-                    self._note_error(
-                        f"the memory was not updated: {type(error).__name__}: {error}", key="memory"
-                    )
-        self._note_state(None if problem else result)
-        with self._condition:
-            self._busy = False
-            self._free_since = self._clock()
-            self._condition.notify_all()
+                return None
+            self._frames.counters.segmented += 1
+            self._done.append(done)
+        return result
+
+    def _remember(self) -> None:
+        try:
+            self._segmenter.remember()
+            if self._segmenter.ids:
+                self._changes += 1
+        except Exception as error:
+            with self._condition:
+                self._note_error(f"the memory was not updated: {_words(error)}", key="memory")
 
     def _apply_settings(self) -> None:
         """Run-time changes reach the segmenter here, between two frames."""
@@ -790,12 +646,16 @@ class SegmentCore:
         self._last_error_time = self._clock()
         self._log("error", key, text)
 
+    def _complain(self, text: str) -> None:
+        with self._condition:
+            self._note_error(text, key="")
+
     # ------------------------------------------------------------------ diagnostics
 
     def counters(self) -> Counters:
         """A copy, consistent in itself."""
         with self._condition:
-            return Counters(**vars(self._counters))
+            return Counters(**vars(self._frames.counters))
 
     def age(self, frame: Frame) -> float:
         """Seconds since the frame arrived."""
@@ -804,86 +664,68 @@ class SegmentCore:
     def idle(self) -> bool:
         """Nothing waits and nothing is in work."""
         with self._condition:
-            return not (self._commands or self._counters.waiting or self._busy)
+            return not (self._commands or self._frames.waiting is not None or self._busy)
 
-    def report(self, hint: str = "", snapshot: str = "", problem: str = "") -> Report:
+    def report(
+        self,
+        hint: str = "",
+        snapshot: str = "",
+        problems: Sequence[str] = (),
+        no_clock: bool = False,
+    ) -> Report:
         """The diagnostics.
 
-        hint: why no frames may come, if the caller knows (a QoS mismatch); snapshot: of the last
-        one; problem: what else is wrong.
+        hint: why no frames may come, if the caller knows (a QoS mismatch); snapshot: the last one;
+        problems: what else is wrong; no_clock: a simulated clock has not been told the time.
         """
         with self._condition:
             now = self._clock()
-            counters = Counters(**vars(self._counters))
-            arrivals = [t for t in self._arrivals if now - t < WINDOW_SECONDS]
-            done = [entry for entry in self._done if now - entry[0] < WINDOW_SECONDS]
-            since = now - (self._arrivals[-1] if self._arrivals else self._started)
-            losses = sum(gap for t, gap in self._losses if now - t < WINDOW_SECONDS)
-            state = self._state
-            active, enabled = self._active, self._enabled
-            error, error_age = self._last_error, now - self._last_error_time
-            started = self._started
-            kept = list(self._recent)
-        window = min(WINDOW_SECONDS, max(now - started, 1e-3))
-        values = {
-            "received": counters.received,
-            "segmented": counters.segmented,
-            "dropped": counters.dropped,
-            "failed": counters.failed,
-            "waiting": counters.waiting,
-            "in work": counters.in_work,
-            "stale": counters.stale,
-            "lost in transport": counters.lost,
-            "input rate [Hz]": f"{len(arrivals) / window:.2f}",
-            "output rate [Hz]": f"{len(done) / window:.2f}",
-            **_percentiles("latency", [entry[1] for entry in done]),
-            **_percentiles("network", [entry[2] for entry in done]),
-            **_percentiles("node", [entry[3] for entry in done]),
-            "objects": f"{len(state['ids'])} of {state['max_objects']}",
-            "memory [bytes]": state["memory_bytes"],
-            "slots used": _listed(state["slots_used"].items()),
-            "seed buffer [frames]": f"{len(kept)} of {self._recent.maxlen}",
-            "seed buffer [bytes]": sum(len(frame.message.data) for frame in kept),
-            "snapshot": snapshot,
-            "runtime": state["runtime"],
-            "enabled": str(enabled).lower(),
-            "last error": error,
-        }
-        for item in state["objects"]:
-            name = state["names"].get(item.id, "")
-            values[f"object {item.id}"] = (
-                f"{name + ': ' if name else ''}{item.state.name}, score {item.score:.3f}, "
-                f"area {item.area}"
+            frames, state = self._frames, self._state
+            recent = now - WINDOW_SECONDS
+            last = frames.arrivals[-1] if frames.arrivals else frames.started
+            facts = Facts(
+                topic=self.topic,
+                node=self._node,
+                settings=self.settings,
+                counters=Counters(**vars(frames.counters)),
+                active=self._active,
+                enabled=self._enabled,
+                window=min(WINDOW_SECONDS, max(now - frames.started, 1e-3)),
+                since=now - last,
+                arrivals=sum(when > recent for when in frames.arrivals),
+                drops=sum(when > recent for when in frames.drops),
+                lost=sum(gap for when, gap in frames.losses if when > recent),
+                late=[age for when, age in frames.late if when > recent],
+                done=[entry for entry in self._done if entry.when > recent],
+                error=self._last_error,
+                error_age=now - self._last_error_time,
+                kept_frames=len(frames.recent),
+                kept_most=frames.recent.maxlen or 0,
+                kept_bytes=sum(len(frame.message.data) for frame in frames.recent),
+                ids=state["ids"],
+                objects=state["objects"],
+                names=state["names"],
+                max_objects=state["max_objects"],
+                memory_bytes=state["memory_bytes"],
+                slots_used=state["slots_used"],
+                runtime=state["runtime"],
+                no_clock=no_clock,
+                hint=hint,
+                snapshot=snapshot,
+                last_seed=self._seed_text(now),
+                problems=tuple(text for text in problems if text),
             )
-        level, message = OK, "segmenting"
-        lost = [item.id for item in state["objects"] if item.state.name == "LOST"]
-        if not active:
-            message = "inactive: `ros2 lifecycle set /stremn activate` starts it"
-        elif since > self.settings.frame_timeout:
-            level = WARN
-            message = hint or (
-                f"no image on {self.topic} for {since:.1f} s: check that something publishes "
-                f"there (ros2 topic info -v {self.topic}) and that its reliability fits"
-            )
-        elif error and error_age < max(5.0, self.settings.frame_timeout):
-            level, message = (WARN if done else ERROR), error
-        elif losses > MUCH_LOST * (losses + len(arrivals)):
-            level = WARN
-            message = (
-                f"{losses} of the last {losses + len(arrivals)} images on {self.topic} were lost "
-                "on the way: give DDS enough shared memory (config/fastdds_shm.xml), or set "
-                "image_reliability to reliable"
-            )
-        elif problem:
-            level, message = WARN, problem
-        elif not enabled:
-            message = "paused (~/enable)"
-        elif not state["ids"]:
-            message = "no objects: seed one with ~/seed_mask or ~/seed_object"
-        elif lost:
-            level = WARN
-            message = f"lost object {_listed_ids(lost)}: seed it again, or remove it"
-        return Report(level, message, {key: str(value) for key, value in values.items()})
+        return diagnose(facts)
+
+    def _noted(self, answer: Answer) -> Answer:
+        with self._condition:
+            self._last_seed = self._clock(), answer.message
+        return answer
+
+    def _seed_text(self, now: float) -> str:
+        if self._last_seed is None:
+            return "never"
+        return f"{self._last_seed[1]}, {now - self._last_seed[0]:.1f} s ago"
 
 
 def _at_once(work: Callable[[], Any]) -> Steps:
@@ -891,73 +733,25 @@ def _at_once(work: Callable[[], Any]) -> Steps:
     return work()
 
 
-def _rgb(message: Any) -> NDArray[np.uint8]:
-    """Of an Image or a CompressedImage."""
-    codec = compressed_codec if hasattr(message, "format") else image_codec
-    return codec.decode_rgb(message)
-
-
-def _size(message: Any) -> tuple[int, int]:
-    codec = compressed_codec if hasattr(message, "format") else image_codec
-    return codec.frame_size(message)
-
-
-def _stamp_of(message: Any) -> int:
-    """Nanoseconds; 0 for none. A negative time is none as well."""
-    stamp = message.header.stamp
-    return max(0, int(stamp.sec) * NANOSECONDS + int(stamp.nanosec))
+def _words(error: Exception) -> str:
+    """What happened, with the remedy where there is one that always holds."""
+    if isinstance(error, StremnError):
+        return str(error)
+    text = f"{type(error).__name__}: {error}"
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate" in said:
+        text += (
+            "; the machine or its GPU has no memory left: lower processing_size, max_objects or "
+            "seed_buffer, or end what else runs there"
+        )
+    return text
 
 
 def _seconds(stamp: int) -> str:
     return f"{stamp // NANOSECONDS}.{stamp % NANOSECONDS:09d}"
 
 
-def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, str]:
-    keys = [f"{name} p{part} [ms]" for part in (50, 95, 99)]
-    if not seconds:
-        return dict.fromkeys(keys, "")
-    values = np.percentile(np.asarray(seconds) * 1000, (50, 95, 99))
-    return {key: f"{value:.2f}" for key, value in zip(keys, values)}
-
-
-def _listed(items: Iterable[tuple[int, int]]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in sorted(items))
-
-
 def _objects(ids: Sequence[int]) -> str:
     if not ids:
         return "a memory without objects"
-    return f"object{'s' if len(ids) != 1 else ''} {_listed_ids(sorted(ids))}"
-
-
-def _listed_ids(ids: Sequence[int]) -> str:
-    return ", ".join(str(number) for number in ids)
-
-
-class LimitedLog:
-    """Passes a text on once in `period` seconds for each key, and says how many it held back."""
-
-    def __init__(
-        self,
-        write: Callable[[str, str], None],
-        period: float = 5.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.period = period
-        self._write = write
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._last: dict[str, tuple[float, int]] = {}
-
-    def __call__(self, severity: str, key: str, text: str) -> None:
-        if key:
-            with self._lock:
-                now = self._clock()
-                before, held = self._last.get(key, (-1e18, 0))
-                if now - before < self.period:
-                    self._last[key] = (before, held + 1)
-                    return
-                self._last[key] = (now, 0)
-            if held:
-                text += f" (and {held} more like it in the last {now - before:.0f} s)"
-        self._write(severity, text)
+    return f"object{'s' if len(ids) != 1 else ''} {listed_ids(sorted(ids))}"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.memory.snapshot import Snapshot
-from stremn_ros.nodes.segment_core import Answer, Log, SegmentCore, Settings
+from stremn_ros.nodes.limited_log import Log
+from stremn_ros.nodes.segment_core import Answer, SegmentCore
+from stremn_ros.nodes.settings import Settings
 
 SUFFIX = ".safetensors"
 # One plain file name: no separator, no hidden file, nothing that a shell or a file system minds.
@@ -48,7 +50,7 @@ class Snapshots:
         name: of the snapshot that is taken when none is named, and of all that are written
             unasked.
         settings: ``autosave_period``, read again after each ``wake``.
-        log: see `segment_core.Log`.
+        log: see `limited_log.Log`.
     """
 
     def __init__(

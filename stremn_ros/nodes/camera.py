@@ -1,0 +1,439 @@
+"""One camera of the segmentation node: its topics and services, around a core of its own.
+
+A node with one camera has them below its own name (`image`, `~/mask`, `~/seed_mask`); one with
+several has them below the name of each (`left/image`, `~/left/mask`, `~/left/seed_mask`).
+
+Services are one callback group and images another, for each camera: a call that waits holds up
+neither images nor other cameras. A second call waits for the first, as everything they do ends up
+in one queue anyway. Blocking callbacks on an executor of several threads are used instead of
+coroutines because rclpy of Humble does not wake up for a future that another thread completes.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from geometry_msgs.msg import Point32
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
+from std_srvs.srv import SetBool, Trigger
+
+from stremn_interfaces.msg import ObjectArray, TrackedObject
+from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
+from stremn_ros import visualization
+from stremn_ros.nodes import image_codec
+from stremn_ros.nodes.detections import VisionTypes, to_detections, to_label_info, vision_types
+from stremn_ros.nodes.frames import nanoseconds
+from stremn_ros.nodes.limited_log import LimitedLog
+from stremn_ros.nodes.report import Report
+from stremn_ros.nodes.segment_core import Answer, SegmentCore, Segmented
+from stremn_ros.nodes.settings import Settings
+from stremn_ros.nodes.snapshots import Snapshots
+from stremn_ros.nodes.worker import Worker
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+# Later than Humble: the number that each publisher gives its messages, which shows what was lost.
+WITH_MESSAGE_INFO = hasattr(Subscription, "CallbackType")
+# Threads of the executor that one camera can hold: one with an image, one with a call.
+THREADS = 2
+# the newest mask is the one that counts, so nothing is queued for slow subscribers
+RESULTS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+SEEDS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(  # for those who come later as well
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+_ENDING = "the node is being cleaned up"
+
+
+class Camera:
+    """See the ROS contract in the package's documentation for topics and services.
+
+    Args:
+        node: that the topics and services are made on.
+        name: below which they are; empty for a node with one camera.
+        values: of the node's parameters, by name; read at each use.
+        settings: those that may change while it runs.
+        log: log(severity, text) of the node.
+        unready: says why there is no core to work with.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        name: str,
+        values: Mapping[str, Any],
+        settings: Settings,
+        log: Callable[[str, str], None],
+        unready: Callable[[], str],
+    ) -> None:
+        self.name = name
+        self._node = node
+        self._values = values
+        self._settings = settings
+        self._write = log
+        self._unready = unready
+        self._private = f"~/{name}/" if name else "~/"
+        self._image = f"{name}/image" if name else "image"
+        self._log = LimitedLog(self._write_log, values["log_period"])
+        self._core: SegmentCore | None = None
+        self._snapshots: Snapshots | None = None
+        self._resumed = False  # since `configure`
+        self._enabled = True
+        self._hint = ""  # what is known of a connection that cannot work
+        self._seed_hint = ""
+        self._subscriptions: list[Any] = []
+        self._publishers: list[Any] = []
+        self._vision: VisionTypes | None = None  # where vision_msgs is installed
+        self._label_info_pub: Any = None
+        self._labels_told: Any = None  # what the last label_info said
+        self._image_group = MutuallyExclusiveCallbackGroup()
+        self._service_group = MutuallyExclusiveCallbackGroup()
+        # Services are there in every state, so that a call gets an answer that says what to do.
+        for kind, service, callback in (
+            (SeedMask, "seed_mask", self._on_seed_mask),
+            (SeedObject, "seed_object", self._on_seed_object),
+            (RemoveObject, "remove_object", self._on_remove_object),
+            (Trigger, "reset", self._on_reset),
+            (SetBool, "enable", self._on_enable),
+            (SaveMemory, "save_memory", self._on_save_memory),
+            (LoadMemory, "load_memory", self._on_load_memory),
+        ):
+            node.create_service(
+                kind, self._private + service, callback, callback_group=self._service_group
+            )
+
+    # ------------------------------------------------------------------ life
+
+    def configure(self, segmenter: Any, worker: Worker) -> None:
+        """Makes publishers, core and snapshots; no frame is taken yet."""
+        values, node = self._values, self._node
+
+        def publisher(kind: Any, name: str, quality: QoSProfile = RESULTS) -> Any:
+            made = node.create_lifecycle_publisher(kind, self._private + name, quality)
+            self._publishers.append(made)
+            return made
+
+        self._mask_pub = publisher(Image, "mask")
+        self._objects_pub = publisher(ObjectArray, "objects")
+        self._overlay_pub = publisher(Image, "overlay")
+        self._vision = vision_types()
+        if self._vision is not None:
+            self._detections_pub = publisher(self._vision.detection_array, "detections")
+            if self._vision.label_info is not None:
+                self._label_info_pub = publisher(self._vision.label_info, "label_info", LATCHED)
+        path = node.get_fully_qualified_name()
+        self._core = SegmentCore(
+            segmenter,
+            publish=self._publish,
+            log=self._log,
+            settings=self._settings,
+            seed_buffer=values["seed_buffer"],
+            topic=self.image_topic,
+            node=path,
+            now=lambda: node.get_clock().now().nanoseconds,
+            worker=worker,
+        )
+        self._core.enable(self._enabled)
+        words = [*path.strip("/").split("/"), *([self.name] if self.name else [])]
+        self._snapshots = Snapshots(
+            self._core, values["snapshot_dir"], ".".join(words), self._settings, self._log
+        )
+        self._resumed = False
+
+    def activate(self) -> str:
+        """Starts the subscriptions; the name of the image topic."""
+        assert self._core is not None
+        assert self._snapshots is not None
+        self._hint = self._seed_hint = ""
+        self._labels_told = None
+        # once, as from then on the memory in this process is the newer one
+        if self._settings.autoload and not self._resumed and not self._core.tracked():
+            self._snapshots.autoload()
+        self._resumed = True
+        self._core.activate()
+        reliable = self._values["image_reliability"] == "reliable"
+        images = self._node.create_subscription(
+            CompressedImage if self._compressed else Image,
+            self.image_topic if self._compressed else self._image,
+            self._on_image_with_info if WITH_MESSAGE_INFO else self._on_image,
+            QoSProfile(
+                history=HistoryPolicy.KEEP_LAST,
+                depth=1,
+                reliability=(
+                    ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+                ),
+                durability=DurabilityPolicy.VOLATILE,
+            ),
+            callback_group=self._image_group,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        seeds = self._node.create_subscription(
+            Image,
+            self._private + "seed",
+            self._on_seed,
+            SEEDS,
+            callback_group=self._service_group,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_deaf_to_seeds),
+        )
+        self._subscriptions = [images, seeds]
+        return str(images.topic_name)
+
+    def stop(self) -> None:
+        """Ends the subscriptions; the objects are kept."""
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            self._node.destroy_subscription(subscription)
+        if self._core is not None:
+            self._core.deactivate()
+        if self._snapshots is not None and self._settings.autosave_at_stop:
+            self._snapshots.autosave()
+
+    def free(self) -> None:
+        """Lets go of everything that `configure` made; more than once if need be."""
+        self.stop()
+        snapshots, self._snapshots = self._snapshots, None
+        if snapshots is not None:
+            snapshots.close()
+        core, self._core = self._core, None
+        if core is not None:
+            core.close()
+        publishers, self._publishers = self._publishers, []
+        for publisher in publishers:
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._label_info_pub = None
+
+    def wake(self) -> None:
+        """The settings or values have changed."""
+        self._log.period = self._values["log_period"]
+        if self._snapshots is not None:
+            self._snapshots.wake()
+
+    def report(self) -> Report | None:
+        """For the diagnostics; None while not configured."""
+        core, snapshots = self._core, self._snapshots
+        if core is None:
+            return None
+        last, problem = snapshots.status() if snapshots is not None else ("", "")
+        clock = self._node.get_clock()
+        simulated = getattr(clock, "ros_time_is_active", False)
+        no_clock = simulated and not clock.now().nanoseconds
+        return core.report(self._hint, last, [problem, self._seed_hint], no_clock)
+
+    @property
+    def _compressed(self) -> bool:
+        return self._values["image_transport"] == "compressed"
+
+    @property
+    def image_topic(self) -> str:
+        """Full name of the topic; that of compressed images follows a remapping of `image`."""
+        topic = self._node.resolve_topic_name(self._image)
+        return f"{topic}/compressed" if self._compressed else topic
+
+    # ------------------------------------------------------------------ images in
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        core = self._core
+        if core is not None:
+            core.on_frame(message)
+
+    def _on_image_with_info(self, message: Image | CompressedImage, info: Any) -> None:
+        core = self._core
+        if core is not None:
+            publisher = info.get("publisher_gid")
+            sequence = info.get("publication_sequence_number") if publisher is not None else None
+            core.on_frame(message, str(publisher), sequence)
+
+    def _on_incompatible(self, info: Any) -> None:
+        policy = qos_policy_name_from_kind(info.last_policy_kind).lower()
+        remedy = (
+            "set image_reliability to best_effort, or let the camera publish reliably"
+            if policy == "reliability"
+            else "make its QoS fit, or set qos_overrides for the subscription"
+        )
+        self._hint = (
+            f"a publisher of {self.image_topic} cannot be heard: its {policy} "
+            f"does not fit what this node asks for; {remedy} (ros2 topic info -v shows both)"
+        )
+        self._log("error", "", self._hint)
+
+    # ------------------------------------------------------------------ masks out (in the worker)
+
+    def _publish(self, segmented: Segmented) -> None:
+        header = segmented.frame.message.header  # stamps are copied, never made
+        mask = image_codec.encode(Image(header=header), segmented.result.labels, "mono8")
+        self._mask_pub.publish(mask)
+        objects = ObjectArray(header=header)
+        objects.objects = [
+            _tracked_object(found, segmented.names.get(found.id, ""))
+            for found in segmented.result.objects
+        ]
+        objects.latency = time.monotonic() - segmented.frame.arrival
+        self._objects_pub.publish(objects)
+        if self._vision is not None:
+            self._publish_vision(self._vision, header, segmented)
+        if self._settings.overlay and self._overlay_pub.get_subscription_count():
+            picture = visualization.overlay(
+                segmented.rgb, segmented.result.labels, self._settings.overlay_alpha
+            )
+            self._overlay_pub.publish(image_codec.encode(Image(header=header), picture, "rgb8"))
+
+    def _publish_vision(self, types: VisionTypes, header: Any, segmented: Segmented) -> None:
+        found = segmented.result.objects
+        if self._label_info_pub is not None:
+            ids, score = [item.id for item in found], self._settings.min_score
+            told = ids, dict(segmented.names), score
+            if told != self._labels_told:  # before the first detection that needs it
+                info = to_label_info(types, header, ids, segmented.names, score)
+                self._label_info_pub.publish(info)
+                self._labels_told = told
+        self._detections_pub.publish(to_detections(types, header, found))
+
+    # ------------------------------------------------------------------ seeds by topic
+
+    def _on_seed(self, mask: Image) -> None:
+        """~/seed: as the service seed_mask; what came of it is told in log and diagnostics."""
+        self._tell(self._try(lambda core: core.seed_mask(mask)))
+
+    def _on_deaf_to_seeds(self, info: Any) -> None:
+        policy = qos_policy_name_from_kind(info.last_policy_kind).lower()
+        self._seed_hint = (
+            f"a publisher of {self._node.resolve_topic_name(self._private + 'seed')} cannot be "
+            f"heard: its {policy} does not fit; publish seeds reliably"
+        )
+        self._log("error", "", self._seed_hint)
+
+    # ------------------------------------------------------------------ services
+
+    def _try(self, work: Callable[[SegmentCore], Answer]) -> Answer:
+        core = self._core
+        try:
+            return Answer(False, self._unready()) if core is None else work(core)
+        except Exception as error:  # a call is answered, whatever happens
+            self._write_log("error", traceback.format_exc())
+            return Answer(False, f"failed inside: {type(error).__name__}: {error}")
+
+    def _tell(self, answer: Answer) -> None:
+        if answer.success:
+            self._write_log("info", answer.message)
+        else:  # a program may call wrongly a hundred times a second
+            self._log("warning", f"refused: {answer.message[:40]}", answer.message)
+
+    def _answer(self, response: Any, work: Callable[[SegmentCore], Answer]) -> Answer:
+        """Runs a service on the core and fills what all responses share."""
+        answer = self._try(work)
+        response.success = answer.success
+        response.message = answer.message
+        if hasattr(response, "tracked_ids"):
+            response.tracked_ids = answer.tracked_ids
+        if hasattr(response, "ids"):
+            response.ids = answer.ids
+        if hasattr(response, "stamp") and answer.frame is not None:
+            response.stamp = answer.frame.message.header.stamp
+        self._tell(answer)
+        return answer
+
+    def _on_seed_mask(
+        self, request: SeedMask.Request, response: SeedMask.Response
+    ) -> SeedMask.Response:
+        self._answer(
+            response, lambda core: core.seed_mask(request.mask, request.names, request.replace)
+        )
+        return response
+
+    def _on_seed_object(
+        self, request: SeedObject.Request, response: SeedObject.Response
+    ) -> SeedObject.Response:
+        box = request.box
+        corners = (box.x_offset, box.y_offset, box.width, box.height)
+        answer = self._answer(
+            response,
+            lambda core: core.seed_object(
+                request.id,
+                request.name,
+                box=corners if any(corners) else None,
+                polygon=[(point.x, point.y) for point in request.polygon.points],
+                inside=[(point.x, point.y) for point in request.points_inside],
+                outside=[(point.x, point.y) for point in request.points_outside],
+                stamp=nanoseconds(request.stamp),
+            ),
+        )
+        if answer.success and answer.mask is not None and answer.frame is not None:
+            response.mask.header = answer.frame.message.header
+            image_codec.encode(response.mask, answer.mask, "mono8")
+        return response
+
+    def _on_remove_object(
+        self, request: RemoveObject.Request, response: RemoveObject.Response
+    ) -> RemoveObject.Response:
+        self._answer(response, lambda core: core.remove(request.id))
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._answer(response, lambda core: core.reset())
+        return response
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        def work(core: SegmentCore) -> Answer:
+            self._enabled = request.data
+            return core.enable(request.data)
+
+        self._answer(response, work)
+        return response
+
+    def _on_save_memory(
+        self, request: SaveMemory.Request, response: SaveMemory.Response
+    ) -> SaveMemory.Response:
+        snapshots = self._snapshots
+        self._answer(
+            response,
+            lambda core: snapshots.save(request.path) if snapshots else core.failure(_ENDING),
+        )
+        return response
+
+    def _on_load_memory(
+        self, request: LoadMemory.Request, response: LoadMemory.Response
+    ) -> LoadMemory.Response:
+        snapshots = self._snapshots
+        self._answer(
+            response,
+            lambda core: snapshots.load(request.path) if snapshots else core.failure(_ENDING),
+        )
+        return response
+
+    def _write_log(self, severity: str, text: str) -> None:
+        self._write(severity, f"{self.name}: {text}" if self.name else text)
+
+
+def _tracked_object(found: Any, name: str) -> TrackedObject:
+    x, y, width, height = found.box
+    return TrackedObject(
+        id=int(found.id),
+        name=name,
+        state=int(found.state),
+        score=float(found.score),
+        area=int(found.area),
+        box=RegionOfInterest(
+            x_offset=int(x), y_offset=int(y), width=int(width), height=int(height)
+        ),
+        centroid=Point32(x=float(found.centroid[0]), y=float(found.centroid[1])),
+    )

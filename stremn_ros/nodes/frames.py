@@ -1,0 +1,244 @@
+"""The images of one camera as they come: their order in time, the newest, the last few, counters.
+
+Messages are any objects with the attributes of sensor_msgs/Image or CompressedImage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stremn_ros.errors import InputError
+from stremn_ros.nodes import compressed_codec, image_codec
+from stremn_ros.nodes.limited_log import Log
+from stremn_ros.nodes.settings import Settings
+
+NANOSECONDS = 1_000_000_000
+# Rates and percentiles are over this much of the past.
+WINDOW_SECONDS = 10.0
+WINDOW_FRAMES = 600
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A message as it came."""
+
+    message: Any
+    number: int  # of the readable frames since the start, from 1
+    stamp: int  # nanoseconds; 0 when the sender gives none
+    arrival: float  # of the monotonic clock, seconds
+
+
+@dataclass
+class Counters:
+    """received = segmented + dropped + failed + waiting + in_work, at every moment."""
+
+    received: int = 0
+    segmented: int = 0
+    dropped: int = 0
+    failed: int = 0
+    waiting: int = 0
+    in_work: int = 0
+    stale: int = 0  # late, repeated or out of order; these are among the others as well
+    lost: int = 0  # sent but never received, where the middleware numbers its messages
+
+
+class Intake:
+    """Frames in; one waits for the worker, the newest. Its owner's lock guards all of it.
+
+    Args:
+        size: how many of the last frames are kept for seeds.
+        settings: read at each use. log: see `Log`. topic: of the images, for messages to people.
+        now: the node's clock in nanoseconds (which may be simulated), for the age of frames.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        settings: Settings,
+        log: Log,
+        topic: str,
+        now: Callable[[], int] = time.time_ns,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._topic = topic
+        self._now = now
+        self._clock = clock
+        self.counters = Counters()
+        self.recent: deque[Frame] = deque(maxlen=size)
+        self.waiting: Frame | None = None
+        self.taken: Frame | None = None  # the last one that the worker began with
+        self.last_number = 0
+        self.first_number = 1  # of the frames since the last jump of time
+        self.reset_wanted = False  # time jumped back, so the objects are to be forgotten
+        self._newest_stamp = 0
+        self._sequences: dict[Any, int] = {}  # last number by publisher
+        # of the last seconds, by the monotonic clock
+        self.started = clock()
+        self.arrivals: deque[float] = deque(maxlen=WINDOW_FRAMES)
+        self.drops: deque[float] = deque(maxlen=WINDOW_FRAMES)
+        self.late: deque[tuple[float, float]] = deque(maxlen=WINDOW_FRAMES)  # and seconds late
+        self.losses: deque[tuple[float, int]] = deque(maxlen=WINDOW_FRAMES)  # and how many
+
+    def start(self) -> None:
+        """Rates begin anew, and senders are met again."""
+        self.started = self._clock()
+        for record in (self.arrivals, self.drops, self.late, self.losses):
+            record.clear()
+        self._sequences.clear()
+
+    def put(
+        self, message: Any, publisher: Any, sequence: int | None, enabled: bool, arrival: float
+    ) -> str:
+        """Takes a message: counts it and keeps it, to wait for the worker if `enabled`.
+
+        Returns:
+            Why it cannot be read; '' when it can, or came out of order and was dropped.
+        """
+        try:
+            frame_size(message)
+            stamp = stamp_of(message)
+        except InputError as error:
+            problem = str(error)
+        else:
+            problem = ""
+        self.counters.received += 1
+        self.arrivals.append(arrival)
+        if sequence is not None:
+            self._note_sequence(publisher, sequence, arrival)
+        if problem:
+            self.counters.failed += 1
+            return problem
+        if not self._in_time(stamp, arrival):
+            return ""
+        self.last_number += 1
+        frame = Frame(message, self.last_number, stamp, arrival)
+        self.recent.append(frame)
+        if not enabled:
+            self._drop(arrival)
+        else:
+            self.drop_waiting()
+            self.waiting = frame
+            self.counters.waiting = 1
+        return ""
+
+    def take(self) -> Frame:
+        """The frame that waits, for the worker."""
+        assert self.waiting is not None
+        frame, self.waiting = self.waiting, None
+        self.taken = frame
+        self.counters.waiting = 0
+        self.counters.in_work = 1
+        return frame
+
+    def drop_waiting(self) -> None:
+        if self.waiting is not None:
+            self.waiting = None
+            self.counters.waiting = 0
+            self._drop(self._clock())
+
+    def since(self, number: int, paused: bool) -> list[Frame]:
+        """Frames after this one up to the last that was segmented (received, while paused)."""
+        newest = self.taken
+        if paused and self.recent:
+            newest = self.recent[-1]
+        if newest is None or newest.number <= number:
+            return []
+        return [*(item for item in self.recent if number < item.number < newest.number), newest]
+
+    def forget(self) -> None:
+        """Lets go of all frames."""
+        self.drop_waiting()
+        self.recent.clear()
+        self.taken = None
+
+    def _drop(self, when: float) -> None:
+        self.counters.dropped += 1
+        self.drops.append(when)
+
+    def _note_sequence(self, publisher: Any, sequence: int, arrival: float) -> None:
+        before = self._sequences.get(publisher)
+        if before is None and len(self._sequences) >= 64:  # publishers come and go for days
+            self._sequences.clear()
+        self._sequences[publisher] = sequence
+        if before is not None and sequence > before + 1:
+            gap = sequence - before - 1
+            self.counters.lost += gap
+            self.losses.append((arrival, gap))
+
+    def _in_time(self, stamp: int, arrival: float) -> bool:
+        """Looks at the order of stamps; False when the frame was dropped as out of order."""
+        if not stamp:  # a sender without stamps: nothing can be said
+            return True
+        newest, self._newest_stamp = self._newest_stamp, stamp
+        age = (self._now() - stamp) / NANOSECONDS
+        if newest and stamp < newest:
+            back = (newest - stamp) / NANOSECONDS
+            if back <= self._settings.time_jump_tolerance:
+                self._newest_stamp = newest
+                self.counters.stale += 1
+                self._drop(arrival)
+                self._log(
+                    "warning",
+                    "order",
+                    f"dropped an image on {self._topic} that is {back:.3f} s older than the one "
+                    "before it: images come out of order, or two publishers share the topic",
+                )
+                return False
+            # Frames from before the jump are of another time: no seed may find them any more.
+            self.forget()
+            self.first_number = self.last_number + 1
+            if self._settings.reset_on_time_jump:
+                self.reset_wanted = True
+                self._log(
+                    "warning",
+                    "",
+                    f"time jumped back by {back:.3f} s on {self._topic} (a bag that loops?): all "
+                    "objects are forgotten; set reset_on_time_jump to false to keep them",
+                )
+            else:
+                self._log(
+                    "warning",
+                    "jump",
+                    f"time jumped back by {back:.3f} s on {self._topic}; objects are kept "
+                    "(reset_on_time_jump is false)",
+                )
+        elif stamp == newest:
+            self.counters.stale += 1
+        elif 0 < self._settings.stale_after < age:
+            self.counters.stale += 1
+            self.late.append((arrival, age))
+        return True
+
+
+def decode(message: Any) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] RGB of an Image or a CompressedImage; InputError when it cannot be read."""
+    return _codec(message).decode_rgb(message)
+
+
+def frame_size(message: Any) -> tuple[int, int]:
+    """(rows, columns), from as little of the message as possible; InputError for a bad one."""
+    return _codec(message).frame_size(message)
+
+
+def _codec(message: Any) -> Any:
+    return compressed_codec if hasattr(message, "format") else image_codec
+
+
+def stamp_of(message: Any) -> int:
+    """Nanoseconds; 0 for none. A negative time is none as well."""
+    return nanoseconds(message.header.stamp)
+
+
+def nanoseconds(stamp: Any) -> int:
+    """Of a builtin_interfaces/Time; 0 for none and for a negative one."""
+    return max(0, int(stamp.sec) * NANOSECONDS + int(stamp.nanosec))

@@ -1,0 +1,40 @@
+"""A log that says the same thing only now and then."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+Log = Callable[[str, str, str], None]
+"""log(severity, key, text): severity is debug, info, warning or error; repeated texts of one key
+may be held back; an empty key never is."""
+
+
+class LimitedLog:
+    """Passes a text on once in `period` seconds for each key, and says how many it held back."""
+
+    def __init__(
+        self,
+        write: Callable[[str, str], None],
+        period: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.period = period
+        self._write = write
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, severity: str, key: str, text: str) -> None:
+        if key:
+            with self._lock:
+                now = self._clock()
+                before, held = self._last.get(key, (-1e18, 0))
+                if now - before < self.period:
+                    self._last[key] = (before, held + 1)
+                    return
+                self._last[key] = (now, 0)
+            if held:
+                text += f" (and {held} more like it in the last {now - before:.0f} s)"
+        self._write(severity, text)

@@ -1,0 +1,214 @@
+"""What the diagnostics tell: figures, and for all that is wrong its reason and its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from stremn_ros.nodes.frames import Counters
+from stremn_ros.nodes.settings import Settings
+
+# levels of diagnostic_msgs/DiagnosticStatus
+OK, WARN, ERROR, STALE = 0, 1, 2, 3
+
+# Parts of what came (or was sent) from which on it is worth a warning, and images to judge by.
+MUCH_LOST = 0.2
+MUCH_LATE = 0.5
+MUCH_DROPPED = 0.5
+FEW = 5
+
+
+@dataclass
+class Report:
+    """For the diagnostics: the worst first in `message`, the rest in the value `also`."""
+
+    level: int
+    message: str
+    values: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A frame that was segmented; seconds."""
+
+    when: float  # it was published, by the monotonic clock
+    latency: float  # from its arrival to its publication
+    network: float  # inside the network
+    node: float  # that the node itself added: neither in the network nor waiting for it
+
+
+@dataclass
+class Facts:
+    """What the core of a camera knows at one moment; counts are of the last few seconds."""
+
+    topic: str
+    node: str
+    settings: Settings
+    counters: Counters
+    active: bool
+    enabled: bool
+    window: float  # seconds that rates are over
+    since: float  # seconds since the last image, or since the activation
+    arrivals: int
+    drops: int
+    lost: int
+    late: list[float]  # seconds by which images lagged behind the clock
+    done: list[Done]
+    error: str  # the last one
+    error_age: float
+    kept_frames: int
+    kept_most: int
+    kept_bytes: int
+    ids: Sequence[int]
+    objects: Sequence[Any]  # of the last SegmentResult
+    names: Mapping[int, str]
+    max_objects: int
+    memory_bytes: int
+    slots_used: Mapping[int, int]
+    runtime: str
+    no_clock: bool = False  # the clock is simulated and has not been told the time yet
+    hint: str = ""  # of a connection that cannot work
+    snapshot: str = ""  # the last one
+    last_seed: str = ""
+    problems: Sequence[str] = field(default_factory=tuple)  # what else is wrong, in words
+
+
+def diagnose(facts: Facts) -> Report:
+    """Figures, and all that is wrong with its remedy."""
+    reasons = list(_reasons(facts))
+    # the worst first; of the same level in the order in which they were found
+    reasons.sort(key=lambda reason: -reason[0])
+    level, message = reasons[0] if reasons else (OK, "segmenting")
+    values = _values(facts)
+    values["also"] = " | ".join(text for _, text in reasons[1:])
+    for item in facts.objects:
+        values[f"object {item.id}"] = (
+            f"{_prefix(facts.names.get(item.id, ''))}{item.state.name}, score {item.score:.3f}, "
+            f"area {item.area}"
+        )
+    return Report(level, message, values)
+
+
+def _reasons(facts: Facts) -> Iterable[tuple[int, str]]:
+    """(level, what is wrong and what to do), what comes first in the way of an image first."""
+    settings = facts.settings
+    if not facts.active:
+        yield OK, f"inactive: `ros2 lifecycle set {facts.node} activate` starts it"
+        return
+    if facts.no_clock:
+        yield (
+            WARN,
+            "use_sim_time is true, but nothing has published a time on /clock: start the "
+            "simulation, play the bag with --clock, or set use_sim_time to false",
+        )
+    if facts.since > settings.frame_timeout:
+        yield (
+            WARN,
+            facts.hint
+            or f"no image on {facts.topic} for {facts.since:.1f} s: check that something publishes "
+            f"there (ros2 topic info -v {facts.topic}) and that its reliability fits",
+        )
+    if facts.error and facts.error_age < max(5.0, settings.frame_timeout):
+        yield (WARN if facts.done else ERROR), facts.error
+    if facts.lost > MUCH_LOST * (facts.lost + facts.arrivals):
+        yield (
+            WARN,
+            f"{facts.lost} of the last {facts.lost + facts.arrivals} images on {facts.topic} were "
+            "lost on the way: give DDS enough shared memory (config/fastdds_shm.xml, for the "
+            "camera's process as well), or set image_reliability to reliable",
+        )
+    if len(facts.late) > MUCH_LATE * facts.arrivals and facts.arrivals >= FEW:
+        yield (
+            WARN,
+            f"images on {facts.topic} are {_span(float(np.median(facts.late)))} old when they "
+            "come: for a bag or a simulation set use_sim_time (and play with --clock); with a "
+            "real camera on another computer synchronise the clocks (chrony), or raise "
+            "stale_after if such a delay is meant",
+        )
+    for problem in facts.problems:
+        yield WARN, problem
+    if not facts.enabled:
+        yield OK, "paused (~/enable)"
+        return
+    if not facts.ids:
+        yield OK, "no objects: seed one with ~/seed_mask or ~/seed_object"
+    lost = [item.id for item in facts.objects if item.state.name == "LOST"]
+    if lost:
+        yield WARN, f"lost object {listed_ids(lost)}: seed it again, or remove it"
+    unsure = [
+        f"{item.id} ({item.score:.2f})"
+        for item in facts.objects
+        if item.state.name == "TRACKED" and item.score < settings.low_confidence
+    ]
+    if unsure:
+        yield (
+            WARN,
+            f"low confidence in object {', '.join(unsure)}: look at ~/overlay and seed it again "
+            "if its mask has drifted, or lower low_confidence",
+        )
+    if facts.drops > MUCH_DROPPED * facts.arrivals and facts.arrivals >= FEW:
+        took = [entry.latency for entry in facts.done]
+        each = f"an image takes {float(np.median(took)) * 1000:.0f} ms" if took else "it is busy"
+        yield (
+            WARN,
+            f"backlog: {facts.drops} of the last {facts.arrivals} images on {facts.topic} were "
+            f"dropped for newer ones, as {each}: lower processing_size, take a faster runtime "
+            "(`stremn doctor`), or slow the camera down",
+        )
+
+
+def _values(facts: Facts) -> dict[str, str]:
+    counters, done = facts.counters, facts.done
+    values = {
+        "received": counters.received,
+        "segmented": counters.segmented,
+        "dropped": counters.dropped,
+        "failed": counters.failed,
+        "waiting": counters.waiting,
+        "in work": counters.in_work,
+        "stale": counters.stale,
+        "lost in transport": counters.lost,
+        "input rate [Hz]": f"{facts.arrivals / facts.window:.2f}",
+        "output rate [Hz]": f"{len(done) / facts.window:.2f}",
+        **_percentiles("latency", [entry.latency for entry in done]),
+        **_percentiles("network", [entry.network for entry in done]),
+        **_percentiles("node", [entry.node for entry in done]),
+        "objects": f"{len(facts.ids)} of {facts.max_objects}",
+        "memory [bytes]": facts.memory_bytes,
+        "slots used": ", ".join(f"{key}: {n}" for key, n in sorted(facts.slots_used.items())),
+        "seed buffer [frames]": f"{facts.kept_frames} of {facts.kept_most}",
+        "seed buffer [bytes]": facts.kept_bytes,
+        "last seed": facts.last_seed,
+        "snapshot": facts.snapshot,
+        "runtime": facts.runtime,
+        "enabled": str(facts.enabled).lower(),
+        "last error": facts.error,
+    }
+    return {key: str(value) for key, value in values.items()}
+
+
+def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, str]:
+    keys = [f"{name} p{part} [ms]" for part in (50, 95, 99)]
+    if not seconds:
+        return dict.fromkeys(keys, "")
+    values = np.percentile(np.asarray(seconds) * 1000, (50, 95, 99))
+    return {key: f"{value:.2f}" for key, value in zip(keys, values)}
+
+
+def _span(seconds: float) -> str:
+    """A length of time for people."""
+    for unit, name in ((86400.0 * 365, "years"), (86400.0, "days"), (3600.0, "hours")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.1f} s"
+
+
+def _prefix(name: str) -> str:
+    return f"{name}: " if name else ""
+
+
+def listed_ids(ids: Iterable[int]) -> str:
+    return ", ".join(str(number) for number in ids)

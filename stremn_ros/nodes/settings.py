@@ -1,0 +1,26 @@
+"""What may change while the segmentation node runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Settings:
+    """Read at each use, so it may be changed at any time; the names are those of the parameters."""
+
+    min_score: float = 0.5
+    low_confidence: float = 0.7
+    update_rule: str = ""  # empty: the model's own
+    update_every: int = 0  # 0: the model's own
+    overlay: bool = True
+    overlay_alpha: float = 0.5
+    seed_wait: float = 2.0
+    catch_up_time: float = 1.0
+    reset_on_time_jump: bool = True
+    time_jump_tolerance: float = 0.1
+    frame_timeout: float = 2.0
+    stale_after: float = 1.0
+    autosave_period: float = 0.0
+    autosave_at_stop: bool = False
+    autoload: bool = False
