@@ -33,6 +33,19 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="HxW",
         help="size of the frames given (default: 480x640)",
     )
+    parser.add_argument(
+        "--against",
+        choices=("linear",),
+        help="beside a memory that grows by a template every 5 frames, with 1 to --objects "
+        "objects: the first --frames frames are played with one object and 60 with more, and at "
+        "each frame of --at the growing memory is filled to its length there",
+    )
+    parser.add_argument(
+        "--at",
+        default="120,180,300,500,1000",
+        metavar="N,N,...",
+        help="with --against: frames beyond those played (default: %(default)s)",
+    )
     parser.add_argument("--json", metavar="OUT.json", help="write the result as JSON")
     parser.add_argument("--plot", metavar="OUT.png", help="draw the result")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -49,6 +62,8 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError(f"frame size {options.frame_size}: HxW is needed, for instance 480x640")
     for path in (options.json, options.plot):
         check_writable(path)
+    if options.against is not None:
+        return _run_against(options)
     video, labels = scene(options.objects, options.frame_size)
     segmenter = load_segmenter(options, options.objects)
     with tqdm(total=options.frames, unit="frame", disable=options.quiet) as bar:
@@ -78,4 +93,57 @@ def _run(options: argparse.Namespace) -> int:
             options.plot,
             f"{Path(options.model).name}, {counted(options.objects, 'object')}",
         )
+    return 0
+
+
+def _run_against(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from stremn_ros.evaluation.growth import SAMPLE, compare_growth, machine, plot
+
+    try:
+        points = [int(part) for part in options.at.split(",") if part.strip()]
+    except ValueError:
+        raise InputError(f"--at {options.at}: frame numbers, as 300,500,1000") from None
+    rule = options.update_rule
+    runtime = ""
+
+    def load(other: str | None, objects: int) -> Any:
+        nonlocal runtime
+        segmenter = load_segmenter(
+            argparse.Namespace(**{**vars(options), "update_rule": other or rule}), objects
+        )
+        runtime = segmenter.runtime_name
+        return segmenter
+
+    results = []
+    for objects in range(1, options.objects + 1):
+        frames = options.frames if objects == 1 else min(options.frames, 60)
+        beyond = [point for point in points if point >= frames + SAMPLE]
+        with tqdm(total=frames + SAMPLE * len(beyond), unit="frame", disable=options.quiet) as bar:
+            bar.set_description(counted(objects, "object"))
+            results.append(
+                compare_growth(
+                    load,
+                    objects,
+                    frames,
+                    points=beyond,
+                    size=options.frame_size,
+                    on_frame=lambda _, bar=bar: bar.update(),  # type: ignore[misc]
+                )
+            )
+        print(results[-1].table() + "\n")
+    if options.json is not None:
+        values = {
+            "model": Path(options.model).name,
+            "runtime": runtime,
+            "processing_size": options.processing_size or "the model's default",
+            "slots": options.slots or "the model's default",
+            "update_rule": rule or "the model's default",
+            "machine": machine(),
+            "results": [result.as_dict() for result in results],
+        }
+        write_json(options.json, values)
+    if options.plot is not None:
+        plot(results, options.plot, f"{Path(options.model).name}, {runtime}")
     return 0

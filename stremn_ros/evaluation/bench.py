@@ -18,8 +18,9 @@ from stremn_ros.errors import InputError, StremnError
 from stremn_ros.evaluation.metrics import region_similarity
 from stremn_ros.segmenter import Segmenter
 
-STAGES = ("encode_query", "read", "decode", "encode_memory", "project", "fuse")
-# What remembering costs beside its network stages: similarity tables, choice of the pair, copies
+# compare: the similarity of the newest template to every slot
+STAGES = ("encode_query", "read", "decode", "encode_memory", "project", "compare", "fuse")
+# What remembering costs beside its stages: choice of the pair, copies
 UPKEEP = "memory_upkeep"
 # The rest of a frame: resizing, label mask, states, boxes
 OTHER = "pre_and_post"
@@ -67,11 +68,7 @@ class TimedStages:
 
 def time_stages(segmenter: Segmenter) -> TimedStages:
     """Puts a clock around the stages of a segmenter that has not seen a frame yet."""
-    if segmenter.processing_size is not None:
-        raise InputError("the segmenter has seen frames already; time a fresh one")
-    timed = TimedStages(segmenter._stages)
-    segmenter._stages = timed  # its memory is made with the first frame, and then of these
-    return timed
+    return segmenter.wrap_stages(TimedStages)
 
 
 def resident_bytes() -> int:

@@ -94,6 +94,21 @@ class GrowingMemory(SlotMemory):
         for object_id, row, slot in zip(object_ids, rows, slots, strict=True):
             self.last_update[object_id] = Update(int(self._updates[row]), (), int(slot))
 
+    def repeat(self, templates: int) -> None:
+        """Makes every object as long as after so many templates, by repeating its own.
+
+        For measurements: time and bytes are those of a long video, without playing it.
+        """
+        for row in range(len(self.rows)):
+            while (used := int(self._used[row])) < min(templates, self.max_templates):
+                if used == self.slots:
+                    self._grow()
+                slot = int(self._take(np.array([row]))[0])
+                for buffer in (self.keys, self.values):
+                    buffer[row, slot] = buffer[row, slot % used]
+                self.born[row, slot] = self.born[row, used - 1] + self.keep_every
+                self._updates[row] = self.born[row, slot]
+
     def _place(self, row: int) -> int:
         """The newest slot where it is to be written over, else NEW."""
         used = int(self._used[row])
