@@ -26,7 +26,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import CapacityError, InputError, ModelError, UnknownObjectError
-from .memory import RULES, GrowingMemory, SlotMemory
+from .memory import (
+    RULES,
+    GrowingMemory,
+    ObjectMemory,
+    SlotMemory,
+    describe,
+    slot_attention,
+)
 from .memory.snapshot import Snapshot, fingerprint
 from .network import Query, aggregate_logits
 from .runtime.models import SCORER_PREFIX, find_model, load_network
@@ -134,6 +141,7 @@ class Segmenter:
         self._memory = self._new_memory((STRIDE, STRIDE), objects=1)
         self._memory_size: tuple[int, int] | None = None
         self._frame: _Frame | None = None
+        self._query_key: Tensor | None = None  # of the last frame, to look inside
         self._unseen: dict[int, int] = {}
         self._remembered = 0
         self._model: str | None = None
@@ -185,6 +193,34 @@ class Segmenter:
     def slots_used(self) -> dict[int, int]:
         """Slots in use by each object."""
         return {object_id: self._memory.used(object_id) for object_id in self.ids}
+
+    def look_inside(
+        self, labels: NDArray[np.uint8] | None = None, cells: int = 0
+    ) -> list[ObjectMemory]:
+        """What each object's memory holds, and what the last frame segmented takes from each slot.
+
+        Args:
+            labels: [H, W] of that frame: each object's attention is then that of its own cells,
+                where it has any.
+            cells: look at about this many of the frame's cells, evenly spread; 0 for all. The cost
+                is that of an attention from so many cells.
+        """
+        key, attention = self._query_key, None
+        if key is not None and self._memory.rows:
+            h, w = key.shape[-2:]
+            step = max(1, (h * w) // cells) if cells else 1
+            keys, _, mask = self._memory.contents()
+            query = key[0].flatten(1).T[::step]
+            with torch.inference_mode():
+                shares = slot_attention(query, keys, mask, h * w, self._stages.config.affinity)
+            attention = shares.mean(dim=1)
+            if labels is not None:
+                small = cv2.resize(labels, (w, h), interpolation=cv2.INTER_NEAREST).ravel()[::step]
+                for object_id, row in self._memory.rows.items():
+                    own = torch.from_numpy(small == object_id)
+                    if own.any():
+                        attention[row] = shares[row, own.to(shares.device)].mean(dim=0)
+        return describe(self._memory, attention)
 
     @property
     def runtime_name(self) -> str:
@@ -523,7 +559,7 @@ class Segmenter:
         """Forgets every object; the next frame seeded decides the processing size again."""
         self._memory.reset()
         self._unseen.clear()
-        self._frame = None
+        self._frame = self._query_key = None
         self._size = None
         self._remembered = 0
 
@@ -592,6 +628,7 @@ class Segmenter:
         """
         image = self._prepare(frame)
         query = self._stages.encode_query(image)
+        self._query_key = query.key
         keys, values, mask = self._memory.contents()
         read = self._stages.read(query.key, keys, values, mask)
         logits = aggregate_logits(self._stages.decode(read, query)[:, 0])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .bank import MAX_SLOTS, MIN_SLOTS, NEW, SlotMemory, Update
     from .fusion import FusionCell
     from .growing import GrowingMemory
+    from .inspection import ObjectMemory, SlotContent, describe, slot_attention
     from .rules import RULES, Rule
     from .scorer import PairScorer
     from .similarity import align, mutual_similarity, slot_similarity
@@ -24,12 +25,16 @@ _WHERE = {
     "RULES": "rules",
     "FusionCell": "fusion",
     "GrowingMemory": "growing",
+    "ObjectMemory": "inspection",
     "PairScorer": "scorer",
     "Rule": "rules",
+    "SlotContent": "inspection",
     "SlotMemory": "bank",
     "Update": "bank",
     "align": "similarity",
+    "describe": "inspection",
     "mutual_similarity": "similarity",
+    "slot_attention": "inspection",
     "slot_similarity": "similarity",
 }
 
@@ -40,12 +45,16 @@ __all__ = [
     "RULES",
     "FusionCell",
     "GrowingMemory",
+    "ObjectMemory",
     "PairScorer",
     "Rule",
+    "SlotContent",
     "SlotMemory",
     "Update",
     "align",
+    "describe",
     "mutual_similarity",
+    "slot_attention",
     "slot_similarity",
 ]
 

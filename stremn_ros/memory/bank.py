@@ -204,6 +204,10 @@ class SlotMemory:
         """Slots in use by an object."""
         return int(self._used[self._row(object_id)])
 
+    def updates(self, object_id: int) -> int:
+        """Templates that an object's memory took in since its seed."""
+        return int(self._updates[self._row(object_id)])
+
     def order(self, object_id: int) -> list[int]:
         """An object's slots by age: the seed's, then oldest to newest."""
         row = self._row(object_id)
