@@ -9,14 +9,8 @@ import contextlib
 import gc
 import os
 import random
-import signal
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
-
-import yaml
 
 # Set before rclpy starts, for this process and all the nodes it starts.
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
@@ -28,13 +22,12 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from stremn_interfaces.msg import ObjectArray
-from stremn_ros.nodes import image_codec
+from stremn_ros.nodes import image_codec, peer, process
 
 TIMEOUT = 60.0
 SECOND = 1_000_000_000
@@ -51,14 +44,7 @@ TRANSITIONS = {
 
 def wait_for(condition, what, timeout=TIMEOUT, every=0.005):
     """The first true value of `condition()`; fails the test, naming `what`, after `timeout` s."""
-    end = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {timeout:g} s for {what}")
-        time.sleep(every)
+    return peer.wait_for(condition, what, timeout, every)
 
 
 def to_time(stamp: int) -> Time:
@@ -117,108 +103,39 @@ def own_node(*parameters, arguments=()):
         gc.collect()
 
 
-class NodeProcess:
-    """A node of the package as a process of its own, as `ros2 run` would start it."""
+class NodeProcess(process.NodeProcess):
+    """A node of the package as a process of its own, with its log in a folder."""
 
     def __init__(self, module, folder: Path, parameters=None, remaps=(), environment=None):
         folder.mkdir(parents=True, exist_ok=True)
-        self.name = module
-        self.log_path = folder / f"{module}_{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", f"stremn_ros.nodes.{module}", "--ros-args"]
-        if parameters:
-            path = self.log_path.with_suffix(".yaml")
-            path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
-            command += ["--params-file", str(path)]
-        for remap in remaps:
-            command += ["-r", remap]
-        # One thread each for the network here and there: the same sums in the same order, so that
-        # masks can be compared bit for bit.
-        self.process = subprocess.Popen(
-            command,
-            stdout=self.log_path.open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "PYTHONUNBUFFERED": "1",
-                "ROS_LOG_DIR": str(folder),
-                **(environment or {}),
-            },
+        super().__init__(
+            module,
+            folder / f"{module}_{time.monotonic_ns()}.log",
+            parameters,
+            remaps,
+            # One thread each for the network here and there: the same sums in the same order, so
+            # that masks can be compared bit for bit.
+            {"OMP_NUM_THREADS": "1", "ROS_LOG_DIR": str(folder), **(environment or {})},
         )
 
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
 
-    @property
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def wait_for_log(self, text, timeout=TIMEOUT):
-        def there():
-            assert self.alive or text in self.log, f"{self.name} ended:\n{self.log[-4000:]}"
-            return text in self.log
-
-        wait_for(there, f"{text!r} in the log of {self.name}", timeout)
-
-    def wait(self, timeout=TIMEOUT) -> int:
-        try:
-            return self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} did not end:\n{self.log[-4000:]}") from None
-
-    def stop(self, how=signal.SIGINT) -> int:
-        """Ends the node as Ctrl-C does; its exit code."""
-        if self.alive:
-            self.process.send_signal(how)
-            try:
-                self.process.wait(TIMEOUT)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        return self.process.returncode
-
-
-class Peer:
-    """A node in this process, spinning in a thread."""
+class Peer(peer.Peer):
+    """With the calls that tests make of nodes."""
 
     def __init__(self, name="peer"):
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node(name, context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-        self.clients = {}
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def _spin(self):
-        with contextlib.suppress(rclpy.executors.ExternalShutdownException):
-            self.executor.spin()
-
-    def close(self):
-        self.executor.shutdown()
-        self._thread.join(10)
-        self.node.destroy_node()
-        rclpy.try_shutdown(context=self.context)
+        super().__init__(name)
 
     def call(self, kind, name, request=None, /, timeout=TIMEOUT, **fields):
         """A service call from this process to another."""
-        return self.call_later(kind, name, request, **fields)(timeout)
+        request = request if request is not None else kind.Request(**fields)
+        return super().call(kind, name, request, timeout)
 
     def call_later(self, kind, name, request=None, /, **fields):
         """Sends the request; the function returned waits for the response."""
-        if (kind, name) not in self.clients:
-            self.clients[kind, name] = self.node.create_client(kind, name)
-        client = self.clients[kind, name]
-        wait_for(client.service_is_ready, f"the service {name}")
-        answered = threading.Event()
-        future = client.call_async(request if request is not None else kind.Request(**fields))
-        future.add_done_callback(lambda _: answered.set())
+        future = self.ask(kind, name, request if request is not None else kind.Request(**fields))
 
         def response(timeout=TIMEOUT):
-            assert answered.wait(timeout), f"{name} did not answer within {timeout:g} s"
+            wait_for(future.done, f"{name} to answer", timeout)
             return future.result()
 
         return response

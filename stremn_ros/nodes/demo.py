@@ -14,8 +14,6 @@ import importlib.util
 import json
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -259,39 +257,18 @@ class _Demo:
                 self.status_number += 1
 
     @contextlib.contextmanager
-    def _process(
-        self, module: str, parameters: dict[str, Any]
-    ) -> Iterator[subprocess.Popen[bytes]]:
+    def _process(self, module: str, parameters: dict[str, Any]) -> Iterator[Any]:
         """A node as a process, ended as Ctrl-C does when the block ends."""
-        command = [sys.executable, "-m", f"stremn_ros.nodes.{module}", "--ros-args"]
-        for name, value in parameters.items():
-            text = json.dumps(value)  # a YAML value; texts quoted, so that a name stays a text
-            command += ["-p", f"{name}:={text}"]
-        command += ["-r", f"image:={IMAGE_TOPIC}", "-r", "camera_info:=/demo/camera_info"]
-        with (self.out / f"{module}.log").open("wb") as log:
-            process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        from stremn_ros.nodes.process import NodeProcess
+
+        remaps = [f"image:={IMAGE_TOPIC}", "camera_info:=/demo/camera_info"]
+        node = NodeProcess(module, self.out / f"{module}.log", parameters, remaps)
         try:
-            yield process
+            yield node
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+            node.stop()
 
-    def _log_of(self, module: str) -> str:
-        text = (self.out / f"{module}.log").read_text(errors="replace")
-        return "\n".join(text.splitlines()[-15:])
-
-    def _alive(self, process: subprocess.Popen[bytes], module: str) -> None:
-        if process.poll() is not None:
-            raise StremnError(f"{module} ended by itself:\n{self._log_of(module)}")
-
-    def _transition(self, peer: Any, name: str, process: subprocess.Popen[bytes]) -> None:
+    def _transition(self, peer: Any, name: str, process: Any) -> None:
         from lifecycle_msgs.msg import Transition
         from lifecycle_msgs.srv import ChangeState
 
@@ -300,17 +277,17 @@ class _Demo:
         try:
             done = peer.call(ChangeState, f"{NODE}/change_state", request, 120.0)
         except StremnError as error:
-            raise StremnError(f"{error}\n{self._log_of('segment_node')}") from None
-        self._alive(process, "segment_node")
+            raise StremnError(f"{error}\n{process.tail}") from None
+        process.check()
         if not done.success:
-            raise StremnError(f"{name} of {NODE} failed:\n{self._log_of('segment_node')}")
+            raise StremnError(f"{name} of {NODE} failed:\n{process.tail}")
         print(f"stremn demo: {NODE}: {name} done", flush=True)
 
     def _follow(
         self,
         peer: Any,
-        source: subprocess.Popen[bytes],
-        segment: subprocess.Popen[bytes],
+        source: Any,
+        segment: Any,
         expected: int,
     ) -> None:
         """Seeds the first frame, then watches until the video ends."""
@@ -319,7 +296,7 @@ class _Demo:
 
         def first() -> Any:
             if self.first_header is None:
-                self._alive(source, "video_source_node")
+                source.check()
             return self.first_header
 
         header = wait_for(first, f"the first image on {IMAGE_TOPIC}", 60.0)
@@ -332,25 +309,21 @@ class _Demo:
         print(f"stremn demo: {NODE}/seed_mask: {answer.message}", flush=True)
         limit = time.monotonic() + expected / self.options.rate * 2 + 60
         shown = time.monotonic()
-        while source.poll() is None:
-            self._alive(segment, "segment_node")
+        while source.alive:
+            segment.check()
             if time.monotonic() > limit:
-                raise StremnError(
-                    f"the video did not end in time:\n{self._log_of('video_source_node')}"
-                )
+                raise StremnError(f"the video did not end in time:\n{source.tail}")
             if time.monotonic() - shown > 3:
                 shown = time.monotonic()
                 print(
                     f"stremn demo: {len(self.masks)} masks of {len(self.frames)} frames", flush=True
                 )
             time.sleep(0.05)
-        if source.returncode != 0:
-            raise StremnError(
-                f"video_source_node ended with exit code {source.returncode}:\n"
-                f"{self._log_of('video_source_node')}"
-            )
+        code = source.wait()
+        if code != 0:
+            raise StremnError(f"video_source_node ended with exit code {code}:\n{source.tail}")
 
-    def _settled_counters(self, segment: subprocess.Popen[bytes]) -> dict[str, int]:
+    def _settled_counters(self, segment: Any) -> dict[str, int]:
         """The node's counters once nothing waits, nothing is in work and its masks are here."""
         from stremn_ros.nodes.peer import wait_for
 
@@ -358,7 +331,7 @@ class _Demo:
         number = self.status_number
 
         def settled() -> bool:
-            self._alive(segment, "segment_node")
+            segment.check()
             status = self.status
             return (
                 self.status_number >= number + 2
