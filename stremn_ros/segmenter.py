@@ -11,12 +11,13 @@ owns a segmenter.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -86,6 +87,23 @@ class _Frame:
     image: Tensor  # [1, 3, H, W], 0..255
     query: Query
     probabilities: dict[int, Tensor]  # id -> [H, W]; objects whose template is still to be written
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _in_scope(
+    method: Callable[Concatenate[Segmenter, _P], _T],
+) -> Callable[Concatenate[Segmenter, _P], _T]:
+    """Runs a method of the segmenter within its runtime's scope."""
+
+    @functools.wraps(method)
+    def run(self: Segmenter, /, *arguments: _P.args, **options: _P.kwargs) -> _T:
+        with self._stages.scope():
+            return method(self, *arguments, **options)
+
+    return run
 
 
 class Segmenter:
@@ -227,6 +245,24 @@ class Segmenter:
         """The runtime and device in use, e.g. ``torch (cpu)``."""
         return self._stages.name
 
+    def wrap_stages(self, wrap: Callable[[Stages], _T]) -> _T:
+        """Puts something around the stages, a clock for instance, before the first frame.
+
+        Args:
+            wrap: given the stages in use, returns the ones to use: it has all that they have.
+
+        Returns:
+            What ``wrap`` made.
+
+        Raises:
+            InputError: frames were seen already; the memory holds on to the stages it was made of.
+        """
+        if self._size is not None:
+            raise InputError("the segmenter has seen frames already; wrap those of a fresh one")
+        wrapped = wrap(self._stages)
+        self._stages = cast(Stages, wrapped)
+        return wrapped
+
     @property
     def processing_size(self) -> tuple[int, int] | None:
         """(rows, columns) the network works at; None before the first frame."""
@@ -242,6 +278,7 @@ class Segmenter:
         self._memory.rule = name
         self._rule = name
 
+    @_in_scope
     def seed(
         self,
         frame: NDArray[np.uint8],
@@ -295,6 +332,7 @@ class Segmenter:
             self._unseen[object_id] = 0
         return wanted
 
+    @_in_scope
     def segment(self, frame: NDArray[np.uint8]) -> SegmentResult:
         """Masks of a frame; the memory is read, not changed.
 
@@ -327,6 +365,7 @@ class Segmenter:
                 del seen.probabilities[found.id]
         return SegmentResult(labels, sorted(objects, key=lambda found: found.id))
 
+    @_in_scope
     def remember(self) -> None:
         """Writes the frame last segmented into the memory of the objects seen in it.
 

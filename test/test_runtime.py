@@ -134,7 +134,7 @@ def test_a_failed_export_leaves_nothing_behind(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(onnx_export, "_export_stage", fail)
+    monkeypatch.setattr(onnx_export, "export_stage", fail)
     with pytest.raises(OSError, match="No space"):
         export_onnx(TINY_MODEL)
     assert list(tmp_path.iterdir()) == []

@@ -1,18 +1,11 @@
-"""Exports a network's stages to ONNX and keeps them in a cache that is checked before use.
-
-A cache entry is a folder with one file per stage and ``key.json``, written last: what the files
-were made of and the sha256 of each. An entry that is incomplete, altered or made of other weights
-is never loaded.
-"""
+"""Exports a network's stages to ONNX and keeps them in a cache that is checked before use."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError, RuntimeUnavailableError
+from ..errors import RuntimeUnavailableError
 from ..network import Query, SegmentationNetwork
+from .cache import cache_folder, checked_entry, new_entry, sha256, write_key
 from .models import CONFIG, WEIGHTS, load_network
 
 log = logging.getLogger(__name__)
 
 OPSET = 18
-FORMAT = 1  # raise it when the stages' inputs or outputs change
-STAGES = ("query_encoder", "memory_encoder", "decoder", "fusion")
-KEY = "key.json"
+FORMAT = 2  # raise it when the stages' inputs or outputs change
+STAGES = ("query_encoder", "memory_encoder", "heads", "read", "decoder", "fusion")
 
 
 class _QueryEncoder(nn.Module):
@@ -45,6 +38,31 @@ class _QueryEncoder(nn.Module):
 class _MemoryEncoder(_QueryEncoder):
     def forward(self, image: Tensor, masks: Tensor, stride16: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         return (self.network.encode_memory(image, masks, stride16),)
+
+
+class _Heads(_QueryEncoder):
+    def forward(self, template: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        value = self.network.memory_value(template)
+        if self.network.memory_key_head is None:  # the keys are the frame's own
+            return (value,)
+        return value, self.network.memory_key_head(template)
+
+
+class _Read(_QueryEncoder):
+    def forward(  # type: ignore[override]
+        self, query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, ...]:
+        """``space_time_read`` in plain operations, of which ONNX Runtime makes three."""
+        cells = query_key.flatten(2).transpose(1, 2) / math.sqrt(query_key.shape[1])
+        # what is subtracted for a whole memory cell rides in one more channel of the product
+        less = -bias.transpose(1, 2).clamp(min=-1e4)
+        if self.network.config.affinity == "l2":
+            norm = keys.square().sum(dim=-1, keepdim=True) / math.sqrt(query_key.shape[1])
+            cells, less = 2.0 * cells, less + norm
+        one = -torch.ones_like(cells[..., :1])
+        scores = torch.cat([cells, one], dim=-1) @ torch.cat([keys, less], dim=-1).transpose(1, 2)
+        read = scores.softmax(dim=-1) @ values
+        return (read.transpose(1, 2).unflatten(2, query_key.shape[-2:]),)
 
 
 class _Decoder(_QueryEncoder):
@@ -88,10 +106,13 @@ def stage_specs(
     objects = torch.export.Dim("objects", min=1, max=255)
     dim_h = torch.export.Dim("h", min=2, max=256)
     dim_w = torch.export.Dim("w", min=2, max=256)
+    cells = torch.export.Dim("cells", min=4, max=1 << 24)  # of the memory: slots times h times w
 
     def dims(factor: int, batched: bool) -> dict[int, Any]:
         result: dict[int, Any] = {0: objects} if batched else {}
-        if not fixed:
+        if factor < 0:
+            result[-factor] = cells
+        elif not fixed:
             result[2] = dim_h if factor == 1 else factor * dim_h
             result[3] = dim_w if factor == 1 else factor * dim_w
         return result
@@ -114,6 +135,21 @@ def stage_specs(
                 "stride16": (example(1, c16, h, w), 1, False),
             },
             ("template",),
+        ),
+        "heads": (
+            _Heads(network),
+            {"template": (template, 1, True)},
+            ("value",) if config.key_source == "image" else ("value", "key"),
+        ),
+        "read": (
+            _Read(network),
+            {
+                "query_key": (example(1, config.key_channels, h, w), 1, False),
+                "keys": (example(2, 3 * h * w, config.key_channels), -1, True),
+                "values": (example(2, 3 * h * w, config.value_channels), -1, True),
+                "bias": (torch.zeros(2, 1, 3 * h * w), -2, True),
+            },
+            ("read",),
         ),
         "decoder": (
             _Decoder(network),
@@ -142,23 +178,6 @@ def stage_specs(
     }
 
 
-def cache_folder() -> Path:
-    """$STREMN_CACHE, or stremn_ros in the user's cache folder."""
-    if os.environ.get("STREMN_CACHE"):
-        return Path(os.environ["STREMN_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "stremn_ros"
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def wanted_key(model: Path) -> dict[str, Any]:
     """What an export of this model folder must have been made of."""
     return {
@@ -184,25 +203,15 @@ def checked_files(model: Path) -> dict[str, Path]:
         message names both keys where they differ, and the command that makes a new one.
     """
     folder = entry_folder(model)
-    remedy = f"make it with: stremn export {model} --runtime onnx"
-    try:
-        found = json.loads((folder / KEY).read_text())
-        files = found["files"]
-        key = found["key"]
-    except FileNotFoundError:
-        raise ModelError(f"{model.name} has no ONNX export in {folder}; {remedy}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / KEY} cannot be read ({error}); {remedy}") from None
-    wanted = wanted_key(model)
-    if key != wanted:
-        raise ModelError(f"{folder} was made of {key}, but wanted is {wanted}; {remedy}")
-    result = {}
-    for stage in STAGES:
-        path = folder / f"{stage}.onnx"
-        if not path.is_file() or files.get(stage) != sha256(path):
-            raise ModelError(f"{path} is missing, cut short or altered; {remedy}")
-        result[stage] = path
-    return result
+    names = {stage: f"{stage}.onnx" for stage in STAGES}
+    checked_entry(
+        folder,
+        wanted_key(model),
+        list(names.values()),
+        f"{model.name} has no ONNX export",
+        f"make it with: stremn export {model} --runtime onnx",
+    )
+    return {stage: folder / name for stage, name in names.items()}
 
 
 def export_onnx(
@@ -232,15 +241,12 @@ def export_onnx(
             "pip install onnx onnxscript onnxruntime"
         ) from None
     network, _ = load_network(model)
-    target = entry_folder(model)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     differences: dict[str, float] = {}
-    try:
+    with new_entry(entry_folder(model)) as folder:
         for number, (name, spec) in enumerate(stage_specs(network, size, fixed=False).items(), 1):
             progress(f"{model.name}: exporting {name} ({number} of {len(STAGES)})")
-            path = temporary / f"{name}.onnx"
-            _export_stage(spec, path)
+            path = folder / f"{name}.onnx"
+            export_stage(spec, path)
             session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
             differences[name] = _difference(spec, session)
             progress(
@@ -250,24 +256,19 @@ def export_onnx(
                 raise RuntimeUnavailableError(
                     f"the export of {name} differs from PyTorch by {differences[name]:.3g}"
                 )
-        key = {
-            "key": wanted_key(model),
-            "files": {name: sha256(temporary / f"{name}.onnx") for name in STAGES},
-            "torch": torch.__version__,
-            "onnxruntime": onnxruntime.__version__,
-            "differences": differences,
-        }
-        (temporary / KEY).write_text(json.dumps(key, indent=2))
-        temporary.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        write_key(
+            folder,
+            wanted_key(model),
+            [f"{name}.onnx" for name in STAGES],
+            torch=torch.__version__,
+            onnxruntime=onnxruntime.__version__,
+            differences=differences,
+        )
     return differences
 
 
-def _export_stage(spec: StageSpec, path: Path) -> None:
+def export_stage(spec: StageSpec, path: Path) -> None:
+    """Writes one stage as ONNX, without the exporter's chatter."""
     import warnings
 
     noisy = logging.getLogger("torch.onnx")

@@ -1,7 +1,11 @@
-"""The stages on ONNX Runtime: encoders, decoder and fusion as sessions, the read in PyTorch."""
+"""The stages on ONNX Runtime's CPU provider."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,36 @@ from ..network import Query, SegmentationNetwork
 from .onnx_export import checked_files
 from .torch_stages import TorchStages
 
+_lock = threading.Lock()
+_inside = 0  # scopes entered; segmenters of several threads may be in theirs at a time
+_threads = 1  # of PyTorch before the first of them
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch on one thread: its others would spin after each small operation, on the cores that
+    ONNX Runtime wants next, and cost a third of the frame's time on two cores."""
+    global _inside, _threads
+    with _lock:
+        if not _inside:
+            _threads = torch.get_num_threads()
+        _inside += 1
+    torch.set_num_threads(1)  # holds for the calling thread, too
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                torch.set_num_threads(_threads)
+
 
 class OnnxStages(TorchStages):
     """Runs a network on ONNX Runtime's CPU provider; see ``stages.Stages``.
 
-    Tensors go in and out without a copy: inputs are bound to PyTorch's memory, outputs come back
-    as arrays that PyTorch takes over. What is small beside the convolutions (the read, the 1x1
-    value head) stays in PyTorch.
+    Tensors go in and out without a copy: inputs are bound to PyTorch's memory, outputs lie in ONNX
+    Runtime's arena, which uses them again once PyTorch let go of them. What is small beside the
+    convolutions (similarities, choice of the pair, softmax of the masks) stays in PyTorch.
 
     Args:
         network: its heads are used; model: the folder whose export is loaded.
@@ -42,8 +69,15 @@ class OnnxStages(TorchStages):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        # PyTorch's threads run between two calls; ones that spin here would take their cores
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for name, value in (
+            # its threads wait busily within a call, not between two, where others need the cores
+            ("session.force_spinning_stop", "1"),
+            # work in small portions: a core that another process takes away delays only one
+            ("session.dynamic_block_base", "4"),
+            # the tails of a softmax are denormal, and slow to multiply
+            ("session.set_denormal_as_zero", "1"),
+        ):
+            options.add_session_config_entry(name, value)
         options.log_severity_level = 3
         self._sessions = {
             name: onnxruntime.InferenceSession(
@@ -52,7 +86,11 @@ class OnnxStages(TorchStages):
             for name, path in checked_files(model).items()
         }
         self._value = onnxruntime.OrtValue
+        self._no_bias = torch.zeros(0)
         self.name = f"onnxruntime {onnxruntime.__version__} (cpu)"
+
+    def scope(self) -> AbstractContextManager[None]:
+        return _one_thread()
 
     def _run(self, stage: str, **inputs: Tensor) -> list[Tensor]:
         feeds: dict[str, Any] = {
@@ -68,8 +106,20 @@ class OnnxStages(TorchStages):
     def encode_memory(self, image: Tensor, masks: Tensor, stride16: Tensor) -> Tensor:
         return self._run("memory_encoder", image=image, masks=masks, stride16=stride16)[0]
 
+    def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
+        value, *key = self._run("heads", template=template)
+        return key[0] if key else image_key, value
+
     def fuse(self, x_i: Tensor, x_j: Tensor) -> Tensor:
         return self._run("fusion", x_i=x_i, x_j=x_j)[0]
+
+    def read(self, query_key: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        objects, cells = keys.shape[:2]
+        if mask is None:
+            if self._no_bias.shape != (objects, 1, cells):
+                self._no_bias = torch.zeros(objects, 1, cells)
+            mask = self._no_bias
+        return self._run("read", query_key=query_key, keys=keys, values=values, bias=mask)[0]
 
     def decode(self, read: Tensor, query: Query) -> Tensor:
         return self._run(

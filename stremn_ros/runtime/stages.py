@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +31,10 @@ class Stages(Protocol):
     config: SegmentationConfig
     device: torch.device
     name: str
+
+    def scope(self) -> AbstractContextManager[None]:
+        """Entered around a frame's work: settings for what PyTorch does between the stages."""
+        ...
 
     def encode_query(self, image: Tensor) -> Query: ...
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,9 @@ class TorchStages:
         self.config = network.config
         self.device = device
         self.name = f"torch ({device})"
+
+    def scope(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @torch.inference_mode()
     def encode_query(self, image: Tensor) -> Query:

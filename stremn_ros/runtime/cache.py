@@ -1,0 +1,115 @@
+"""The cache of built files: written whole or not at all, compared with its key before it is read.
+
+An entry is a folder with the files of one build and ``key.json``, written last: what the files
+were made of and the sha256 of each. An entry that is incomplete, altered or made of something else
+is never loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+
+KEY = "key.json"
+
+
+def cache_folder() -> Path:
+    """$STREMN_CACHE, or stremn_ros in the user's cache folder."""
+    if os.environ.get("STREMN_CACHE"):
+        return Path(os.environ["STREMN_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "stremn_ros"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def differences(found: Any, wanted: Mapping[str, Any]) -> str:
+    """The entries in which two keys differ, as ``name: found, but wanted is wanted``."""
+    if not isinstance(found, dict):
+        return f"{found!r} is no key"
+    names = [name for name in (*wanted, *found) if found.get(name) != wanted.get(name)]
+    return "; ".join(
+        f"{name}: {found.get(name)!r}, but wanted is {wanted.get(name)!r}"
+        for name in dict.fromkeys(names)
+    )
+
+
+def checked_entry(
+    folder: Path, wanted: Mapping[str, Any], names: Sequence[str], what: str, remedy: str
+) -> dict[str, Any]:
+    """key.json of an entry whose key is the wanted one and whose files are whole.
+
+    Args:
+        folder: of the entry; wanted: the key; names: of the files it must have.
+        what: for messages, e.g. "segment_lite0 has no ONNX export"; remedy: the command that
+            makes it anew.
+
+    Raises:
+        ModelError: there is no entry (``what``), it was made of something else (both keys are
+        named), or a file is missing, cut short or altered.
+    """
+    try:
+        found = json.loads((folder / KEY).read_text())
+        files, key = found["files"], found["key"]
+    except FileNotFoundError:
+        raise ModelError(f"{what} in {folder}; {remedy}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / KEY} cannot be read ({error}); {remedy}") from None
+    if key != wanted:
+        raise ModelError(
+            f"{folder} was made of something else ({differences(key, wanted)}): its key is "
+            f"{json.dumps(key, sort_keys=True)}, the wanted one "
+            f"{json.dumps(dict(wanted), sort_keys=True)}; {remedy}"
+        )
+    for name in names:
+        path = folder / name
+        if not path.is_file() or files.get(name) != sha256(path):
+            raise ModelError(f"{path} is missing, cut short or altered; {remedy}")
+    return found
+
+
+@contextlib.contextmanager
+def new_entry(target: Path) -> Iterator[Path]:
+    """A folder to write an entry's files into; it takes ``target``'s place when all went well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_key(folder: Path, key: Mapping[str, Any], names: Sequence[str], **notes: Any) -> None:
+    """Writes key.json: the key, the digests of the files, and what else is good to know."""
+    files = {name: sha256(folder / name) for name in names}
+    (folder / KEY).write_text(json.dumps({"key": dict(key), "files": files, **notes}, indent=2))
+
+
+@contextlib.contextmanager
+def one_builder(target: Path) -> Iterator[None]:
+    """Waits for another process that builds the same entry."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
