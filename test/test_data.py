@@ -206,3 +206,66 @@ def test_compact_renumbers_and_refuses_specks() -> None:
     assert set(np.unique(kept)) == {0, 1}
     assert (kept[0] == 1).sum() == 100
     assert compact(labels, 3, np.random.default_rng(0), smallest=200) is None
+
+
+def test_compact_takes_late_comers_when_asked() -> None:
+    labels = np.zeros((4, 20, 20), np.uint8)
+    labels[:, :8, :8] = 9
+    labels[2:, 10:, :6] = 4  # comes in frame 2
+    labels[3, 10:, 12:] = 5  # only the last frame shows it: nothing to learn from
+    labels[1:, 0, 15:18] = 6  # a speck
+    rng = np.random.default_rng(0)
+    plain = compact(labels, 2, rng, smallest=20)
+    assert plain is not None
+    assert plain.max() == 1
+    late = compact(labels, 2, rng, smallest=20, late=True)
+    assert late is not None
+    np.testing.assert_array_equal(late == 1, labels == 9)
+    np.testing.assert_array_equal(late == 2, labels == 4)
+    single = compact(labels, 1, rng, smallest=20, late=True)
+    assert single is not None
+    assert single.max() == 1
+
+
+def test_objects_leave_and_come_late_as_often_as_asked(root: Path) -> None:
+    """Counted over many clips of photos and of videos with a photo's object in front."""
+    photos, videos = PhotoClips(root), VideoClips(root)
+
+    def count(leaving: float, late: float) -> tuple[int, int]:
+        phase = Phase(
+            40, frames=5, size=48, batch=2, video_share=0.5, max_gap=1, two_objects=1.0,
+            composed=1.0, leaving=leaving, late=late,
+        )  # fmt: skip
+        mixture = Mixture([phase], 0, photos, videos)
+        left = came = 0
+        for number in range(len(mixture)):
+            for labels in mixture[number][1].numpy():
+                for thing in range(1, int(labels.max()) + 1):
+                    seen = (labels == thing).any(axis=(1, 2))
+                    first = int(seen.argmax())
+                    came += first > 0
+                    left += not seen[first:].all()
+        return left, came
+
+    never, always, latecomers = count(0.0, 0.0), count(1.0, 0.0), count(0.0, 1.0)
+    assert never[1] == always[1] == 0, "nothing comes late unless asked for"
+    assert always[0] > never[0] + 15
+    assert latecomers[1] > 25
+
+
+def test_late_objects_need_slots_for_all_frames() -> None:
+    with pytest.raises(InputError, match="at least 7 slots, not 4"):
+        Phase(1, frames=8, slots=4, late=0.5)
+
+
+def test_a_broken_photo_in_front_leaves_the_video_clip(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "copy")
+    for path in (tmp_path / "copy/images").iterdir():
+        path.write_bytes(b"no picture")
+    photos, videos = PhotoClips(tmp_path / "copy", "skip"), VideoClips(tmp_path / "copy")
+    phase = Phase(4, frames=3, size=48, batch=2, video_share=1.0, max_gap=1, composed=1.0)
+    for number in range(4):
+        frames, labels = Mixture([phase], 0, photos, videos)[number]
+        assert frames.shape == (2, 3, 48, 48, 3)
+        assert labels.max() >= 1
+    assert photos.broken.count > 0

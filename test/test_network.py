@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from stremn_ros.errors import ModelError
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork, space_time_read
 from stremn_ros.network.encoders import ENCODERS, EfficientNetLite0, ResNet50
+from stremn_ros.network.segmentation import both
 
 PAPER = {
     "encoder": "resnet50_gn",
@@ -163,6 +164,31 @@ def test_resnet_takes_timms_names() -> None:
     assert {"layer1.0.downsample.1.weight", "layer3.5.conv3.weight", "bn1.weight"} <= own.keys()
 
 
+def test_an_object_that_is_not_there_has_no_mask() -> None:
+    a, b = torch.randn(4, 5, dtype=torch.float64) * 3, torch.randn(5, dtype=torch.float64) * 3
+    torch.testing.assert_close(both(a, b).sigmoid(), a.sigmoid() * b.sigmoid())
+    large = both(torch.tensor([90.0, -90.0, 30.0]), torch.tensor([80.0, 70.0, -60.0]))
+    torch.testing.assert_close(large, torch.tensor([80.0, -90.0, -60.0]), atol=1e-3, rtol=0)
+
+    network = build({**TINY, "presence": True})
+    assert network.presence is not None
+    plain = build(TINY)
+    plain.load_state_dict(network.state_dict(), strict=False)
+    maps = torch.randn(3, 12, 2, 2), torch.randn(1, 8, 2, 2), torch.randn(1, 12, 4, 4)
+    maps = (*maps, torch.randn(1, 8, 8, 8))
+    with torch.no_grad():
+        network.presence.output.weight.mul_(20.0)
+        logits, presence = network.decode_with_presence(*maps)
+        without, none = plain.decode_with_presence(*maps)
+        torch.testing.assert_close(network.decode(*maps), logits)
+    assert none is None
+    assert presence is not None
+    assert presence.shape == (3,)
+    assert presence.std() > 0.01, "it depends on the object"
+    product = without.sigmoid() * presence.sigmoid()[:, None, None, None]
+    torch.testing.assert_close(logits.sigmoid(), product)
+
+
 @pytest.mark.parametrize("name", sorted(ENCODERS))
 def test_extra_planes_change_the_features(name: str) -> None:
     torch.manual_seed(2)
@@ -183,6 +209,7 @@ def test_extra_planes_change_the_features(name: str) -> None:
         ({"decoder_channels": [1, 2]}, "three"),
         ({"decoder_channels": 7}, "list of three"),
         ({"template_channels": "256"}, "whole numbers"),
+        ({"presence": 1}, "true or false"),
     ],
 )
 def test_a_wrong_configuration_says_what_would_be_right(values: dict, said: str) -> None:

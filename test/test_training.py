@@ -25,7 +25,12 @@ from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.runtime.models import load_network
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.training.curves import draw_curves, read_journal
-from stremn_ros.training.losses import mean_iou, segmentation_loss
+from stremn_ros.training.losses import (
+    known_labels,
+    mean_iou,
+    presence_loss,
+    segmentation_loss,
+)
 from stremn_ros.training.segment import (
     SegmentTraining,
     build_network,
@@ -60,6 +65,64 @@ def test_iou_counts_only_objects_that_are_there() -> None:
     assert mean_iou(logits, labels).item() == pytest.approx(0.5)
 
 
+def test_presence_counts_after_an_object_was_given() -> None:
+    rng = np.random.default_rng(1)
+    labels = np.zeros((2, 4, 3, 3), np.uint8)
+    labels[0, :, 0] = 1
+    labels[0, 2:, 1] = 2  # comes in frame 2
+    labels[1, [0, 1, 3], 0] = 1  # is away in frame 2
+    given = np.array([[0, 2], [0, 4]])  # the second clip has no second object
+    logits = rng.normal(size=(3, 2, 2))
+    terms = []
+    for b, t, o in itertools.product(range(2), range(1, 4), range(2)):
+        if t > given[b, o]:
+            p = 1 / (1 + np.exp(-logits[t - 1, b, o]))
+            terms.append(-np.log(p if (labels[b, t] == o + 1).any() else 1 - p))
+    assert len(terms) == 7
+    ours = presence_loss(
+        [torch.from_numpy(frame) for frame in logits],
+        torch.from_numpy(labels),
+        torch.from_numpy(given),
+    )
+    assert ours.item() == pytest.approx(np.mean(terms), abs=1e-9)
+    for t, ids in ((1, {0, 1}), (2, {0, 1}), (3, {0, 1, 2})):
+        kept = known_labels(torch.from_numpy(labels), torch.from_numpy(given), t)
+        assert set(kept[0].unique().tolist()) == ids
+        np.testing.assert_array_equal(kept[0], labels[0, t] * (labels[0, t] <= max(ids)))
+
+
+def test_an_object_that_comes_late_is_seeded_then() -> None:
+    """As the segmenter does when it is seeded in mid-stream; before that, it is not there."""
+    network, _ = load_network(TINY_MODEL)
+    pairs = [scene(step, (96, 128)) for step in range(7)]
+    frames = torch.from_numpy(np.stack([frame for frame, _ in pairs]))[None].movedim(-1, 2).float()
+    labels = torch.from_numpy(np.stack([mask for _, mask in pairs]))[None]
+    labels[0, :3][labels[0, :3] == 2] = 0
+    with torch.no_grad():
+        done = unroll(network, frames, labels, 2, 8, RULES["least_similar"])
+    assert done.given.tolist() == [[0, 3]]
+    segmenter = Segmenter.load(
+        str(TINY_MODEL), device="cpu", slots=8, processing_size=(96, 128), min_score=0.0
+    )
+    segmenter.seed(*pairs[0], ids=[1])
+    for t, result in enumerate(done.logits, 1):
+        segmenter.segment(pairs[t][0])
+        seen = segmenter._frame
+        assert seen is not None
+        for number in (1, 2):
+            expected = result[0].softmax(dim=0)[number]
+            if number in seen.probabilities:
+                assert (seen.probabilities[number] - expected).abs().mean() < 5e-3
+            else:
+                assert t <= 3
+                assert number == 2
+                assert expected.max() < 1e-6
+        if t == 3:
+            segmenter.seed(*pairs[3], ids=[2])
+        segmenter.remember()
+    assert (expected > 0.5).sum() > 100, "and it is followed"
+
+
 @pytest.mark.parametrize("slots", [2, 3, 5])
 @pytest.mark.parametrize("rule", ["least_similar", "oldest"])
 def test_the_unrolled_memory_is_the_segmenters(slots: int, rule: str) -> None:
@@ -67,9 +130,10 @@ def test_the_unrolled_memory_is_the_segmenters(slots: int, rule: str) -> None:
     network, _ = load_network(TINY_MODEL)
     pairs = [scene(step, (96, 128)) for step in range(9)]
     frames = torch.from_numpy(np.stack([frame for frame, _ in pairs]))[None].movedim(-1, 2).float()
-    first = torch.from_numpy(pairs[0][1])[None]
+    labels = torch.from_numpy(np.stack([mask for _, mask in pairs]))[None]
+    labels[:, 1:] = 0  # only the first is given
     with torch.no_grad():
-        results = unroll(network, frames, first, 2, slots, RULES[rule])
+        results = unroll(network, frames, labels, 2, slots, RULES[rule]).logits
     segmenter = Segmenter.load(
         str(TINY_MODEL),
         device="cpu",
@@ -101,14 +165,16 @@ def test_gradients_reach_every_part_and_both_ends_of_time() -> None:
                 "query_channels": 4,
                 "decoder_channels": [8, 8, 8],
                 "key_source": "template",
+                "presence": True,
             }
         )
     )
     frames = torch.rand(2, 5, 3, 32, 32) * 255
-    labels = torch.zeros(2, 32, 32, dtype=torch.uint8)
-    labels[:, 8:24, 8:24] = 1
-    results = unroll(network, frames, labels, 1, 3, RULES["least_similar"])
-    segmentation_loss(results[-1], labels).backward()
+    labels = torch.zeros(2, 5, 32, 32, dtype=torch.uint8)
+    labels[:, :, 8:24, 8:24] = 1
+    done = unroll(network, frames, labels, 1, 3, RULES["least_similar"])
+    loss = segmentation_loss(done.logits[-1], labels[:, -1])
+    (loss + presence_loss(done.presence, labels, done.given)).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -181,6 +247,22 @@ def test_training_lowers_the_loss_and_makes_a_model_that_loads(
     curve = losses(tmp_path)
     assert np.mean(curve[-10:]) < 0.8 * np.mean(curve[:5])
     assert Segmenter.load(str(model)).seed(*scene(0)) == [1, 2]
+
+
+def test_a_model_to_start_from_may_lack_the_presence_head_only(
+    photos: Path, tmp_path: Path
+) -> None:
+    start = train(config(photos, tmp_path / "one", phases=[Phase(1, size=64, batch=1)]))
+    network = config(photos, tmp_path).network
+    begun = build_network(
+        config(photos, tmp_path, start=str(start), network={**network, "presence": True})
+    )
+    weights = load_network(start)[0].state_dict()
+    assert weights.keys() < begun.state_dict().keys()
+    assert all(torch.equal(begun.state_dict()[name], value) for name, value in weights.items())
+    other = {**network, "key_source": "template"}
+    with pytest.raises(InputError, match="another network: missing"):
+        build_network(config(photos, tmp_path, start=str(start), network=other))
 
 
 def test_frozen_parts_stay_as_they_were(photos: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ Matrix = NDArray[np.float64]
 class Clip:
     """Frames uint8 [T, H, W, 3] RGB and labels uint8 [T, H, W]: 0 background, 1..n objects.
 
-    Every object 1..n is visible in frame 0.
+    Object 1 is visible in frame 0, the others in frame 0 or, where late ones were asked for, in
+    another frame before the last.
     """
 
     frames: Frames
@@ -26,7 +27,7 @@ class Clip:
 
     @property
     def objects(self) -> int:
-        return int(self.labels[0].max())
+        return int(self.labels.max())
 
 
 def affine(
@@ -105,21 +106,39 @@ def paste(
     return (frame * (1.0 - weight) + cutout * weight).astype(np.uint8)
 
 
-def compact(labels: Frames, wanted: int, rng: Generator, smallest: int) -> Frames | None:
-    """Keeps up to ``wanted`` objects visible in frame 0 and renumbers them 1..n.
+def compact(
+    labels: Frames, wanted: int, rng: Generator, smallest: int, late: bool = False
+) -> Frames | None:
+    """Keeps up to ``wanted`` objects and renumbers them 1..n, the first from frame 0 on.
 
     Args:
-        labels: [T, H, W]; smallest: pixels an object must have in frame 0.
+        labels: [T, H, W]; smallest: pixels an object must have in the frame that first shows it.
+        late: after the first object, prefer those that frame 0 does not show and an earlier frame
+            than the last does; otherwise all are visible in frame 0.
 
     Returns:
-        The new labels, or None when no object is large enough.
+        The new labels, or None when no object is large enough in frame 0.
     """
-    areas = np.bincount(labels[0].ravel(), minlength=256)[:256]
-    areas[0] = 0
-    ids = np.flatnonzero(areas >= smallest)
+    ids = _large(labels[0], smallest)
     if not len(ids):
         return None
     chosen = rng.choice(ids, min(wanted, len(ids)), replace=False)
+    if late and wanted > 1:
+        before: set[int] = set(np.unique(labels[0]).tolist())
+        comers: list[int] = []
+        for frame in labels[1:-1]:
+            comers += sorted(set(_large(frame, smallest).tolist()) - before)
+            before |= set(np.unique(frame).tolist())
+        if comers:
+            new = rng.choice(comers, min(wanted - 1, len(comers)), replace=False)
+            chosen = np.concatenate([chosen[: wanted - len(new)], new])
     table = np.zeros(256, np.uint8)
     table[chosen] = np.arange(1, len(chosen) + 1)
     return table[labels]
+
+
+def _large(labels: NDArray[np.uint8], smallest: int) -> NDArray[np.intp]:
+    """Ids of the objects with at least ``smallest`` pixels."""
+    areas = np.bincount(labels.ravel(), minlength=256)[:256]
+    areas[0] = 0
+    return np.flatnonzero(areas >= smallest)

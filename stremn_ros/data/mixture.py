@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..errors import InputError
 from .photos import PhotoClips
 from .videos import VideoClips
 
@@ -25,6 +27,11 @@ class Phase:
         video_share: part of the clips that come from videos, 0..1.
         max_gap: largest distance between neighbouring frames of a video clip.
         two_objects: part of the batches that follow two objects at once.
+        leaving: part of the photos' objects in front of a clip that are away for some frames.
+        composed: part of the video clips that get such an object in front.
+        late: part of the two-object clips whose second object is only there from a later frame on.
+            Not where the memory is full before the clip ends: the bank of an object that came
+            late is emptier than the others', which the unrolled memory cannot show.
     """
 
     iterations: int
@@ -35,6 +42,16 @@ class Phase:
     video_share: float = 0.4
     max_gap: int = 8
     two_objects: float = 0.3
+    leaving: float = 0.3
+    composed: float = 0.0
+    late: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.late and self.frames > self.slots + 1:
+            raise InputError(
+                f"a phase with late objects and clips of {self.frames} frames needs at least "
+                f"{self.frames - 1} slots, not {self.slots}"
+            )
 
 
 class Mixture(Dataset[tuple[Tensor, Tensor]]):
@@ -76,11 +93,18 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
         labels: list[NDArray[np.uint8]] = []
         while len(frames) < phase.batch:
             use_video = self.photos is None or rng.random() < phase.video_share
+            late = phase.late if objects > 1 else 0.0
             if use_video and self.videos is not None:
-                wanted = 1 if objects == 1 else 2
-                clip = self.videos.sample(rng, phase.frames, phase.size, wanted, phase.max_gap)
+                compose = None
+                if self.photos is not None and rng.random() < phase.composed:
+                    compose = partial(self.photos.in_front, leaving=phase.leaving, late=late)
+                clip = self.videos.sample(
+                    rng, phase.frames, phase.size, objects, phase.max_gap, compose, late > 0.0
+                )
             elif self.photos is not None:
-                clip = self.photos.sample(rng, phase.frames, phase.size, objects)
+                clip = self.photos.sample(
+                    rng, phase.frames, phase.size, objects, phase.leaving, late
+                )
             else:
                 clip = None
             if clip is not None:

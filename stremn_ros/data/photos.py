@@ -21,7 +21,8 @@ class PhotoClips:
 
     A clip shows one photo under a camera that moves, and often the object of a second photo that
     moves on its own in front of it: sometimes as another object to follow, sometimes as an
-    occluder or a look-alike (the second photo may be the first one again).
+    occluder or a look-alike (the second photo may be the first one again). At times it leaves and
+    comes back, or is only there from a later frame on.
 
     Args:
         root: the folder.
@@ -52,8 +53,20 @@ class PhotoClips:
             raise InputError(f"{name}: image {image.shape[:2]} and mask {labels.shape} differ")
         return image, labels
 
-    def sample(self, rng: Generator, frames: int, size: int, objects: int) -> Clip | None:
+    def sample(
+        self,
+        rng: Generator,
+        frames: int,
+        size: int,
+        objects: int,
+        leaving: float = 0.3,
+        late: float = 0.0,
+    ) -> Clip | None:
         """A clip of ``frames`` frames of ``size`` pixels squared with up to ``objects`` objects.
+
+        Args:
+            leaving: how often an object in front is away for some frames, 0..1.
+            late: how often it is only there from a later frame on, 0..1.
 
         None when the photo drawn shows no object large enough in the window drawn, or is broken.
         """
@@ -66,8 +79,9 @@ class PhotoClips:
             return None
         shown, tracked = self._moving(rng, image, labels, frames, size, whole=True)
         if second is not None:
-            shown, tracked = self._compose(rng, shown, tracked, *second, size)
-        kept = compact(np.stack(tracked), objects, rng, smallest=size * size // 150)
+            comes_late = rng.random() < late
+            shown, tracked = self._compose(rng, shown, tracked, *second, size, leaving, comes_late)
+        kept = compact(np.stack(tracked), objects, rng, size * size // 150, late > 0.0)
         if kept is None:
             return None
         strength = 0.04 if rng.random() < 0.7 else 0.15
@@ -76,6 +90,26 @@ class PhotoClips:
             blurred = int(rng.integers(frames))
             shown[blurred] = motion_blur(rng, shown[blurred], int(rng.integers(3, 10)))
         return Clip(np.stack(shown), kept, self.names[index])
+
+    def in_front(
+        self,
+        rng: Generator,
+        shown: list[NDArray[np.uint8]],
+        tracked: list[NDArray[np.uint8]],
+        leaving: float,
+        late: float = 0.0,
+    ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+        """An object of a photo in front of frames [size, size, 3] of any clip; see ``sample``.
+
+        Its number in the labels is one above theirs. A broken photo leaves the clip as it is.
+        """
+        index = int(rng.integers(len(self.names)))
+        comes_late = rng.random() < late
+        with self.broken.handled() as handled:
+            photo = self._read(index)
+        if handled.failed:
+            return shown, tracked
+        return self._compose(rng, shown, tracked, *photo, len(shown[0]), leaving, comes_late)
 
     def _moving(
         self,
@@ -129,6 +163,8 @@ class PhotoClips:
         image: NDArray[np.uint8],
         labels: NDArray[np.uint8],
         size: int,
+        leaving: float,
+        comes_late: bool,
     ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
         """An object of another photo in front, moving on its own, and away at times."""
         areas = np.bincount(labels.ravel(), minlength=256)
@@ -140,9 +176,11 @@ class PhotoClips:
         front, masks = self._moving(rng, image, only, len(shown), size, whole=False)
         # at times it is gone for some frames, so that an empty mask and its return are learnt
         away: range = range(0)
-        if len(shown) > 2 and rng.random() < 0.3:
+        if len(shown) > 2 and comes_late:
+            away = range(int(rng.integers(1, len(shown) - 1)))
+        elif len(shown) > 2 and rng.random() < leaving:
             leaves = int(rng.integers(1, len(shown)))
-            away = range(leaves, leaves + int(rng.integers(1, 4)))
+            away = range(leaves, leaves + int(rng.integers(1, max(4, len(shown) // 2 + 2))))
         number = min(254, max(int(part.max()) for part in tracked) + 1)
         frames, combined = [], []
         for n, (frame, part, cutout, mask) in enumerate(

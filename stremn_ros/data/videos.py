@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..video import read_image
 from ..visualization import read_label_png
 from .clip import Clip, affine, compact, recolour, warp
 from .files import BrokenFiles
+
+Images = list[NDArray[np.uint8]]
+Compose = Callable[[Generator, Images, Images], tuple[Images, Images]]
 
 
 class VideoClips:
@@ -52,8 +56,21 @@ class VideoClips:
             raise InputError(f"{masks}: no sequences (NAME/*.png) beside those excluded")
         self.names = list(self.sequences)
 
-    def sample(self, rng: Generator, frames: int, size: int, objects: int, gap: int) -> Clip | None:
+    def sample(
+        self,
+        rng: Generator,
+        frames: int,
+        size: int,
+        objects: int,
+        gap: int,
+        compose: Compose | None = None,
+        late: bool = False,
+    ) -> Clip | None:
         """A clip whose frames are 1..gap apart, forwards or backwards in time, one crop for all.
+
+        Args:
+            compose: puts an object in front of the cropped frames and labels.
+            late: prefer objects that come later, as ``clip.compact``.
 
         None when no object is large enough in the window drawn, or a file is broken.
         """
@@ -99,8 +116,10 @@ class VideoClips:
         matrix[0] *= squeeze
         matrix[0, 2] += size / 2.0 * (1.0 - squeeze)
         shown = [warp(image, matrix, size, None) for image in images]
-        labels = np.stack([warp(mask, matrix, size, None, nearest=True) for mask in masks])
-        kept = compact(labels, objects, rng, smallest=size * size // 200)
+        labels = [warp(mask, matrix, size, None, nearest=True) for mask in masks]
+        if compose is not None:
+            shown, labels = compose(rng, shown, labels)
+        kept = compact(np.stack(labels), objects, rng, size * size // 200, late)
         if kept is None:
             return None
         state = rng.bit_generator.state

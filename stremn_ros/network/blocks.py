@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,3 +42,25 @@ class Refine(nn.Module):
         """
         up = F.interpolate(self.reduce(coarse), size=skip.shape[-2:], mode="bilinear")
         return self.block(up + skip)
+
+
+class PresenceHead(nn.Module):
+    """Tells from the decoder's coarsest map whether the object is in the frame.
+
+    The mean and the maximum over the cells go through two linear layers: an object may fill the
+    picture or a single cell.
+    """
+
+    def __init__(self, inputs: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.cells = nn.Conv2d(inputs, hidden, 1)
+        self.hidden = nn.Linear(2 * hidden, hidden)
+        self.output = nn.Linear(hidden, 1)
+        assert self.output.bias is not None
+        nn.init.constant_(self.output.bias, 4.0)  # begins as if every object were there
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, h, w] -> logits [N]."""
+        cells = F.relu(self.cells(F.relu(x))).flatten(2)
+        pooled = torch.cat([cells.mean(dim=2), cells.amax(dim=2)], dim=1)
+        return self.output(F.relu(self.hidden(pooled)))[:, 0]

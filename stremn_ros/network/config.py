@@ -22,6 +22,8 @@ class SegmentationConfig:
         key_source: ``template`` (the paper: the memory key is made of X) or ``image`` (STCN: of
             the image alone, by the same head as the query's key, and shared by all objects).
         affinity: ``dot`` (Eq. 10) or ``l2`` (STCN: negative squared distance).
+        presence: a head that tells whether the object is in the frame at all, by which its mask's
+            probabilities are multiplied (SAM 2 has such a head; the paper has none).
     """
 
     encoder: str = "efficientnet_lite0"
@@ -32,6 +34,7 @@ class SegmentationConfig:
     decoder_channels: tuple[int, int, int] = (192, 96, 48)
     key_source: str = "image"
     affinity: str = "l2"
+    presence: bool = False
 
     def __post_init__(self) -> None:
         from .encoders import ENCODERS
@@ -44,6 +47,8 @@ class SegmentationConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise ModelError(f"network.{name} is {value!r}; it must be one of {allowed}")
+        if not isinstance(self.presence, bool):
+            raise ModelError(f"network.presence is {self.presence!r}; it must be true or false")
         widths = (
             self.template_channels,
             self.key_channels,

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..memory.fusion import FusionCell
 from ..memory.scorer import PairScorer
-from .blocks import Refine, ResidualBlock
+from .blocks import PresenceHead, Refine, ResidualBlock
 from .config import SegmentationConfig
 from .encoders import ENCODERS
 
@@ -62,6 +62,13 @@ def space_time_read(
     )
 
 
+def both(a: Tensor, b: Tensor) -> Tensor:
+    """The logit of sigmoid(a) * sigmoid(b), for logits that broadcast; exact for large ones."""
+    a, b = torch.broadcast_tensors(a, b)
+    # 1 / (p q) - 1 = e^-a + e^-b + e^-(a + b)
+    return -torch.logsumexp(torch.stack([-a, -b, -a - b]), dim=0)
+
+
 class SegmentationNetwork(nn.Module):
     """Encoders, key and value heads, Fusion Cell and decoder of the segmentation task.
 
@@ -95,6 +102,7 @@ class SegmentationNetwork(nn.Module):
         self.refine8 = Refine(d16, c8, d8)
         self.refine4 = Refine(d8, c4, d4)
         self.classify = nn.Conv2d(d4, 1, 3, padding=1)
+        self.presence = PresenceHead(d16) if config.presence else None
         self.register_buffer("mean", torch.tensor(encoder.mean).view(1, 3, 1, 1), False)
         self.register_buffer("std", torch.tensor(encoder.std).view(1, 3, 1, 1), False)
         for head in (self.key_head, self.query_value_head, self.memory_key_head):
@@ -158,8 +166,22 @@ class SegmentationNetwork(nn.Module):
         Returns:
             [N, 1, 4h, 4w]; the sigmoid is the object's probability.
         """
+        return self.decode_with_presence(read, value, skip8, skip4)[0]
+
+    def decode_with_presence(
+        self, read: Tensor, value: Tensor, skip8: Tensor, skip4: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """As ``decode``, and the logits [N] of the objects being there, None without that head.
+
+        The presence is in the first result already: each pixel's probability is multiplied by it,
+        so that an object that is not there has no mask, whatever its outline would be.
+        """
         value = value.expand(read.shape[0], -1, -1, -1)
         x = self.decode16(torch.cat([read, value], dim=1))
+        presence = None if self.presence is None else self.presence(x)
         x = self.refine8(x, skip8.expand(x.shape[0], -1, -1, -1))
         x = self.refine4(x, skip4.expand(x.shape[0], -1, -1, -1))
-        return self.classify(F.relu(x))
+        logits = self.classify(F.relu(x))
+        if presence is None:
+            return logits, None
+        return both(logits, presence[:, None, None, None]), presence

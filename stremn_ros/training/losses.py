@@ -28,6 +28,35 @@ def segmentation_loss(logits: Tensor, labels: Tensor, region_weight: float = 0.5
     return cross_entropy + region_weight * dice.mean()
 
 
+def presence_loss(presence: list[Tensor], labels: Tensor, given: Tensor) -> Tensor:
+    """Cross entropy of the presence head, over the frames after an object was given.
+
+    Args:
+        presence: for frames 1..T-1 logits [B, O]; labels: [B, T, H, W] with 0..O; given: [B, O].
+
+    Returns:
+        A scalar, the mean over frames and objects; zero when none counts.
+    """
+    logits = torch.stack(presence, dim=1)
+    objects = torch.arange(1, logits.shape[2] + 1, device=labels.device)
+    there = (labels[:, 1:, :, :, None] == objects).flatten(2, 3).any(dim=2)
+    frames = torch.arange(1, labels.shape[1], device=labels.device)[None, :, None]
+    counts = frames > given[:, None]
+    loss = F.binary_cross_entropy_with_logits(logits, there.to(logits.dtype), reduction="none")
+    return (loss * counts).sum() / counts.sum().clamp(min=1)
+
+
+def known_labels(labels: Tensor, given: Tensor, t: int) -> Tensor:
+    """Labels [B, H, W] of frame t without the objects that are not given before it.
+
+    Args:
+        labels: [B, T, H, W] with 0..O; given: [B, O] as in ``unroll.Unrolled``.
+    """
+    known = F.pad(given < t, (1, 0), value=True)  # of the background as well
+    now = labels[:, t].long()
+    return torch.where(known.gather(1, now.flatten(1)).view_as(now), now, 0)
+
+
 def mean_iou(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean intersection over union of the objects present, for the log. Same shapes as above."""
     predicted = logits.argmax(dim=1)

@@ -33,10 +33,10 @@ from ..errors import InputError
 from ..memory.rules import RULES
 from ..network import SegmentationConfig, SegmentationNetwork
 from ..network.encoders import ENCODERS
-from ..runtime.models import save_model
+from ..runtime.models import SCORER_PREFIX, save_model
 from .checkpoint import load_checkpoint, save_checkpoint
 from .curves import draw_curves
-from .losses import mean_iou, segmentation_loss
+from .losses import known_labels, mean_iou, presence_loss, segmentation_loss
 from .unroll import unroll
 from .workers import Workers
 
@@ -53,13 +53,17 @@ class SegmentTraining:
         exclude: sequences held out.
         broken: ``raise`` or ``skip``, for files that cannot be read.
         encoder_weights: ImageNet weights: ``package:efficientnet-lite0``, a file, or null.
-        start: a model folder whose weights are taken instead, or null.
+        start: a model folder whose weights are taken instead, or null; a presence head or
+            scorer that it lacks begins anew.
+        presence_weight: of the presence head's loss beside the masks'.
         learning_rate, encoder_learning_rate, weight_decay, clip_norm: of AdamW.
         warmup, decay: iterations of linear warm-up and of the final cosine decay; between them
             the rate is constant, so that the end can be moved while a run is under way.
         ema_decay: of the averaged weights, which are the ones exported.
         freeze_low_level: leave the query encoder's first stage as ImageNet made it.
-        update_rule: of the memory in the loop.
+        update_rule, input_to_memory: of the memory in the loop; ``learned`` trains a scorer, which
+            is written beside the weights.
+        train_only: beginnings of the names of the parameters to train; the rest stays as it is.
         checkpoint_every: iterations; time_limit: seconds for this piece, 0 for none.
         validate_every: iterations between checks on the excluded sequences, 0 for none;
             validate_frames: only every n-th frame of them.
@@ -76,6 +80,7 @@ class SegmentTraining:
     defaults: dict[str, Any] = field(default_factory=dict)
     encoder_weights: str | None = "package:efficientnet-lite0"
     start: str | None = None
+    presence_weight: float = 0.2
     seed: int = 0
     learning_rate: float = 4e-4
     encoder_learning_rate: float = 1e-4
@@ -86,6 +91,8 @@ class SegmentTraining:
     ema_decay: float = 0.998
     freeze_low_level: bool = True
     update_rule: str = "least_similar"
+    input_to_memory: bool = False
+    train_only: list[str] = field(default_factory=list)
     checkpoint_every: int = 200
     validate_every: int = 0
     validate_frames: int = 4
@@ -158,11 +165,26 @@ def build_network(config: SegmentTraining) -> SegmentationNetwork:
     """A network with random heads and, if asked for, ImageNet encoders or a model's weights."""
     torch.manual_seed(config.seed)
     network = SegmentationNetwork(SegmentationConfig.from_mapping(config.network))
+    if config.update_rule not in RULES:
+        raise InputError(
+            f"update_rule {config.update_rule!r} is unknown; known are {sorted(RULES)}"
+        )
+    if RULES[config.update_rule].scored:
+        network.add_pair_scorer()
     if config.start:
         from ..runtime.models import find_model, load_network
 
         started, _ = load_network(find_model(config.start))
-        network.load_state_dict(started.state_dict())
+        if network.pair_scorer is None:
+            started.pair_scorer = None
+        result = network.load_state_dict(started.state_dict(), strict=False)
+        new = ("presence.", SCORER_PREFIX)
+        lacking = [name for name in result.missing_keys if not name.startswith(new)]
+        if lacking or result.unexpected_keys:
+            raise InputError(
+                f"start: {config.start} is another network: missing {lacking[:3]}, unknown "
+                f"{result.unexpected_keys[:3]}"
+            )
     elif config.encoder_weights:
         weights = initial_encoder_weights(config.encoder_weights, network.config.encoder)
         for encoder in (network.query_encoder, network.memory_encoder):
@@ -174,6 +196,20 @@ def build_network(config: SegmentTraining) -> SegmentationNetwork:
                     f"{lacking[:3]}, unknown {result.unexpected_keys[:3]}"
                 )
     return network
+
+
+def freeze(network: SegmentationNetwork, config: SegmentTraining) -> None:
+    """Leaves gradients to what the configuration trains; InputError where that is nothing."""
+    if config.freeze_low_level:
+        for part in network.query_encoder.frozen_parts():
+            part.requires_grad_(False)
+    if config.train_only:
+        chosen = tuple(config.train_only)
+        names = [name for name, _ in network.named_parameters()]
+        if idle := [start for start in chosen if not any(name.startswith(start) for name in names)]:
+            raise InputError(f"train_only: no parameter's name begins with {idle}")
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name.startswith(chosen))
 
 
 def rate_factor(config: SegmentTraining, iteration: int, total: int) -> float:
@@ -218,9 +254,7 @@ def _train(config: SegmentTraining, device: str, workers: Workers, started: floa
 
     network = build_network(config).to(device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.freeze_low_level:
-        for part in network.query_encoder.frozen_parts():
-            part.requires_grad_(False)
+    freeze(network, config)
     optimizer = _optimizer(network, config)
     ema = {key: value.detach().clone() for key, value in network.state_dict().items()}
     checkpoint = run / "checkpoint.safetensors"
@@ -320,16 +354,28 @@ def _iterate(
 ) -> dict[str, float]:
     frames = frames.to(device).movedim(-1, 2).float()
     labels = labels.to(device)
-    objects = int(labels[:, 0].max())
+    objects = int(labels.max())
     on_gpu = device.startswith("cuda")
     with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu):
-        results = unroll(
-            network, frames, labels[:, 0], objects, phase.slots, RULES[config.update_rule]
+        done = unroll(
+            network,
+            frames,
+            labels,
+            objects,
+            phase.slots,
+            RULES[config.update_rule],
+            config.input_to_memory,
         )
     losses = [
-        segmentation_loss(result.float(), labels[:, t + 1]) for t, result in enumerate(results)
+        segmentation_loss(result.float(), known_labels(labels, done.given, t))
+        for t, result in enumerate(done.logits, 1)
     ]
     loss = torch.stack(losses).mean()
+    figures = {}
+    if done.presence:
+        presence = presence_loss([logits.float() for logits in done.presence], labels, done.given)
+        loss = loss + config.presence_weight * presence
+        figures["presence"] = float(presence.detach())
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -340,8 +386,9 @@ def _iterate(
         return {"loss": float("nan"), "iou": float("nan"), "norm": float("nan")}
     optimizer.step()
     with torch.no_grad():
-        iou = mean_iou(results[-1], labels[:, -1])
-    return {"loss": float(loss.detach()), "iou": float(iou), "norm": float(norm)}
+        last = labels.shape[1] - 1
+        iou = mean_iou(done.logits[-1], known_labels(labels, done.given, last))
+    return {"loss": float(loss.detach()), "iou": float(iou), "norm": float(norm), **figures}
 
 
 @torch.no_grad()
@@ -352,6 +399,8 @@ def _average(ema: dict[str, Tensor], network: SegmentationNetwork, decay: float)
 
 def _export(folder: Path, config: SegmentTraining, ema: dict[str, Tensor]) -> None:
     network = SegmentationNetwork(SegmentationConfig.from_mapping(config.network))
+    if any(name.startswith(SCORER_PREFIX) for name in ema):
+        network.add_pair_scorer()
     network.load_state_dict(ema)
     save_model(folder, network, config.defaults, getattr(torch, config.export_dtype))
 

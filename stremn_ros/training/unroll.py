@@ -1,10 +1,12 @@
 """The segmentation network run over a clip with its memory in the loop, differentiable.
 
 The bank of ``memory.bank`` writes in place, which back-propagation cannot follow; this is the same
-procedure on stacked tensors. test_unroll holds the two to the same result.
+procedure on stacked tensors. test_training holds the two to the same result.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +16,21 @@ from ..memory.rules import Rule
 from ..memory.similarity import slot_similarity
 from ..network import SegmentationNetwork, aggregate_logits, space_time_read
 
+ABSENT = -20.0  # logit of an object that is not known yet
+
+
+class Unrolled(NamedTuple):
+    """Frames 1..T-1 of a batch of clips.
+
+    logits: T - 1 tensors [B, O + 1, H, W], aggregated. presence: T - 1 tensors [B, O] of logits,
+    or none from a network without that head. given: [B, O] int, the frame whose mask each object
+    was given with, T if none shows it; up to that frame its logits say that it is not there.
+    """
+
+    logits: list[Tensor]
+    presence: list[Tensor]
+    given: Tensor
+
 
 def unroll(
     network: SegmentationNetwork,
@@ -22,15 +39,17 @@ def unroll(
     objects: int,
     slots: int,
     rule: Rule,
-) -> list[Tensor]:
-    """Segments frames 1..T-1 of clips whose first masks are given.
+    input_to_memory: bool = False,
+) -> Unrolled:
+    """Segments frames 1..T-1 of clips.
 
     Args:
-        frames: float [B, T, 3, H, W] in 0..255; labels: [B, H, W] of frame 0, with 0..O.
+        frames: float [B, T, 3, H, W] in 0..255.
+        labels: [B, T, H, W] with 0..O. An object's mask is taken from the first frame that shows
+            it, as YouTube-VOS has it; the rest is not looked at.
         objects: O; slots: K of the memory, the seed's included; rule: chooses what is fused.
-
-    Returns:
-        T - 1 tensors of aggregated logits [B, O + 1, H, W].
+            A ``scored`` rule chooses by Gumbel-Softmax while the network is in training mode, so
+            that the scorer gets a gradient, and else the best pair. input_to_memory: see memory.
     """
     clips, length = frames.shape[:2]
     height, width = frames.shape[-2:]
@@ -42,42 +61,68 @@ def unroll(
         row = tensor.unflatten(0, (clips, length))[:, t]
         return row.repeat_interleave(objects, dim=0) if objects > 1 else row
 
-    masks = F.one_hot(labels.long(), objects + 1)[..., 1:].movedim(-1, 1).float()
-    memory = _ClipMemory(network, slots, rule)
-    results = []
+    truth = F.one_hot(labels.long(), objects + 1)[..., 1:].movedim(-1, 2).float()
+    seen = truth.flatten(3).any(dim=3)
+    given = torch.where(seen.any(dim=1), seen.int().argmax(dim=1), length)
+    masks = truth[:, 0]
+    memory = _ClipMemory(network, slots, rule, input_to_memory)
+    results, presences = [], []
     for t in range(1, length):
         image = frames[:, t - 1].repeat_interleave(objects, dim=0)
         others = masks.sum(dim=1, keepdim=True) - masks
         pair = torch.stack([masks, others], dim=2).flatten(0, 1)
         template = network.encode_memory(image, pair, at(query.stride16, t - 1))
-        memory.remember(template, at(query.key, t - 1))
+        memory.remember(template, at(query.key, t - 1), (given == t - 1).flatten())
         read = memory.read(at(query.key, t))
         read = read.transpose(1, 2).unflatten(2, (h, w))
-        logits = network.decode(read, at(query.value, t), at(query.skip8, t), at(query.skip4, t))
+        logits, presence = network.decode_with_presence(
+            read, at(query.value, t), at(query.skip8, t), at(query.skip4, t)
+        )
         logits = F.interpolate(logits, size=(height, width), mode="bilinear")
-        result = aggregate_logits(logits.view(clips, objects, height, width))
+        logits = logits.view(clips, objects, height, width)
+        unknown = (given >= t)[..., None, None]
+        logits = logits.masked_fill(unknown, ABSENT)
+        result = aggregate_logits(logits)
         results.append(result)
+        if presence is not None:
+            presences.append(presence.view(clips, objects))
         masks = result.detach().softmax(dim=1)[:, 1:]
-    return results
+        new = (given == t)[..., None, None]
+        claimed = (truth[:, t] * new).amax(dim=1, keepdim=True)
+        masks = torch.where(new, truth[:, t], masks * (1.0 - claimed))
+    return Unrolled(results, presences, given)
 
 
 class _ClipMemory:
     """Slots of all objects of a batch of clips, oldest first; slot 0 is the seed and locked."""
 
-    def __init__(self, network: SegmentationNetwork, slots: int, rule: Rule) -> None:
-        self.network, self.slots, self.rule = network, slots, rule
+    def __init__(
+        self, network: SegmentationNetwork, slots: int, rule: Rule, input_to_memory: bool = False
+    ) -> None:
+        self.network, self.rule, self.input_to_memory = network, rule, input_to_memory
+        self.slots = slots if rule.limit is None else min(slots, rule.limit)
         self.templates: Tensor | None = None  # [N, n, C, h, w]
         self.keys: Tensor | None = None  # [N, n, hw, Ck]
 
-    def remember(self, template: Tensor, image_key: Tensor) -> None:
+    def remember(self, template: Tensor, image_key: Tensor, seeded: Tensor) -> None:
+        """Takes a frame in; rows that are ``seeded`` (bool [N]) with it begin with it."""
         key = _cells(self.network.memory_key(template, image_key))
         if self.templates is None or self.keys is None:
             self.templates, self.keys = template[:, None], key[:, None]
             return
-        if self.templates.shape[1] == self.slots:
+        if self.templates.shape[1] == self.slots and not self.rule.grows:
+            if self.input_to_memory:
+                self._absorb(template, key)
+                return
             self._make_room()
         self.templates = torch.cat([self.templates, template[:, None]], dim=1)
         self.keys = torch.cat([self.keys, key[:, None]], dim=1)
+        if seeded.any():
+            # The rest of such a row is of frames before its object was known. Copies of the seed in
+            # its place read as one: a softmax over equal keys shares its weight among equal values.
+            rows = seeded[:, None, None, None]
+            self.templates = torch.where(rows[..., None], template[:, None], self.templates)
+            self.keys = torch.where(rows, key[:, None], self.keys)
 
     def _make_room(self) -> None:
         assert self.templates is not None
@@ -89,8 +134,12 @@ class _ClipMemory:
             return
         with torch.no_grad():
             unlocked = self.keys[:, 1:]
-            table = slot_similarity(unlocked[:, :, None], unlocked[:, None]).cpu().numpy()
-        chosen = [self.rule.choose(table[n]) for n in range(count)]
+            table = slot_similarity(unlocked[:, :, None], unlocked[:, None])
+        if self.rule.scored:
+            self._make_scored_room(table)
+            return
+        similarity = table.cpu().numpy()
+        chosen = [self.rule.choose(similarity[n]) for n in range(count)]
         templates, keys = self.templates, self.keys
         for step in range(max(len(pairs) for pairs in chosen)):
             i = torch.tensor([pairs[step][0] + 1 for pairs in chosen])
@@ -103,6 +152,54 @@ class _ClipMemory:
                 keys = torch.where(here[..., None, None], fused_key[:, None], keys)
         kept = torch.tensor([[s for s in range(used) if s != pairs[0][0] + 1] for pairs in chosen])
         self.templates, self.keys = templates[rows[:, None], kept], keys[rows[:, None], kept]
+
+    def _make_scored_room(self, table: Tensor) -> None:
+        """As ``_make_room``, by every pair at once, of which the scorer's choice gets weight one.
+
+        Straight through: forwards the weights are 1 and 0, backwards they are those of the Gumbel
+        softmax, so the loss tells the scorer what each of the other pairs would have been worth.
+        """
+        assert self.templates is not None
+        assert self.keys is not None
+        assert self.network.pair_scorer is not None
+        unlocked, keys = self.templates[:, 1:], self.keys[:, 1:]
+        used = unlocked.shape[1]
+        i, j = torch.triu_indices(used, used, 1)
+        logits = self.network.pair_scorer(unlocked, table)[:, i, j]
+        if self.network.training:
+            weights = F.gumbel_softmax(logits, hard=True)
+        else:
+            weights = F.one_hot(logits.argmax(dim=1), len(i)).to(logits.dtype)
+        fused = self.network.fusion(unlocked[:, i].flatten(0, 1), unlocked[:, j].flatten(0, 1))
+        kept = torch.stack([torch.tensor([s for s in range(used) if s != gone]) for gone in i])
+        here = (kept == j[:, None]).to(unlocked.device)[..., None, None]  # [pairs, used - 1, 1, 1]
+        outcomes = torch.where(
+            here[..., None], fused.unflatten(0, (-1, len(i)))[:, :, None], unlocked[:, kept]
+        )
+        key_outcomes = keys[:, kept]
+        if self.network.memory_key_head is not None:
+            fused_key = _cells(self.network.memory_key_head(fused)).unflatten(0, (-1, len(i)))
+            key_outcomes = torch.where(here, fused_key[:, :, None], key_outcomes)
+        chosen = torch.einsum("np,npschw->nschw", weights, outcomes)
+        chosen_keys = torch.einsum("np,npsmc->nsmc", weights, key_outcomes)
+        self.templates = torch.cat([self.templates[:, :1], chosen], dim=1)
+        self.keys = torch.cat([self.keys[:, :1], chosen_keys], dim=1)
+
+    def _absorb(self, template: Tensor, key: Tensor) -> None:
+        """Fuses the new template into a slot (I2M, Eq. 9)."""
+        assert self.templates is not None
+        assert self.keys is not None
+        assert self.rule.absorb is not None
+        rows = torch.arange(len(template))
+        with torch.no_grad():
+            near = slot_similarity(key[:, None], self.keys[:, 1:]).cpu().numpy()
+        j = torch.tensor([self.rule.absorb(row) + 1 for row in near])
+        fused = self.network.fusion(template, self.templates[rows, j])
+        here = (torch.arange(self.templates.shape[1])[None] == j[:, None]).to(template.device)
+        self.templates = torch.where(here[..., None, None, None], fused[:, None], self.templates)
+        if self.network.memory_key_head is not None:
+            fused_key = _cells(self.network.memory_key_head(fused))
+            self.keys = torch.where(here[..., None, None], fused_key[:, None], self.keys)
 
     def read(self, query_key: Tensor) -> Tensor:
         assert self.templates is not None

@@ -1,0 +1,380 @@
+"""The prediction network: encoder, heads, Fusion Cell and decoder. No state, no files.
+
+The encoder is the paper's (4.2): six blocks of two convolutions, group normalisation and leaky
+ReLU, three of them strided, over three stacked frames; one encoder serves query and memory, and
+the decoder mirrors it. Images are float in 0..1, their height and width multiples of 8;
+h = H / 8, w = W / 8.
+
+Two things are not in the paper, and ``PredictionConfig`` turns them off. One read is decoded to a
+whole horizon of frames instead of one. And by ``head: layers`` or ``blend`` the decoder does not
+paint the future from features alone but says how the last frame is to be carried there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ModelError
+from ..memory.fusion import FusionCell
+
+STACK = 3  # frames that the encoder sees at once
+STRIDE = 8
+CORRELATION_RANGE = 4  # of the encoder's correlation, in pixels of half the resolution
+HEADS = ("paint", "layers", "blend")
+CANDIDATES = ("last", "flow")  # what the blend head starts from
+SMALLEST_SPREAD = 0.3  # pixels; below it the transport's gradient vanishes
+
+
+@dataclass(frozen=True)
+class PredictionConfig:
+    """Architecture of a prediction network.
+
+    Attributes:
+        colours: channels of a frame, 1 or 3.
+        widths: of the six blocks; the first, third and fifth are strided.
+        template_channels, key_channels, value_channels: of templates and what is read of them.
+        horizon: frames that one read is decoded to.
+        head: ``paint``: the decoder draws the frames (paper). ``layers``: it divides the last frame
+            into layers and carries each of them along a path with a spread. ``blend``: it mixes
+            the candidates and adds what they lack.
+        layers: of the head ``layers``.
+        candidates: how many frames the ``blend`` head is given for each future frame.
+        correlation: the sixth block also sees how well the newest of the three frames matches the
+            oldest at each displacement.
+        affinity: of the read, as in SegmentationConfig.
+    """
+
+    colours: int = 1
+    widths: tuple[int, ...] = (16, 16, 32, 32, 64, 64)
+    template_channels: int = 64
+    key_channels: int = 32
+    value_channels: int = 64
+    horizon: int = 10
+    head: str = "layers"
+    layers: int = 2
+    candidates: int = 2
+    correlation: bool = True
+    affinity: str = "l2"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("head", HEADS),
+            ("affinity", ("l2", "dot")),
+            ("colours", (1, 3)),
+            ("correlation", (True, False)),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ModelError(f"network.{name} is {value!r}; it must be one of {allowed}")
+        numbers = (
+            *self.widths,
+            self.template_channels,
+            self.key_channels,
+            self.value_channels,
+            self.horizon,
+            self.layers,
+            self.candidates,
+        )
+        if len(self.widths) != 6 or not all(
+            isinstance(number, int) and 1 <= number <= 4096 for number in numbers
+        ):
+            raise ModelError(
+                "network widths must be six whole numbers from 1 to 4096, and so must the other "
+                f"sizes be; got {numbers}"
+            )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> PredictionConfig:
+        """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ModelError(f"unknown entries of network: {unknown}; known are {sorted(known)}")
+        given = dict(values)
+        if "widths" in given:
+            try:
+                given["widths"] = tuple(given["widths"])
+            except TypeError:
+                raise ModelError("network.widths must be a list of six") from None
+        return cls(**given)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain types for YAML."""
+        return {**asdict(self), "widths": list(self.widths)}
+
+
+class Encoding(NamedTuple):
+    """What the encoder makes of three stacked frames."""
+
+    template: Tensor  # X [B, C, h, w]
+    key: Tensor  # [B, Ck, h, w]
+    skip2: Tensor  # [B, W2, H/2, W/2]
+    skip4: Tensor  # [B, W4, H/4, W/4]
+    match: Tensor | None  # [B, (2R + 1)^2, h, w]: correlation of the stack's frames
+
+
+def _groups(channels: int) -> int:
+    return next(count for count in (8, 4, 2, 1) if channels % count == 0)
+
+
+class Block(nn.Sequential):
+    """Two 3x3 convolutions, each with group normalisation and leaky ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, stride, 1),
+            nn.GroupNorm(_groups(outputs), outputs),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(outputs, outputs, 3, 1, 1),
+            nn.GroupNorm(_groups(outputs), outputs),
+            nn.LeakyReLU(0.2),
+        )
+
+
+def correlate(newest: Tensor, oldest: Tensor, reach: int = CORRELATION_RANGE) -> Tensor:
+    """How well two frames match at each displacement, around each cell of the templates.
+
+    Args:
+        newest, oldest: [B, C, H, W].
+        reach: largest displacement, in pixels of half the resolution.
+
+    Returns:
+        [B, (2 reach + 1)^2, H/8, W/8]: the normalised correlation over windows of 16 x 16 pixels.
+        Without a gradient: it is a fixed feature.
+    """
+    with torch.no_grad():
+        a, b = (F.avg_pool2d(x.mean(dim=1, keepdim=True), 2) for x in (newest, oldest))
+        size = 2 * reach + 1
+        shifted = F.unfold(b, size, padding=reach).unflatten(2, a.shape[-2:])
+
+        def windows(x: Tensor) -> Tensor:
+            return F.avg_pool2d(x, 8, 4, 2, count_include_pad=False)
+
+        energy = windows(a.square()) * windows(shifted.square())
+        return windows(a * shifted) / (energy + 1e-4).sqrt()
+
+
+def transport(layers: Tensor, path: Tensor, spread: Tensor) -> Tensor:
+    """Layers carried along their paths and blurred by how uncertain these are.
+
+    Args:
+        layers: [B, L, H, W]; path: displacement in pixels [B, L, T, 2] (rows, columns); spread: its
+        standard deviation, same shape.
+
+    Returns:
+        [B, T, L, H, W].
+    """
+    weights = []
+    for axis, length in enumerate(layers.shape[-2:]):
+        cells = torch.arange(length, device=layers.device, dtype=layers.dtype)
+        far = torch.arange(1 - length, length, device=layers.device, dtype=layers.dtype)
+        mean, scale = path[..., axis, None], -0.5 / spread[..., axis, None].square()
+        total = ((far - mean).square() * scale).exp().sum(dim=-1).clamp(min=1e-6)
+        steps = cells[:, None] - cells[None] - mean[..., None]
+        weights.append((steps.square() * scale[..., None]).exp() / total[..., None, None])
+    return (weights[0] @ layers[:, :, None] @ weights[1].transpose(-1, -2)).transpose(1, 2)
+
+
+class PredictionNetwork(nn.Module):
+    """Encoder, key and value heads, Fusion Cell and decoder of the prediction task.
+
+    It offers a memory what the segmentation network offers it (``fusion``, ``memory_key``,
+    ``memory_value``), so bank and training use the same code for both.
+
+    Args:
+        config: the architecture.
+    """
+
+    pair_scorer = None
+
+    def __init__(self, config: PredictionConfig) -> None:
+        super().__init__()
+        self.config = config
+        w1, w2, w3, w4, w5, w6 = config.widths
+        matches = (2 * CORRELATION_RANGE + 1) ** 2 if config.correlation else 0
+        self.encoder = nn.ModuleList(
+            [
+                Block(STACK * config.colours + 2, w1, 2),
+                Block(w1, w2),
+                Block(w2, w3, 2),
+                Block(w3, w4),
+                Block(w4, w5, 2),
+                Block(w5 + matches, w6),
+            ]
+        )
+        channels = config.template_channels
+        self.template_head = nn.Conv2d(w6, channels, 1)
+        self.key_head = nn.Conv2d(channels, config.key_channels, 3, padding=1)
+        self.value_head = nn.Conv2d(channels, config.value_channels, 1)
+        self.memory_key_head = self.key_head
+        self.fusion = FusionCell(channels)
+        self.decoder = nn.ModuleList(
+            [
+                Block(config.value_channels + channels, w6),
+                Block(w6, w5),
+                Block(w5 + w4, w4),
+                Block(w4, w3),
+                Block(w3 + w2, w2),
+                Block(w2 + self._extra_inputs, w1),
+            ]
+        )
+        self._make_head(matches)
+
+    @property
+    def _extra_inputs(self) -> int:
+        config = self.config
+        if config.head != "blend":
+            return 0
+        return 4 * config.colours * (1 + config.candidates * config.horizon)
+
+    def _make_head(self, matches: int) -> None:
+        config = self.config
+        w1, _, _, w4, _, w6 = config.widths
+        if config.head == "paint":
+            self.draw = nn.Conv2d(w1, 4 * config.colours * config.horizon, 3, padding=1)
+        elif config.head == "layers":
+            self.divide = nn.Conv2d(w1, 4 * config.layers, 3, padding=1)
+            hidden = 128
+            self.steer = nn.Sequential(
+                nn.Linear(w6 + w4 + matches + 2, hidden),
+                nn.LeakyReLU(0.2),
+                nn.Linear(hidden, hidden),
+                nn.LeakyReLU(0.2),
+                nn.Linear(hidden, 4 * config.horizon + 2),
+            )
+            last = self.steer[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.zeros_(last.bias)
+            self.finish = nn.Sequential(
+                nn.Conv2d(config.layers + 1, 8, 3, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(8, 1, 3, padding=1),
+            )
+            end = self.finish[-1]
+            assert isinstance(end, nn.Conv2d)
+            nn.init.zeros_(end.weight)
+            assert end.bias is not None
+            nn.init.zeros_(end.bias)
+        else:
+            per_frame = config.candidates + config.colours
+            self.mix = nn.Conv2d(w1, 4 * per_frame * config.horizon, 3, padding=1)
+            nn.init.zeros_(self.mix.weight)
+            assert self.mix.bias is not None
+            nn.init.zeros_(self.mix.bias)
+
+    def encode(self, frames: Tensor) -> Encoding:
+        """Three stacked frames [B, 3, C, H, W], oldest first -> their Encoding."""
+        x = torch.cat([frames.flatten(1, 2), _places(frames)], dim=1)
+        skip2 = self.encoder[1](self.encoder[0](x))
+        skip4 = self.encoder[3](self.encoder[2](skip2))
+        x = self.encoder[4](skip4)
+        match = None
+        if self.config.correlation:
+            match = correlate(frames[:, -1], frames[:, 0])
+            x = torch.cat([x, match], dim=1)
+        template = self.template_head(self.encoder[5](x))
+        return Encoding(template, self.key_head(template), skip2, skip4, match)
+
+    def memory_key(self, template: Tensor, image_key: Tensor) -> Tensor:
+        """Keys [N, Ck, h, w] of templates; those of a frame (image_key) are made of them alone."""
+        return self.key_head(template)
+
+    def memory_value(self, template: Tensor) -> Tensor:
+        """X [N, C, h, w] -> values [N, Cv, h, w]."""
+        return self.value_head(template)
+
+    def decode(
+        self, read: Tensor, encoding: Encoding, frame: Tensor, candidates: Tensor | None = None
+    ) -> Tensor:
+        """The coming frames.
+
+        Args:
+            read: [B, Cv, h, w] from the memory; encoding: of the newest three frames.
+            frame: the newest frame [B, C, H, W].
+            candidates: [B, T, N, C, H, W] for the head ``blend``.
+
+        Returns:
+            [B, T, C, H, W]; not clipped to 0..1.
+        """
+        coarse = self.decoder[0](torch.cat([read, encoding.template], dim=1))
+        x = _double(self.decoder[1](coarse))
+        middle = self.decoder[3](self.decoder[2](torch.cat([x, encoding.skip4], dim=1)))
+        x = self.decoder[4](torch.cat([_double(middle), encoding.skip2], dim=1))
+        if self.config.head == "paint":
+            drawn = F.pixel_shuffle(self.draw(self.decoder[5](x)), 2)
+            return torch.sigmoid(drawn - 2.0).unflatten(1, (-1, self.config.colours))
+        if self.config.head == "layers":
+            return self._carry(self.decoder[5](x), coarse, middle, encoding, frame)
+        assert candidates is not None
+        return self._blend(x, frame, candidates)
+
+    def divide_layers(self, fine: Tensor, frame: Tensor) -> Tensor:
+        """The last frame's share in each layer [B, L, H, W]; where layers cover, both may have all.
+
+        The masks are independent: in a sum of overlapping things a pixel can belong to several.
+        """
+        return torch.sigmoid(F.pixel_shuffle(self.divide(fine), 2)) * frame
+
+    def _carry(
+        self, fine: Tensor, coarse: Tensor, middle: Tensor, encoding: Encoding, frame: Tensor
+    ) -> Tensor:
+        """The layers of the last frame along their paths, and a small network over the sum."""
+        horizon = self.config.horizon
+        layers = self.divide_layers(fine, frame)
+        count, _, height, width = layers.shape
+        mass = layers.sum(dim=(2, 3)).clamp(min=1.0)
+        rows = torch.linspace(-1.0, 1.0, height, device=frame.device)
+        columns = torch.linspace(-1.0, 1.0, width, device=frame.device)
+        centre_y = (layers.sum(dim=3) * rows).sum(dim=2) / mass
+        centre_x = (layers.sum(dim=2) * columns).sum(dim=2) / mass
+
+        def gathered(maps: Tensor) -> Tensor:
+            """Mean of maps [B, C, h, w] under each layer: [B, L, C]."""
+            share = F.adaptive_avg_pool2d(layers, maps.shape[-2:])
+            share = share / share.sum(dim=(2, 3), keepdim=True).clamp(min=1e-4)
+            return torch.einsum("blhw,bchw->blc", share, maps)
+
+        features = [gathered(coarse), gathered(middle), centre_y[..., None], centre_x[..., None]]
+        if encoding.match is not None:
+            features.append(gathered(encoding.match))
+        steered = self.steer(torch.cat(features, dim=2))
+        steps = torch.arange(1, horizon + 1, device=frame.device)
+        velocity, rest = steered.split((2, 4 * horizon), dim=2)
+        bend, spread = rest.unflatten(2, (horizon, 4)).split(2, dim=3)
+        path = 4.0 * (steps[:, None] * velocity[:, :, None] + bend)
+        spread = (1.0 + steps[:, None]) * F.softplus(spread + 0.5) + SMALLEST_SPREAD
+        carried = transport(layers, path, spread)
+        united = 1.0 - (1.0 - carried.clamp(max=1.0)).prod(dim=2, keepdim=True)
+        when = (steps / horizon).view(1, horizon, 1, 1, 1).expand(count, -1, 1, height, width)
+        finished = self.finish(torch.cat([carried, when], dim=2).flatten(0, 1))
+        return united + finished.view_as(united)
+
+    def _blend(self, x: Tensor, frame: Tensor, candidates: Tensor) -> Tensor:
+        """Per pixel the best mixture of the candidates, and what is added to it."""
+        config = self.config
+        given = torch.cat([frame, candidates.flatten(1, 3)], dim=1)
+        fine = self.decoder[5](torch.cat([x, F.pixel_unshuffle(given, 2)], dim=1))
+        mixed = F.pixel_shuffle(self.mix(fine), 2).unflatten(1, (config.horizon, -1))
+        weights, added = mixed.split((config.candidates, config.colours), dim=2)
+        weights = weights.softmax(dim=2)[:, :, :, None]
+        return (weights * candidates).sum(dim=2) + added
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear")
+
+
+def _places(frames: Tensor) -> Tensor:
+    """Two channels that say where a pixel is, -1..1."""
+    count, (height, width) = len(frames), frames.shape[-2:]
+    rows = torch.linspace(-1.0, 1.0, height, device=frames.device, dtype=frames.dtype)
+    columns = torch.linspace(-1.0, 1.0, width, device=frames.device, dtype=frames.dtype)
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+    return grid.expand(count, -1, -1, -1)
