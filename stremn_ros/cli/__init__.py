@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from stremn_ros import __version__
 from stremn_ros.errors import StremnError
 
-from . import bench, demo, doctor, evaluate, export, segment, sweep, train
+from . import bench, demo, doctor, evaluate, export, inspect, segment, sweep, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     segment.add(commands, common)
     evaluate.add(commands, common)
+    inspect.add(commands, common)
     sweep.add(commands, common)
     bench.add(commands, common)
     export.add(commands, common)

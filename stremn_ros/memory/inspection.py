@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from .bank import NEW, SlotMemory, Update
@@ -109,6 +110,9 @@ def describe(memory: SlotMemory, attention: Tensor | None = None) -> list[Object
         table: list[list[float]] = []
         if memory.similarity.shape[1]:
             part = memory.similarity[row][order][:, order]
+            np.fill_diagonal(
+                part, 1.0
+            )  # of a template with itself, whether it was asked for or not
             table = [[round(float(value), 4) for value in line] for line in part]
         shares = None if attention is None else attention[row].tolist()
         slots = [

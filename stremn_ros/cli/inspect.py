@@ -1,0 +1,79 @@
+"""`stremn inspect`: what the memory holds while a video goes by."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stremn_ros.errors import InputError
+
+from .options import add_model_options, check_writable, counted, load_segmenter, write_json
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        parents=[common],
+        help="draw what each slot of the memory holds over a video",
+        description="Follows the objects of a first mask and draws for each what its slots hold "
+        "over time: which frame each came from, what was distilled into what, the attention that "
+        "each gets, and how similar they are. Writes OUT/object_N.png and OUT/memory.json.",
+    )
+    parser.add_argument("video", metavar="VIDEO_OR_FOLDER", help="video, or folder of images")
+    parser.add_argument(
+        "--mask", required=True, metavar="FIRST.png", help="mask of the first frame, of its size"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--start", type=int, default=0, metavar="N", help="first frame, the mask's (default: 0)"
+    )
+    parser.add_argument("--end", type=int, metavar="N", help="stop before this frame")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_model_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    import numpy as np
+    from tqdm import tqdm
+
+    from stremn_ros.evaluation.inspection import draw, record
+    from stremn_ros.video import open_frames
+    from stremn_ros.visualization import read_label_png
+
+    source = open_frames(options.video, options.start, options.end)
+    mask = read_label_png(options.mask)
+    if mask.shape != source.size:
+        raise InputError(
+            f"{options.mask}: is {mask.shape[0]}x{mask.shape[1]} (rows x columns), the frames are "
+            f"{source.size[0]}x{source.size[1]}; the mask must have the size of the frames"
+        )
+    out = Path(options.out)
+    check_writable(str(out / "memory.json"))
+    segmenter = load_segmenter(options, max(1, len(np.unique(mask)) - 1))
+    bar = tqdm(source, total=source.count or None, unit="frame", disable=options.quiet)
+    histories, pictures = record(segmenter, bar, mask, options.start)
+    size = "x".join(str(side) for side in segmenter.processing_size or ())
+    shared = (
+        f"{Path(options.model).name}, {segmenter.update_rule}, "
+        f"{counted(segmenter.memory.slots, 'slot')}, {size}"
+    )
+    for history in histories:
+        draw(history, pictures, out / f"object_{history.id}.png", f"object {history.id}: {shared}")
+    write_json(
+        out / "memory.json",
+        {
+            "model": options.model,
+            "update_rule": segmenter.update_rule,
+            "slots": segmenter.memory.slots,
+            "update_every": segmenter.update_every,
+            "memory_bytes": segmenter.memory_bytes,
+            "objects": [history.as_dict() for history in histories],
+        },
+    )
+    for history in histories:
+        if history.final is not None:
+            print(f"object {history.id}: {history.final.text()}")
+    print(f"pictures and memory.json are in {out}")
+    return 0
