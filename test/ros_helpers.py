@@ -219,6 +219,13 @@ class SegmentPeer(Peer):
         self.images.publish(image_message(array, stamp, encoding, **options))
         return stamp
 
+    def publish_message(self, message) -> int:
+        """Sends a message as it is, but for a stamp of its own."""
+        stamp = self.next_stamp()
+        message.header.stamp = to_time(stamp)
+        self.images.publish(message)
+        return stamp
+
     def segment(self, array, stamp=None, encoding="rgb8", **options):
         """Sends one frame and waits for its mask: (labels, objects)."""
         stamp = self.publish(array, stamp, encoding, **options)
