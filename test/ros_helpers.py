@@ -12,8 +12,11 @@ import random
 import time
 from pathlib import Path
 
-# Set before rclpy starts, for this process and all the nodes it starts.
-os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
+# Set before rclpy starts, for this process and all the nodes it starts. A process that a test
+# starts to import this as well is told the test's.
+os.environ["ROS_DOMAIN_ID"] = os.environ.get("STREMN_TEST_DOMAIN") or str(
+    random.SystemRandom().randint(1, 100)
+)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 import rclpy
