@@ -118,7 +118,8 @@ def _reasons(facts: Facts) -> Iterable[tuple[int, str]]:
             WARN,
             f"{facts.lost} of the last {facts.lost + facts.arrivals} images on {facts.topic} were "
             "lost on the way: give DDS enough shared memory (config/fastdds_shm.xml, for the "
-            "camera's process as well), or set image_reliability to reliable",
+            "camera's process as well), or set image_reliability to reliable; if that is done, the "
+            "machine is too busy to take them in time",
         )
     if len(facts.late) > MUCH_LATE * facts.arrivals and facts.arrivals >= FEW:
         yield (
