@@ -25,6 +25,7 @@ from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.runtime.models import load_network
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.training.curves import draw_curves, read_journal
+from stremn_ros.training.loop import rate_factor
 from stremn_ros.training.losses import (
     known_labels,
     mean_iou,
@@ -35,7 +36,6 @@ from stremn_ros.training.segment import (
     SegmentTraining,
     build_network,
     main,
-    rate_factor,
     train,
     validate,
 )

@@ -26,6 +26,7 @@ from ..memory.fusion import FusionCell
 STACK = 3  # frames that the encoder sees at once
 STRIDE = 8
 CORRELATION_RANGE = 4  # of the encoder's correlation, in pixels of half the resolution
+MATCH_SHARPNESS = 30.0  # of the soft maximum over displacements
 HEADS = ("paint", "layers", "blend")
 CANDIDATES = ("last", "flow")  # what the blend head starts from
 SMALLEST_SPREAD = 0.3  # pixels; below it the transport's gradient vanishes
@@ -116,7 +117,7 @@ class Encoding(NamedTuple):
     key: Tensor  # [B, Ck, h, w]
     skip2: Tensor  # [B, W2, H/2, W/2]
     skip4: Tensor  # [B, W4, H/4, W/4]
-    match: Tensor | None  # [B, (2R + 1)^2, h, w]: correlation of the stack's frames
+    match: Tensor | None  # [B, (2R + 1)^2 + 2, h, w]: what ``correlate`` says of the stack
 
 
 def _groups(channels: int) -> int:
@@ -145,19 +146,25 @@ def correlate(newest: Tensor, oldest: Tensor, reach: int = CORRELATION_RANGE) ->
         reach: largest displacement, in pixels of half the resolution.
 
     Returns:
-        [B, (2 reach + 1)^2, H/8, W/8]: the normalised correlation over windows of 16 x 16 pixels.
-        Without a gradient: it is a fixed feature.
+        [B, (2 reach + 1)^2 + 2, H/8, W/8]: the normalised correlation over windows of 16 x 16
+        pixels, and the movement (rows, columns) in pixels a frame that it speaks for: its soft
+        maximum. Without a gradient: it is a fixed feature.
     """
     with torch.no_grad():
         a, b = (F.avg_pool2d(x.mean(dim=1, keepdim=True), 2) for x in (newest, oldest))
         size = 2 * reach + 1
         shifted = F.unfold(b, size, padding=reach).unflatten(2, a.shape[-2:])
-
-        def windows(x: Tensor) -> Tensor:
-            return F.avg_pool2d(x, 8, 4, 2, count_include_pad=False)
-
-        energy = windows(a.square()) * windows(shifted.square())
-        return windows(a * shifted) / (energy + 1e-4).sqrt()
+        product = F.avg_pool2d(a * shifted, 8, 4, 2)
+        # Pooling commutes with the displacement: one pooled map is displaced, not 81 pooled
+        ours = F.avg_pool2d(a.square(), 8, 4, 2)
+        around = F.avg_pool2d(F.pad(b.square(), (2, 5, 2, 5)), 8, 1)
+        theirs = F.unfold(around, size, padding=reach, stride=4).view_as(product)
+        match = product / (ours * theirs + 1e-4).sqrt()
+        steps = torch.arange(-reach, reach + 1, device=a.device, dtype=a.dtype)
+        offsets = torch.stack(torch.meshgrid(steps, steps, indexing="ij")).flatten(1)
+        # STACK - 1 frames apart, and one step is two pixels; what moved down came from above
+        moved = torch.einsum("do,bohw->bdhw", offsets, (MATCH_SHARPNESS * match).softmax(dim=1))
+        return torch.cat([match, moved * (-2.0 / (STACK - 1))], dim=1)
 
 
 def transport(layers: Tensor, path: Tensor, spread: Tensor) -> Tensor:
@@ -197,7 +204,7 @@ class PredictionNetwork(nn.Module):
         super().__init__()
         self.config = config
         w1, w2, w3, w4, w5, w6 = config.widths
-        matches = (2 * CORRELATION_RANGE + 1) ** 2 if config.correlation else 0
+        matches = (2 * CORRELATION_RANGE + 1) ** 2 + 2 if config.correlation else 0
         self.encoder = nn.ModuleList(
             [
                 Block(STACK * config.colours + 2, w1, 2),
@@ -337,18 +344,23 @@ class PredictionNetwork(nn.Module):
 
         def gathered(maps: Tensor) -> Tensor:
             """Mean of maps [B, C, h, w] under each layer: [B, L, C]."""
-            share = F.adaptive_avg_pool2d(layers, maps.shape[-2:])
+            cells = height // maps.shape[-2], width // maps.shape[-1]
+            share = F.avg_pool2d(layers, cells)
             share = share / share.sum(dim=(2, 3), keepdim=True).clamp(min=1e-4)
             return torch.einsum("blhw,bchw->blc", share, maps)
 
         features = [gathered(coarse), gathered(middle), centre_y[..., None], centre_x[..., None]]
         if encoding.match is not None:
-            features.append(gathered(encoding.match))
+            match = gathered(encoding.match)
+            features.append(match)
         steered = self.steer(torch.cat(features, dim=2))
         steps = torch.arange(1, horizon + 1, device=frame.device)
         velocity, rest = steered.split((2, 4 * horizon), dim=2)
         bend, spread = rest.unflatten(2, (horizon, 4)).split(2, dim=3)
-        path = 4.0 * (steps[:, None] * velocity[:, :, None] + bend)
+        velocity = 4.0 * velocity
+        if encoding.match is not None:
+            velocity = velocity + match[..., -2:]
+        path = steps[:, None] * velocity[:, :, None] + 4.0 * bend
         spread = (1.0 + steps[:, None]) * F.softplus(spread + 0.5) + SMALLEST_SPREAD
         carried = transport(layers, path, spread)
         united = 1.0 - (1.0 - carried.clamp(max=1.0)).prod(dim=2, keepdim=True)

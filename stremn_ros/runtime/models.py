@@ -106,14 +106,15 @@ def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
     if not path.is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
     network = SegmentationNetwork(spec.network)
-    assign_weights(network, _read_weights(path), str(path))
+    assign_weights(network, read_weights(path), str(path))
     scorer = folder / SCORER
     if scorer.is_file():
-        assign_weights(network.add_pair_scorer(), _read_weights(scorer), str(scorer))
+        assign_weights(network.add_pair_scorer(), read_weights(scorer), str(scorer))
     return network.eval(), spec
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; ModelError if it is damaged or missing."""
     try:
         return load_file(str(path))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -151,25 +152,37 @@ def save_model(
 
     A scorer of pairs goes into pair_scorer.safetensors beside them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     weights, scorer = {}, {}
     for key, value in network.state_dict().items():
-        value = value.detach().to(dtype).contiguous().cpu()
         if key.startswith(SCORER_PREFIX):
             scorer[key.removeprefix(SCORER_PREFIX)] = value
         else:
             weights[key] = value
-    for name, part in ((WEIGHTS, weights), (SCORER, scorer)):
-        if part:
-            temporary = folder / f".{name}.tmp"
-            save_file(part, str(temporary))
-            temporary.chmod(0o644)  # safetensors leaves it to its owner alone
-            temporary.replace(folder / name)
     values = {
         "task": "segmentation",
         "network": network.config.to_mapping(),
         "defaults": dict(defaults),
     }
+    write_model(folder, values, {WEIGHTS: weights, SCORER: scorer}, dtype)
+
+
+def write_model(
+    folder: Path,
+    values: Mapping[str, Any],
+    files: Mapping[str, Mapping[str, Tensor]],
+    dtype: torch.dtype,
+) -> None:
+    """Writes config.yaml (values) and the files of weights, those that hold any."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, weights in files.items():
+        if weights:
+            plain = {
+                key: value.detach().to(dtype).contiguous().cpu() for key, value in weights.items()
+            }
+            temporary = folder / f".{name}.tmp"
+            save_file(plain, str(temporary))
+            temporary.chmod(0o644)  # safetensors leaves it to its owner alone
+            temporary.replace(folder / name)
     temporary = folder / f".{CONFIG}.tmp"
-    temporary.write_text(yaml.safe_dump(values, sort_keys=False))
+    temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False))
     temporary.replace(folder / CONFIG)

@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a task's picture shows beside the loss.
+
+    Attributes:
+        metric: entry of the journal's rows; title: its name for people.
+        validation: name of the figure on what was held out; factor: brings it to the metric's
+            scale.
+        log_scale: of the metric's axis; else it reaches from 0 to 1.
+    """
+
+    metric: str = "iou"
+    title: str = "IoU"
+    validation: str = "held-out J&F / 100"
+    factor: float = 0.01
+    log_scale: bool = False
+
+
+SEGMENTATION = Curves()
 
 
 def read_journal(path: Path) -> list[dict[str, float]]:
@@ -31,8 +53,8 @@ def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     return result
 
 
-def draw_curves(journal: Path, picture: Path) -> None:
-    """Loss, IoU on the training clips, and validation J&F against the iteration, as a PNG."""
+def draw_curves(journal: Path, picture: Path, curves: Curves = SEGMENTATION) -> None:
+    """Loss, the task's metric on the training clips, and its validation, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -46,7 +68,10 @@ def draw_curves(journal: Path, picture: Path) -> None:
     iterations = np.array([row["iteration"] for row in steps])
     width = max(1, min(100, len(steps) // 10))
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
-    for axis, name, title in ((left, "loss", "training loss"), (right, "iou", "IoU")):
+    for axis, name, title in (
+        (left, "loss", "training loss"),
+        (right, curves.metric, curves.title),
+    ):
         values = np.array([row[name] for row in steps], np.float64)
         axis.plot(iterations, values, color="0.85", linewidth=0.5)
         axis.plot(iterations, smooth(values, width), label=f"training, mean of {width}")
@@ -57,13 +82,16 @@ def draw_curves(journal: Path, picture: Path) -> None:
     if checks:
         right.plot(
             [row["iteration"] for row in checks],
-            [row["validation"] / 100.0 for row in checks],
+            [row["validation"] * curves.factor for row in checks],
             "o-",
-            label="held-out J&F / 100",
+            label=curves.validation,
         )
-        right.set_title("IoU and held-out J&F")
-    right.set_ylim(0.0, 1.0)
-    right.legend(loc="lower right")
+        right.set_title(f"{curves.title} and {curves.validation}")
+    if curves.log_scale:
+        right.set_yscale("log")
+    else:
+        right.set_ylim(0.0, 1.0)
+    right.legend(loc="best")
     temporary = picture.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=110)
     pyplot.close(figure)

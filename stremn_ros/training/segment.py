@@ -11,11 +11,9 @@ would have seen.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,6 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
-from tqdm import tqdm
 
 from ..data.mixture import Mixture, Phase
 from ..data.photos import PhotoClips
@@ -34,8 +30,8 @@ from ..memory.rules import RULES
 from ..network import SegmentationConfig, SegmentationNetwork
 from ..network.encoders import ENCODERS
 from ..runtime.models import SCORER_PREFIX, save_model
-from .checkpoint import load_checkpoint, save_checkpoint
-from .curves import draw_curves
+from .curves import SEGMENTATION
+from .loop import Task, choose_device, run_loop
 from .losses import known_labels, mean_iou, presence_loss, segmentation_loss
 from .unroll import unroll
 from .workers import Workers
@@ -123,17 +119,6 @@ class SegmentTraining:
         return cls(**values)
 
 
-class _Range(Sampler[int]):
-    def __init__(self, start: int, end: int) -> None:
-        self.start, self.end = start, end
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.end))
-
-    def __len__(self) -> int:
-        return self.end - self.start
-
-
 def initial_encoder_weights(source: str, encoder: str) -> dict[str, Tensor]:
     """ImageNet weights under the names of our encoders.
 
@@ -212,16 +197,6 @@ def freeze(network: SegmentationNetwork, config: SegmentTraining) -> None:
             parameter.requires_grad_(parameter.requires_grad and name.startswith(chosen))
 
 
-def rate_factor(config: SegmentTraining, iteration: int, total: int) -> float:
-    """Warm-up, plateau, cosine decay to 2 % over the last ``decay`` iterations."""
-    if iteration < config.warmup:
-        return (iteration + 1) / config.warmup
-    remaining = (total - iteration) / max(1, config.decay)
-    if remaining >= 1.0:
-        return 1.0
-    return 0.02 + 0.98 * 0.5 * (1.0 - math.cos(math.pi * remaining))
-
-
 def train(config: SegmentTraining) -> Path:
     """Runs or resumes a training.
 
@@ -229,84 +204,70 @@ def train(config: SegmentTraining) -> Path:
         The folder with the exported model (averaged weights).
     """
     started = time.monotonic()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(config)
     workers = Workers.from_environment(device)
     try:
-        _train(config, device, workers, started)
+        run_loop(SegmentTask(config, device, workers.rank), workers, started)
     finally:
         workers.close()
     return Path(config.run) / "model"
 
 
-def _train(config: SegmentTraining, device: str, workers: Workers, started: float) -> None:
-    run = Path(config.run)
-    run.mkdir(parents=True, exist_ok=True)
-    photos = PhotoClips(Path(config.photos), config.broken) if config.photos else None
-    videos = None
-    if config.videos:
-        videos = VideoClips(Path(config.videos), config.exclude, config.broken)
-    mixture = Mixture(config.phases, config.seed, photos, videos, workers.rank)
-    total = len(mixture)
+class SegmentTask(Task):
+    """Segmentation in the training loop."""
 
-    network = build_network(config).to(device)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    freeze(network, config)
-    optimizer = _optimizer(network, config)
-    ema = {key: value.detach().clone() for key, value in network.state_dict().items()}
-    checkpoint = run / "checkpoint.safetensors"
-    first = 0
-    if checkpoint.exists():
-        first = load_checkpoint(checkpoint, network, ema, optimizer)
-        log.info("resumed %s at iteration %d of %d", checkpoint, first, total)
-    loader = DataLoader(
-        mixture,
-        batch_size=None,
-        sampler=_Range(first, total),
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-        worker_init_fn=_quiet_worker,
-    )
-    iteration = first
-    journal_path = run / ("log.jsonl" if workers.first else f"log.{workers.rank}.jsonl")
-    with (
-        journal_path.open("a") as journal,
-        tqdm(total=total, initial=first, disable=not workers.first) as bar,
-    ):
-        for frames, labels in loader:
-            factor = rate_factor(config, iteration, total)
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * factor
-            phase = mixture.phase_of(iteration)
-            figures = _iterate(network, optimizer, frames, labels, phase, config, device, workers)
-            decay = min(config.ema_decay, (iteration + 1) / (iteration + 10))
-            _average(ema, network, decay)
-            iteration += 1
-            elapsed = time.monotonic() - started
-            journal.write(json.dumps({"iteration": iteration, "time": elapsed, **figures}) + "\n")
-            bar.update()
-            bar.set_postfix(loss=f"{figures['loss']:.3f}", iou=f"{figures['iou']:.3f}")
-            out_of_time = bool(config.time_limit) and elapsed > config.time_limit
-            out_of_time = workers.any(out_of_time)
-            at_end = iteration == total or out_of_time
-            if workers.first and (at_end or iteration % config.checkpoint_every == 0):
-                journal.flush()
-                save_checkpoint(checkpoint, network, ema, optimizer, iteration)
-                _export(run / "model", config, ema)
-            if workers.first and config.validate_every and iteration % config.validate_every == 0:
-                score = validate(config, run / "model", ema)
-                journal.write(json.dumps({"iteration": iteration, "validation": score}) + "\n")
-                log.info("iteration %d: held-out J&F %.1f", iteration, score)
-            if out_of_time:
-                break
-    if not workers.check_same(ema):
-        raise RuntimeError("the processes' weights have drifted apart; the run is not to be used")
-    if workers.first:
-        _export(run / "model", config, ema)
-        draw_curves(run / "log.jsonl", run / "curves.png")
+    def __init__(self, config: SegmentTraining, device: str, rank: int = 0) -> None:
+        self.settings = self.config = config
+        self.device, self.curves = device, SEGMENTATION
+        photos = PhotoClips(Path(config.photos), config.broken) if config.photos else None
+        videos = None
+        if config.videos:
+            videos = VideoClips(Path(config.videos), config.exclude, config.broken)
+        self.batches = self.mixture = Mixture(config.phases, config.seed, photos, videos, rank)
+        network = build_network(config).to(device)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: SegmentationNetwork = network
+        freeze(network, config)
+        self.optimizer = _optimizer(network, config)
+
+    def measure(
+        self, batch: tuple[Tensor, Tensor], iteration: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        config, phase = self.config, self.mixture.phase_of(iteration)
+        frames = batch[0].to(self.device).movedim(-1, 2).float()
+        labels = batch[1].to(self.device)
+        on_gpu = self.device.startswith("cuda")
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu):
+            done = unroll(
+                self.network,
+                frames,
+                labels,
+                int(labels.max()),
+                phase.slots,
+                RULES[config.update_rule],
+                config.input_to_memory,
+            )
+        losses = [
+            segmentation_loss(result.float(), known_labels(labels, done.given, t))
+            for t, result in enumerate(done.logits, 1)
+        ]
+        loss = torch.stack(losses).mean()
+        figures = {}
+        if done.presence:
+            logits = [presence.float() for presence in done.presence]
+            presence = presence_loss(logits, labels, done.given)
+            loss = loss + config.presence_weight * presence
+            figures["presence"] = float(presence.detach())
+        with torch.no_grad():
+            last = labels.shape[1] - 1
+            iou = mean_iou(done.logits[-1], known_labels(labels, done.given, last))
+        return loss, {"iou": float(iou), **figures}
+
+    def export(self, ema: dict[str, Tensor]) -> None:
+        _export(Path(self.config.run) / "model", self.config, ema)
+
+    def validate(self, ema: dict[str, Tensor]) -> float:
+        return validate(self.config, Path(self.config.run) / "model", ema)
 
 
 def validate(config: SegmentTraining, model: Path, ema: dict[str, Tensor]) -> float:
@@ -342,74 +303,12 @@ def _optimizer(network: SegmentationNetwork, config: SegmentTraining) -> torch.o
     )
 
 
-def _iterate(
-    network: SegmentationNetwork,
-    optimizer: torch.optim.Optimizer,
-    frames: Tensor,
-    labels: Tensor,
-    phase: Phase,
-    config: SegmentTraining,
-    device: str,
-    workers: Workers,
-) -> dict[str, float]:
-    frames = frames.to(device).movedim(-1, 2).float()
-    labels = labels.to(device)
-    objects = int(labels.max())
-    on_gpu = device.startswith("cuda")
-    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu):
-        done = unroll(
-            network,
-            frames,
-            labels,
-            objects,
-            phase.slots,
-            RULES[config.update_rule],
-            config.input_to_memory,
-        )
-    losses = [
-        segmentation_loss(result.float(), known_labels(labels, done.given, t))
-        for t, result in enumerate(done.logits, 1)
-    ]
-    loss = torch.stack(losses).mean()
-    figures = {}
-    if done.presence:
-        presence = presence_loss([logits.float() for logits in done.presence], labels, done.given)
-        loss = loss + config.presence_weight * presence
-        figures["presence"] = float(presence.detach())
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    workers.average_gradients(parameters)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-    if not torch.isfinite(norm):
-        log.warning("a batch gave a gradient that is not finite; it is left out")
-        return {"loss": float("nan"), "iou": float("nan"), "norm": float("nan")}
-    optimizer.step()
-    with torch.no_grad():
-        last = labels.shape[1] - 1
-        iou = mean_iou(done.logits[-1], known_labels(labels, done.given, last))
-    return {"loss": float(loss.detach()), "iou": float(iou), "norm": float(norm), **figures}
-
-
-@torch.no_grad()
-def _average(ema: dict[str, Tensor], network: SegmentationNetwork, decay: float) -> None:
-    current = network.state_dict()
-    torch._foreach_lerp_([ema[key] for key in current], list(current.values()), 1.0 - decay)
-
-
 def _export(folder: Path, config: SegmentTraining, ema: dict[str, Tensor]) -> None:
     network = SegmentationNetwork(SegmentationConfig.from_mapping(config.network))
     if any(name.startswith(SCORER_PREFIX) for name in ema):
         network.add_pair_scorer()
     network.load_state_dict(ema)
     save_model(folder, network, config.defaults, getattr(torch, config.export_dtype))
-
-
-def _quiet_worker(_: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

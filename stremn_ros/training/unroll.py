@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..memory.rules import Rule
 from ..memory.similarity import slot_similarity
 from ..network import SegmentationNetwork, aggregate_logits, space_time_read
+from ..network.prediction import PredictionNetwork
 
 ABSENT = -20.0  # logit of an object that is not known yet
 
@@ -65,7 +66,7 @@ def unroll(
     seen = truth.flatten(3).any(dim=3)
     given = torch.where(seen.any(dim=1), seen.int().argmax(dim=1), length)
     masks = truth[:, 0]
-    memory = _ClipMemory(network, slots, rule, input_to_memory)
+    memory = ClipMemory(network, slots, rule, input_to_memory)
     results, presences = [], []
     for t in range(1, length):
         image = frames[:, t - 1].repeat_interleave(objects, dim=0)
@@ -93,11 +94,18 @@ def unroll(
     return Unrolled(results, presences, given)
 
 
-class _ClipMemory:
-    """Slots of all objects of a batch of clips, oldest first; slot 0 is the seed and locked."""
+Remembering = SegmentationNetwork | PredictionNetwork
+
+
+class ClipMemory:
+    """Slots of all objects of a batch of clips, oldest first; slot 0 is the seed and locked.
+
+    Of the network it needs only what a memory is made of: ``fusion``, ``memory_key`` and its head,
+    ``memory_value``, a ``pair_scorer`` or None, and the ``affinity`` of its configuration.
+    """
 
     def __init__(
-        self, network: SegmentationNetwork, slots: int, rule: Rule, input_to_memory: bool = False
+        self, network: Remembering, slots: int, rule: Rule, input_to_memory: bool = False
     ) -> None:
         self.network, self.rule, self.input_to_memory = network, rule, input_to_memory
         self.slots = slots if rule.limit is None else min(slots, rule.limit)

@@ -1,0 +1,160 @@
+"""Videos for prediction: ordinary ones, KTH and Human3.6M in the layouts of the public loaders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..video import list_images, open_frames
+
+log = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg")
+
+
+def find_videos(root: Path, exclude: Iterable[str] = (), only: Iterable[str] = ()) -> list[Path]:
+    """Videos and folders of images below a folder; or the root itself where it is one of these.
+
+    Args:
+        root: folder, video, or a text file with one path a line (relative to it).
+        exclude, only: names (without suffix) to leave out, or to keep.
+
+    Raises:
+        InputError: nothing is found, or a name that is asked for is not there.
+    """
+    if root.suffix == ".txt" and root.is_file():
+        lines = (line.strip() for line in root.read_text().splitlines())
+        found = [root.parent / line for line in lines if line and not line.startswith("#")]
+    elif root.is_file():
+        found = [root]
+    elif root.is_dir():
+        entries = sorted(root.iterdir())
+        found = [path for path in entries if path.suffix.lower() in VIDEO_SUFFIXES]
+        found += [path for path in entries if path.is_dir() and _has_images(path)]
+        if not found and _has_images(root):
+            found = [root]
+    else:
+        raise InputError(f"{root}: no such file or folder")
+    names = {path.stem: path for path in sorted(found)}
+    wanted = list(only) or list(names)
+    if unknown := sorted(set(wanted) - names.keys()):
+        raise InputError(f"{root} holds no video named {unknown[0]!r}; it holds {sorted(names)}")
+    left_out = set(exclude)
+    videos = [names[name] for name in wanted if name not in left_out]
+    if not videos:
+        raise InputError(
+            f"{root} holds no videos ({', '.join(VIDEO_SUFFIXES)}) and no folders of images"
+        )
+    return videos
+
+
+def _has_images(folder: Path) -> bool:
+    return bool(list_images(folder))
+
+
+def square(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The middle square of a frame, scaled to ``size`` pixels."""
+    side = min(frame.shape[:2])
+    top, left = (frame.shape[0] - side) // 2, (frame.shape[1] - side) // 2
+    cut = frame[top : top + side, left : left + side]
+    scaled = cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(scaled, np.uint8).reshape(size, size, *frame.shape[2:])
+
+
+class FrameStore:
+    """Frames of videos in memory, scaled so that the shorter side has ``size`` pixels.
+
+    Args:
+        videos: as ``find_videos`` gives them.
+        size: of the shorter side.
+        limit: frames of one video at most; a longer one gives pieces spread over its length.
+
+    Raises:
+        InputError: a video that cannot be read.
+    """
+
+    PIECE = 60
+
+    def __init__(self, videos: Iterable[Path], size: int, limit: int = 600) -> None:
+        self.videos: list[NDArray[np.uint8]] = []
+        for video in tqdm(list(videos), desc="reading videos", unit="video"):
+            source = open_frames(str(video))
+            total = source.count or 0
+            keep = _pieces(total, limit, self.PIECE)
+            piece: list[NDArray[np.uint8]] = []
+            for n, frame in enumerate(source):
+                if keep is not None and not keep(n):
+                    if piece:
+                        self.videos.append(np.stack(piece))
+                        piece = []
+                    continue
+                height, width = frame.shape[:2]
+                scale = size / min(height, width)
+                to = max(size, round(width * scale)), max(size, round(height * scale))
+                piece.append(cv2.resize(frame, to, interpolation=cv2.INTER_AREA).astype(np.uint8))
+            if piece:
+                self.videos.append(np.stack(piece))
+
+    def sample(
+        self, rng: np.random.Generator, length: int, size: int, max_gap: int
+    ) -> NDArray[np.uint8]:
+        """A clip [length, size, size, 3]: any video, place, pace up to ``max_gap``, mirrored or
+        reversed by chance."""
+        weights = np.array([max(0, len(video) - length + 1) for video in self.videos], np.float64)
+        if not weights.any():
+            raise InputError(f"no video has {length} frames; shorten the clips")
+        video = self.videos[rng.choice(len(self.videos), p=weights / weights.sum())]
+        widest = min(max_gap, (len(video) - 1) // max(1, length - 1))
+        gap = int(rng.integers(1, widest + 1))
+        first = int(rng.integers(0, len(video) - gap * (length - 1)))
+        height, width = video.shape[1:3]
+        top = int(rng.integers(0, height - size + 1))
+        left = int(rng.integers(0, width - size + 1))
+        chosen = slice(first, first + gap * (length - 1) + 1, gap)
+        clip = video[chosen, top : top + size, left : left + size]
+        if rng.random() < 0.5:
+            clip = clip[:, :, ::-1]
+        if rng.random() < 0.5:
+            clip = clip[::-1]
+        return np.ascontiguousarray(clip)
+
+
+def _pieces(total: int, limit: int, piece: int) -> Callable[[int], bool] | None:
+    if total <= limit:
+        return None
+    period = piece * total / limit
+    return lambda n: n % period < piece
+
+
+@dataclass(frozen=True)
+class TestClip:
+    """A clip to be judged on: name, and frames uint8 [T, H, W, C]."""
+
+    name: str
+    frames: NDArray[np.uint8]
+
+
+def video_clips(videos: Iterable[Path], size: int, length: int, stride: int) -> Iterator[TestClip]:
+    """Every clip of ``length`` frames of the videos, ``stride`` frames apart, squares of ``size``.
+
+    Videos that are shorter are left out with a warning.
+    """
+    for video in videos:
+        window: list[NDArray[np.uint8]] = []
+        given = 0
+        for n, frame in enumerate(open_frames(str(video))):
+            window.append(square(frame, size))
+            if len(window) == length:
+                yield TestClip(f"{video.stem}:{n - length + 1}", np.stack(window))
+                given += 1
+                window = window[stride:] if stride < length else []
+        if not given:
+            log.warning("%s has fewer than %d frames and is left out", video, length)

@@ -1,0 +1,66 @@
+"""Optical flow, and what a robot engineer would try first: the last movement simply goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST_SIDE = 32  # the flow's image pyramid needs this many pixels
+
+
+class FlowExtrapolation:
+    """Carries on the movement between two frames by OpenCV's DIS optical flow."""
+
+    def __init__(self) -> None:
+        create = cv2.DISOpticalFlow_create  # type: ignore[attr-defined]
+        self._flow: Any = create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+    def __call__(
+        self, previous: NDArray[np.uint8], newest: NDArray[np.uint8], horizon: int
+    ) -> NDArray[np.uint8]:
+        """The frames that follow.
+
+        Args:
+            previous, newest: [H, W, C], C 1 or 3, one size; horizon: how many frames.
+
+        Returns:
+            [horizon, H, W, C]: the newest frame, each pixel fetched from where the flow between
+            the two frames says that it comes from, farther back with every step; beyond the edge
+            the edge's colour.
+        """
+        height, width, colours = newest.shape
+        if min(height, width) < SMALLEST_SIDE:
+            return np.repeat(newest[None], horizon, axis=0)
+        gray = [
+            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if colours == 3 else image[:, :, 0]
+            for image in (newest, previous)
+        ]
+        back = self._flow.calc(gray[0], gray[1], None)
+        columns, rows = np.meshgrid(
+            np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+        )
+        frames = [
+            cv2.remap(
+                newest,
+                columns + step * back[:, :, 0],
+                rows + step * back[:, :, 1],
+                cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
+            ).reshape(height, width, colours)
+            for step in range(1, horizon + 1)
+        ]
+        return np.stack(frames).astype(np.uint8)
+
+
+def candidates(
+    flow: FlowExtrapolation,
+    previous: NDArray[np.uint8],
+    newest: NDArray[np.uint8],
+    horizon: int,
+) -> NDArray[np.uint8]:
+    """What the head ``blend`` mixes: [horizon, 2, H, W, C], the last frame and the flow's."""
+    carried = flow(previous, newest, horizon)
+    return np.stack([np.repeat(newest[None], horizon, axis=0), carried], axis=1)

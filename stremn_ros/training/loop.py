@@ -1,0 +1,196 @@
+"""The training loop that the tasks share: one optimizer step after another, and what is kept.
+
+A run stops after ``time_limit`` seconds or at the end, writes a checkpoint either way, and goes on
+from it when started again. The batches are a function of seed and iteration alone, so a run in
+pieces sees what one long run would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .curves import Curves, draw_curves
+from .workers import Workers
+
+log = logging.getLogger(__name__)
+
+
+class Settings(Protocol):
+    """What the loop reads of a training file; SegmentTraining says what each entry means."""
+
+    run: str
+    clip_norm: float
+    warmup: int
+    decay: int
+    ema_decay: float
+    checkpoint_every: int
+    validate_every: int
+    time_limit: float
+    device: str
+    threads: int
+    workers: int
+
+
+class Task(ABC):
+    """What is trained.
+
+    Attributes:
+        settings: of the loop; network, optimizer: whose groups have a ``base_lr``.
+        batches: batch n of the run; its length is the run's.
+        curves: what is shown beside the loss.
+    """
+
+    settings: Settings
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: Dataset[Any]
+    curves: Curves
+
+    @abstractmethod
+    def measure(self, batch: Any, iteration: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch, and figures for the journal, ``curves.metric`` among them."""
+
+    @abstractmethod
+    def export(self, ema: dict[str, Tensor]) -> None:
+        """Writes the model with the averaged weights."""
+
+    @abstractmethod
+    def validate(self, ema: dict[str, Tensor]) -> float:
+        """A figure of the averaged weights on what was held out."""
+
+
+class _Range(Sampler[int]):
+    def __init__(self, start: int, end: int) -> None:
+        self.start, self.end = start, end
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.end))
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+def choose_device(settings: Settings) -> str:
+    """The device that ``auto`` stands for; sets the number of threads."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if settings.device != "auto":
+        return settings.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def rate_factor(settings: Settings, iteration: int, total: int) -> float:
+    """Warm-up, plateau, cosine decay to 2 % over the last ``decay`` iterations."""
+    if iteration < settings.warmup:
+        return (iteration + 1) / settings.warmup
+    remaining = (total - iteration) / max(1, settings.decay)
+    if remaining >= 1.0:
+        return 1.0
+    return 0.02 + 0.98 * 0.5 * (1.0 - math.cos(math.pi * remaining))
+
+
+def run_loop(task: Task, workers: Workers, started: float) -> None:
+    """Runs or resumes a training.
+
+    Args:
+        started: time.monotonic() when it began, data sets and networks included.
+
+    Raises:
+        RuntimeError: the weights of several processes have drifted apart.
+    """
+    settings, network, optimizer = task.settings, task.network, task.optimizer
+    run = Path(settings.run)
+    run.mkdir(parents=True, exist_ok=True)
+    total = len(task.batches)  # type: ignore[arg-type]
+    ema = {key: value.detach().clone() for key, value in network.state_dict().items()}
+    checkpoint = run / "checkpoint.safetensors"
+    first = 0
+    if checkpoint.exists():
+        first = load_checkpoint(checkpoint, network, ema, optimizer)
+        log.info("resumed %s at iteration %d of %d", checkpoint, first, total)
+    loader: DataLoader[Any] = DataLoader(
+        task.batches,
+        batch_size=None,
+        sampler=_Range(first, total),
+        num_workers=settings.workers,
+        prefetch_factor=4 if settings.workers else None,
+        worker_init_fn=_quiet_worker,
+    )
+    iteration = first
+    journal_path = run / ("log.jsonl" if workers.first else f"log.{workers.rank}.jsonl")
+    metric = task.curves.metric
+    with (
+        journal_path.open("a") as journal,
+        tqdm(total=total, initial=first, disable=not workers.first) as bar,
+    ):
+        for batch in loader:
+            factor = rate_factor(settings, iteration, total)
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+            figures = _step(task, batch, iteration, workers)
+            decay = min(settings.ema_decay, (iteration + 1) / (iteration + 10))
+            _average(ema, network, decay)
+            iteration += 1
+            elapsed = time.monotonic() - started
+            journal.write(json.dumps({"iteration": iteration, "time": elapsed, **figures}) + "\n")
+            bar.update()
+            bar.set_postfix({name: f"{figures[name]:.3f}" for name in ("loss", metric)})
+            out_of_time = bool(settings.time_limit) and elapsed > settings.time_limit
+            out_of_time = workers.any(out_of_time)
+            at_end = iteration == total or out_of_time
+            if workers.first and (at_end or iteration % settings.checkpoint_every == 0):
+                journal.flush()
+                save_checkpoint(checkpoint, network, ema, optimizer, iteration)
+                task.export(ema)
+            every = settings.validate_every
+            if workers.first and every and iteration % every == 0:
+                score = task.validate(ema)
+                journal.write(json.dumps({"iteration": iteration, "validation": score}) + "\n")
+                log.info("iteration %d: %s %.2f", iteration, task.curves.validation, score)
+            if out_of_time:
+                break
+    if not workers.check_same(ema):
+        raise RuntimeError("the processes' weights have drifted apart; the run is not to be used")
+    if workers.first:
+        task.export(ema)
+        draw_curves(run / "log.jsonl", run / "curves.png", task.curves)
+
+
+def _step(task: Task, batch: Any, iteration: int, workers: Workers) -> dict[str, float]:
+    loss, figures = task.measure(batch, iteration)
+    task.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [p for group in task.optimizer.param_groups for p in group["params"]]
+    workers.average_gradients(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, task.settings.clip_norm)
+    if not torch.isfinite(norm):
+        log.warning("a batch gave a gradient that is not finite; it is left out")
+        return {"loss": float("nan"), task.curves.metric: float("nan"), "norm": float("nan")}
+    task.optimizer.step()
+    return {"loss": float(loss.detach()), **figures, "norm": float(norm)}
+
+
+@torch.no_grad()
+def _average(ema: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+    current = network.state_dict()
+    torch._foreach_lerp_([ema[key] for key in current], list(current.values()), 1.0 - decay)
+
+
+def _quiet_worker(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)

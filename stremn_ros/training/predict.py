@@ -1,0 +1,278 @@
+"""Trains a prediction model: ``stremn train predict --config FILE``.
+
+``torchrun --nproc-per-node N -m stremn_ros.training.predict --config FILE`` trains on N processes.
+The loop, and with it resuming and stopping, is that of training.loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from ..data.moving_mnist import TRAIN_NAMES, draw_sequences, find_digits
+from ..data.prediction_batches import PredictBatch, PredictBatches, PredictPhase
+from ..data.prediction_clips import FrameStore, find_videos
+from ..errors import InputError
+from ..memory.rules import RULES
+from ..network.conv_lstm import ConvLstm
+from ..runtime.models import find_model
+from ..runtime.prediction_models import (
+    Network,
+    build_prediction_network,
+    load_prediction_network,
+    save_prediction_model,
+)
+from .curves import Curves
+from .loop import Task, choose_device, run_loop
+from .prediction_losses import PredictionLoss
+from .unroll_prediction import unroll_prediction
+from .workers import Workers
+
+log = logging.getLogger(__name__)
+
+VALIDATION_DIGITS = 500  # the last of the training digits, kept for validation
+VALIDATION_SEED = 7
+MOVING_MNIST, VIDEOS = "moving_mnist", "videos"
+
+
+@dataclass
+class PredictTraining:
+    """The training file's entries; those not named here are as in SegmentTraining.
+
+    Attributes:
+        data: ``moving_mnist`` or ``videos``.
+        root: folder of MNIST's idx files, or of videos and folders of images, or a list of these.
+        exclude: videos held out; validation is done on them.
+        architecture: ``stremn``, or the baseline ``convlstm``; network: its entries.
+        horizon: frames to predict.
+        loss: entries of PredictionLoss.
+        update_every: every n-th frame's template is written to the memory.
+        validate_clips: how many are looked at.
+    """
+
+    run: str
+    root: str | list[str]
+    phases: list[PredictPhase]
+    data: str = MOVING_MNIST
+    exclude: list[str] = field(default_factory=list)
+    architecture: str = "stremn"
+    network: dict[str, Any] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+    horizon: int = 10
+    start: str | None = None
+    seed: int = 0
+    loss: PredictionLoss = field(default_factory=PredictionLoss)
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    warmup: int = 100
+    decay: int = 500
+    ema_decay: float = 0.998
+    slots: int = 5
+    update_rule: str = "least_similar"
+    update_every: int = 2
+    checkpoint_every: int = 200
+    validate_every: int = 0
+    validate_clips: int = 100
+    time_limit: float = 0.0
+    device: str = "auto"
+    threads: int = 0
+    workers: int = 1
+
+    @classmethod
+    def read(cls, path: Path) -> PredictTraining:
+        """From YAML; InputError names unknown or missing entries."""
+        try:
+            values = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from None
+        known = {entry.name for entry in fields(cls)}
+        if not isinstance(values, dict) or not {"run", "root", "phases"} <= values.keys():
+            raise InputError(f"{path} must be a mapping with at least 'run', 'root' and 'phases'")
+        if unknown := sorted(values.keys() - known):
+            raise InputError(f"{path}: unknown entries {unknown}; known are {sorted(known)}")
+        try:
+            values["phases"] = [PredictPhase(**phase) for phase in values["phases"]]
+            values["loss"] = PredictionLoss(**(values.get("loss") or {}))
+        except TypeError as error:
+            raise InputError(f"{path}: phases or loss: {error}") from None
+        config = cls(**values)
+        if config.data not in (MOVING_MNIST, VIDEOS):
+            raise InputError(f"{path}: data must be {MOVING_MNIST} or {VIDEOS}")
+        if config.update_rule not in RULES:
+            raise InputError(f"{path}: update_rule must be one of {sorted(RULES)}")
+        if any(min(phase.observe) < 3 for phase in config.phases):
+            raise InputError(f"{path}: the encoder stacks 3 frames, so observe is 3 or more")
+        return config
+
+
+class PredictTask(Task):
+    """Prediction in the training loop."""
+
+    def __init__(self, config: PredictTraining, device: str, rank: int = 0) -> None:
+        self.settings = self.config = config
+        self.device = device
+        torch.manual_seed(config.seed)
+        network = build_prediction_network(config.architecture, config.network)
+        if config.start:
+            started, _ = load_prediction_network(find_model(config.start))
+            network.load_state_dict(started.state_dict())
+        own = getattr(network.config, "horizon", config.horizon)
+        if own != config.horizon:
+            raise InputError(f"horizon is {config.horizon}, but network.horizon is {own}")
+        digits = store = None
+        if config.data == MOVING_MNIST:
+            found = find_digits(Path(str(config.root)), TRAIN_NAMES)
+            digits, self._held_out = found[:-VALIDATION_DIGITS], found[-VALIDATION_DIGITS:]
+        else:
+            store = self._store(config.exclude)
+        self.blend = getattr(network.config, "head", "") == "blend"
+        self.batches = self.stream = PredictBatches(
+            config.phases, config.seed, config.horizon, digits, store, self.blend, rank
+        )
+        self.curves = Curves(
+            "mse", "squared error per frame", "on held-out clips", factor=1.0, log_scale=True
+        )
+        moved = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: Network = moved
+        self.optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": [p for p in self.network.parameters() if (p.ndim > 1) == decayed],
+                    "base_lr": config.learning_rate,
+                    "weight_decay": config.weight_decay if decayed else 0.0,
+                }
+                for decayed in (True, False)
+            ],
+            fused=True,
+        )
+
+    def _store(self, exclude: list[str], only: list[str] | None = None) -> FrameStore:
+        config = self.config
+        roots = [config.root] if isinstance(config.root, str) else config.root
+        videos = [
+            video
+            for root in roots
+            for video in find_videos(Path(root), exclude)
+            if only is None or video.stem in only
+        ]
+        return FrameStore(videos, max(phase.size for phase in config.phases))
+
+    def _predict(self, frames: Tensor, observe: int, candidates: Tensor | None) -> Tensor:
+        return unroll_prediction(
+            self.network,
+            frames[:, :observe],
+            self.config.slots,
+            self.config.update_rule,
+            self.config.update_every,
+            candidates,
+            self.config.horizon,
+        )
+
+    def measure(self, batch: PredictBatch, iteration: int) -> tuple[Tensor, dict[str, float]]:
+        frames = batch.frames.to(self.device).float() / 255.0
+        given = None
+        if batch.candidates is not None:
+            given = batch.candidates.to(self.device).float() / 255.0
+        predicted = self._predict(frames, batch.observe, given)
+        truth = frames[:, batch.observe :]
+        loss = self.config.loss
+        coarse = self.stream.phase_of(iteration).coarse
+        if coarse is not None:
+            loss = replace(loss, coarse=coarse)
+        with torch.no_grad():
+            mse = float((predicted - truth).square().sum(dim=(2, 3, 4)).mean())
+        return loss(predicted, truth), {"mse": mse}
+
+    def export(self, ema: dict[str, Tensor]) -> None:
+        network = build_prediction_network(self.config.architecture, self.config.network)
+        network.load_state_dict(ema)
+        defaults = dict(self.config.defaults)
+        if not isinstance(network, ConvLstm):
+            defaults = {
+                "slots": self.config.slots,
+                "update_rule": self.config.update_rule,
+                "update_every": self.config.update_every,
+                **defaults,
+            }
+        save_prediction_model(Path(self.config.run) / "model", network, defaults)
+
+    @torch.no_grad()
+    def validate(self, ema: dict[str, Tensor]) -> float:
+        """Squared error per frame of the averaged weights, clipped to 0..1, 10 frames seen."""
+        kept = {key: value.clone() for key, value in self.network.state_dict().items()}
+        self.network.load_state_dict(ema)
+        try:
+            errors = []
+            phases = [replace(self.config.phases[-1], iterations=1, observe=(10,), one_digit=0.0)]
+            rng = np.random.default_rng(VALIDATION_SEED)
+            clips, size = self.config.validate_clips, phases[0].batch
+            if self.config.data == VIDEOS:
+                if not self.config.exclude:
+                    raise InputError("validate_every needs videos that are held out (exclude)")
+                if not hasattr(self, "_held_out_store"):
+                    self._held_out_store = self._store([], self.config.exclude)
+            for first in range(0, clips, size):
+                if self.config.data == MOVING_MNIST:
+                    drawn = draw_sequences(
+                        rng, self._held_out, min(size, clips - first), 10 + self.config.horizon
+                    )
+                    batch = PredictBatch(torch.from_numpy(drawn[:, :, None]), 10)
+                else:
+                    batch = PredictBatches(
+                        phases,
+                        VALIDATION_SEED + first,
+                        self.config.horizon,
+                        store=self._held_out_store,
+                        with_candidates=self.blend,
+                    )[0]
+                frames = batch.frames.to(self.device).float() / 255.0
+                given = batch.candidates
+                if given is not None:
+                    given = given.to(self.device).float() / 255.0
+                predicted = self._predict(frames, 10, given).clamp(0.0, 1.0)
+                errors.append((predicted - frames[:, 10:]).square().sum(dim=(2, 3, 4)))
+            return float(torch.cat(errors).mean())
+        finally:
+            self.network.load_state_dict(kept)
+
+
+def train(config: PredictTraining) -> Path:
+    """Runs or resumes a training; returns the folder with the exported model."""
+    started = time.monotonic()
+    device = choose_device(config)
+    workers = Workers.from_environment(device)
+    try:
+        run_loop(PredictTask(config, device, workers.rank), workers, started)
+    finally:
+        workers.close()
+    return Path(config.run) / "model"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``stremn train predict``: reads the file and trains."""
+    parser = argparse.ArgumentParser("stremn train predict", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="YAML of PredictTraining")
+    parser.add_argument("--time-limit", type=float, help="seconds for this piece")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = PredictTraining.read(options.config)
+    if options.time_limit is not None:
+        config.time_limit = options.time_limit
+    folder = train(config)
+    log.info("the averaged weights are in %s", folder)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

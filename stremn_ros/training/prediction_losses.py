@@ -1,0 +1,88 @@
+"""Losses of the prediction task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class PredictionLoss:
+    """Weights of the prediction loss: L1, L2 and the scale-invariant gradient (paper, 4.2).
+
+    Each is the mean over pixels and frames times 100.
+
+    Attributes:
+        l1, l2, gradient: weights.
+        shrinkage: (a, c) of the shrinkage loss (Lu et al., 2018), which scales every pixel's error
+            by 1 / (1 + exp(a (c - |error|))), so that many small errors do not drown the large
+            ones; null leaves L1 and L2 as they are.
+        coarse: weight of L2 at a half, a quarter and an eighth of the resolution, where a thing
+            drawn next to its place counts less than one drawn far away.
+    """
+
+    l1: float = 0.0
+    l2: float = 1.0
+    gradient: float = 0.0
+    shrinkage: tuple[float, float] | None = None
+    coarse: float = 0.0
+
+    def __call__(self, prediction: Tensor, truth: Tensor) -> Tensor:
+        """Frames [B, T, C, H, W] in 0..1 twice -> a scalar."""
+        error = (prediction - truth).abs()
+        factor = torch.ones_like(error)
+        if self.shrinkage is not None:
+            factor = shrinkage_factor(error, *self.shrinkage)
+        loss = prediction.new_zeros(())
+        if self.l1:
+            loss = loss + self.l1 * (factor * error).mean()
+        if self.l2:
+            loss = loss + self.l2 * (factor * error.square()).mean()
+        if self.gradient:
+            loss = loss + self.gradient * scale_invariant_gradient(prediction, truth)
+        if self.coarse:
+            difference = (prediction - truth).flatten(0, 1)
+            for _ in range(3):
+                difference = F.avg_pool2d(difference, 2)
+                loss = loss + self.coarse * difference.square().mean()
+        return 100.0 * loss
+
+
+def shrinkage_factor(error: Tensor, a: float, c: float) -> Tensor:
+    """1 / (1 + exp(a (c - error))), by which the shrinkage loss scales an error's penalty."""
+    return torch.sigmoid(a * (error - c))
+
+
+def scale_invariant_gradient(
+    prediction: Tensor, truth: Tensor, spacings: tuple[int, ...] = (1, 2, 4, 8, 16)
+) -> Tensor:
+    """Difference of normalised gradients (Ummenhofer et al., 2017, Eq. 6 and 7).
+
+    Args:
+        prediction, truth: [..., H, W] in 0..1; spacings: between the pixels compared.
+
+    Returns:
+        A scalar: for each spacing the mean length of the difference of the two-component
+        gradients (f(p + h) - f(p)) / (|f(p + h)| + |f(p)|), summed over the spacings.
+    """
+    total = prediction.new_zeros(())
+    for spacing in spacings:
+        if spacing >= min(prediction.shape[-2:]):
+            break
+        parts = [
+            _gradient(prediction, spacing, dim) - _gradient(truth, spacing, dim) for dim in (-2, -1)
+        ]
+        total = total + (parts[0].square() + parts[1].square() + 1e-6).sqrt().mean()
+    return total
+
+
+def _gradient(image: Tensor, spacing: int, dim: int) -> Tensor:
+    height, width = image.shape[-2:]
+    here = image[..., : height - spacing, : width - spacing]
+    rows, columns = (spacing, 0) if dim == -2 else (0, spacing)
+    there = image[..., rows : rows + height - spacing, columns : columns + width - spacing]
+    # the floor keeps the black of Moving MNIST, 0 / 0, from amplifying noise
+    return (there - here) / (there.abs() + here.abs() + 0.05)
