@@ -42,7 +42,8 @@ setup(
     # which a requirement here would replace. requirements/ pins what a machine without them needs.
     install_requires=["setuptools"],
     python_requires=">=3.10",
-    extras_require={"test": ["pytest"]},
+    # pycuda is built from source against the CUDA headers; for a GPU that shares the CPU's memory
+    extras_require={"test": ["pytest"], "pycuda": ["pycuda"]},
     zip_safe=True,
     entry_points={
         "console_scripts": [

@@ -39,6 +39,7 @@ from .memory.snapshot import Snapshot, fingerprint
 from .network import Query, aggregate_logits
 from .runtime.models import SCORER_PREFIX, find_model, load_network
 from .runtime.stages import Stages, make_stages
+from .runtime.staging import make_stager, resize
 
 MAX_ID = 255
 STRIDE = 16
@@ -121,7 +122,11 @@ class Segmenter:
         update_every: the memory is updated with every n-th frame and rests between. Each update
             takes the mask that was predicted for the truth, so rarer ones drift less; docs/
             accuracy.md has the measurement.
-        min_score: below this score an object counts as not seen, and is not remembered.
+        min_score: below this score an object counts as not seen: it has no mask in that frame, and
+            is not remembered.
+        return_score: the score that one that was not seen needs to be seen again, if higher.
+            What is taken for it meanwhile is often another thing, of which the network is less
+            sure.
         lost_after: frames an object may be unseen before its state is LOST.
 
     Raises:
@@ -140,6 +145,7 @@ class Segmenter:
         max_objects: int = 8,
         update_every: int = 1,
         min_score: float = 0.5,
+        return_score: float = 0.0,
         lost_after: int = 30,
     ) -> None:
         if not 1 <= max_objects <= MAX_ID:
@@ -147,10 +153,11 @@ class Segmenter:
         if update_every < 1:
             raise InputError(f"update_every is {update_every}; it must be at least 1")
         self._stages = stages
+        self._stager = make_stager(stages.device)
         self._requested_size = _checked_size(processing_size)
         self.max_objects, self.update_every = max_objects, update_every
         self.lost_after = lost_after
-        self.min_score = min_score
+        self.min_score, self.return_score = min_score, return_score
         self._slots, self._rule = slots, update_rule
         self._input_to_memory = input_to_memory
         self._size: tuple[int, int] | None = None
@@ -178,7 +185,7 @@ class Segmenter:
 
         Args:
             model: a name under models/, or a path to a model folder.
-            device: auto, cpu, cuda or cuda:N; runtime: auto, torch or onnxruntime.
+            device: auto, cpu, cuda or cuda:N; runtime: auto or one of ``runtime.stages.RUNTIMES``.
             auto_build: export the model for the runtime where that has not been done.
             **options: arguments of ``Segmenter``; what is absent or None is the model's default.
 
@@ -316,9 +323,9 @@ class Segmenter:
         seen = self._look(frame)
         height, width = seen.image.shape[-2:]
         given = np.stack([labels == value for value in wanted]).astype(np.float32)
-        masks = torch.stack(
-            [torch.from_numpy(_resize(part, (height, width))) for part in given]
-        ).to(self._stages.device)
+        masks = torch.stack([torch.from_numpy(resize(part, (height, width))) for part in given]).to(
+            self._stages.device
+        )
         claimed = masks.amax(dim=0)
         for object_id in wanted:
             seen.probabilities.pop(object_id, None)
@@ -350,15 +357,19 @@ class Segmenter:
         seen, logits = self._read(frame)
         self._frame = seen
         ids = self._memory.ids
-        labels = _labels(logits, ids, (height, width))
         inside = torch.stack([seen.probabilities[object_id] for object_id in ids])
         strongest, winner = inside.max(dim=0)
         winner[strongest < 1.0 - inside.sum(dim=0)] = -1  # the background
-        objects = []
+        scores, shown = [], []
         for n, object_id in enumerate(ids):
             own = inside[n][winner == n]
-            score = float(own.mean()) if own.numel() else 0.0
-            objects.append(self._describe(object_id, labels, score))
+            scores.append(float(own.mean()) if own.numel() else 0.0)
+            needed = self.min_score
+            if self._unseen[object_id]:
+                needed = max(needed, self.return_score)
+            shown.append(own.numel() > 0 and scores[n] >= needed)
+        labels = _labels(logits, ids, shown, (height, width))
+        objects = [self._describe(*each, labels) for each in zip(ids, scores, strict=True)]
         # an object that was not seen would only teach the memory an empty mask
         for found in objects:
             if found.state is not ObjectState.TRACKED:
@@ -382,11 +393,12 @@ class Segmenter:
         ids = [object_id for object_id in self._memory.ids if object_id in seen.probabilities]
         if not ids:
             return
-        masks = torch.stack([seen.probabilities[object_id] for object_id in ids])
-        pair = torch.stack([masks, masks.sum(dim=0) - masks], dim=1)
-        templates = self._stages.encode_memory(seen.image, pair, seen.query.stride16)
-        keys = seen.query.key.expand(len(ids), -1, -1, -1)
-        self._memory.remember(ids, templates, keys)
+        with self._stages.update_scope():
+            masks = torch.stack([seen.probabilities[object_id] for object_id in ids])
+            pair = torch.stack([masks, masks.sum(dim=0) - masks], dim=1)
+            templates = self._stages.encode_memory(seen.image, pair, seen.query.stride16)
+            keys = seen.query.key.expand(len(ids), -1, -1, -1)
+            self._memory.remember(ids, templates, keys)
 
     def step(self, frame: NDArray[np.uint8]) -> SegmentResult:
         """``segment`` and ``remember`` in one."""
@@ -433,6 +445,7 @@ class Segmenter:
             max_objects=len(set(ids)),
             update_every=self.update_every,
             min_score=self.min_score,
+            return_score=self.return_score,
             lost_after=self.lost_after,
         )
         if self._size is not None and not replace:
@@ -644,11 +657,9 @@ class Segmenter:
     def _prepare(self, frame: NDArray[np.uint8]) -> Tensor:
         """[1, 3, H, W] float in 0..255 at the processing size, which the first frame fixes."""
         if self._size is None:
-            self._use_size(_fit(self._requested_size, frame.shape[:2]))
+            self._use_size(fitted_size(self._requested_size, frame.shape[:2]))
             assert self._size is not None
-        resized = _resize(frame, self._size)
-        image = torch.from_numpy(resized).to(self._stages.device)
-        return image.permute(2, 0, 1)[None].float()
+        return self._stager(frame, self._size)
 
     def _look(self, frame: NDArray[np.uint8]) -> _Frame:
         """The frame's query and the masks that tracked objects have in it, for a seed."""
@@ -676,7 +687,7 @@ class Segmenter:
         by_id = dict(zip(self._memory.ids, probabilities, strict=True))
         return _Frame(frame, image, query, by_id), logits
 
-    def _describe(self, object_id: int, labels: NDArray[np.uint8], score: float) -> TrackedObject:
+    def _describe(self, object_id: int, score: float, labels: NDArray[np.uint8]) -> TrackedObject:
         mask = (labels == object_id).astype(np.uint8)
         x, y, width, height = cv2.boundingRect(mask)
         moments = cv2.moments(mask[y : y + height, x : x + width], binaryImage=True)
@@ -684,8 +695,7 @@ class Segmenter:
         centroid = (0.0, 0.0)
         if area:
             centroid = (x + moments["m10"] / area, y + moments["m01"] / area)
-        seen = area > 0 and score >= self.min_score
-        unseen = 0 if seen else self._unseen[object_id] + 1
+        unseen = 0 if area else self._unseen[object_id] + 1
         self._unseen[object_id] = unseen
         state = ObjectState.TRACKED
         if unseen:
@@ -695,22 +705,20 @@ class Segmenter:
         )
 
 
-def _labels(logits: Tensor, ids: list[int], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Aggregated logits [O + 1, h, w] -> label mask uint8 at the source's size."""
+def _labels(
+    logits: Tensor, ids: list[int], shown: list[bool], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Aggregated logits [O + 1, h, w] -> label mask uint8 of the objects shown, at size."""
+    if not any(shown):
+        return np.zeros(size, np.uint8)
+    if not all(shown):
+        kept = [n for n, here in enumerate(shown) if here]
+        logits, ids = logits[[0, *(n + 1 for n in kept)]], [ids[n] for n in kept]
     maps = logits.cpu().numpy()
     if len(ids) == 1:
-        return np.where(_resize(maps[1] - maps[0], size) > 0.0, np.uint8(ids[0]), np.uint8(0))
-    full = np.stack([_resize(part, size) for part in maps])
+        return np.where(resize(maps[1] - maps[0], size) > 0.0, np.uint8(ids[0]), np.uint8(0))
+    full = np.stack([resize(part, size) for part in maps])
     return np.array([0, *ids], np.uint8)[full.argmax(axis=0)]
-
-
-def _resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """To (rows, columns); averages when shrinking, so that thin parts do not vanish."""
-    if image.shape[:2] == size:
-        return image
-    shrinks = image.shape[0] > size[0]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
 
 
 def _checked_size(size: int | tuple[int, int] | Sequence[int]) -> int | tuple[int, int]:
@@ -723,8 +731,12 @@ def _checked_size(size: int | tuple[int, int] | Sequence[int]) -> int | tuple[in
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
-def _fit(requested: int | tuple[int, int], source: tuple[int, int]) -> tuple[int, int]:
-    """Processing size for a source of (rows, columns): multiples of 16, at most 4:1."""
+def fitted_size(requested: int | tuple[int, int], source: tuple[int, int]) -> tuple[int, int]:
+    """Processing size for a source of (rows, columns): multiples of 16, at most 4:1.
+
+    Args:
+        requested: rows, whose columns follow from the source, or (rows, columns).
+    """
 
     def rounded(length: float) -> int:
         return max(MIN_SIDE, STRIDE * round(length / STRIDE))
@@ -736,12 +748,16 @@ def _fit(requested: int | tuple[int, int], source: tuple[int, int]) -> tuple[int
 
 
 def _could_be(size: tuple[int, int], requested: int | tuple[int, int]) -> bool:
-    """Whether a source exists for which ``_fit`` gives this size."""
+    """Whether a source exists for which ``fitted_size`` gives this size."""
     if isinstance(requested, tuple):
-        return size == _fit(requested, (1, 1))
+        return size == fitted_size(requested, (1, 1))
     rows, columns = size
-    low, high = (_fit(requested, source)[1] for source in ((4, 1), (1, 4)))
-    return rows == _fit(requested, (1, 1))[0] and columns % STRIDE == 0 and low <= columns <= high
+    low, high = (fitted_size(requested, source)[1] for source in ((4, 1), (1, 4)))
+    return (
+        rows == fitted_size(requested, (1, 1))[0]
+        and columns % STRIDE == 0
+        and low <= columns <= high
+    )
 
 
 def _check_frame(frame: NDArray[np.uint8]) -> None:

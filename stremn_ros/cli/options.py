@@ -33,12 +33,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     group.add_argument(
-        "--runtime", default="auto", help="auto, torch or onnxruntime (default: auto)"
+        "--runtime",
+        default="auto",
+        help="auto, torch, onnxruntime, cudagraphs or tensorrt (default: auto)",
     )
     group.add_argument(
         "--auto-build",
         action="store_true",
-        help="export the model first where the runtime wants an export that is not there",
+        help="export the model first, or build its plans, where the runtime wants that",
     )
 
 

@@ -138,8 +138,17 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "runtime",
         "auto",
-        "What runs the network; auto takes the fastest that is installed. `stremn doctor` lists "
-        "the runtimes and says why.",
+        "What runs the network: auto, torch, onnxruntime, cudagraphs or tensorrt. auto takes the "
+        "fastest that is ready; the log and `stremn doctor` say which and why.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "auto_build",
+        False,
+        "Export the model, or build its plans, in configure where the runtime needs that and it "
+        "was not done: about a minute, once. Without it auto takes PyTorch until "
+        "`stremn export MODEL --runtime onnx` was run.",
         UNCONFIGURED,
     ),
     ParameterSpec(

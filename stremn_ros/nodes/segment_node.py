@@ -133,6 +133,7 @@ class SegmentNode(LifecycleNode):
             values["model"],
             device=values["device"],
             runtime=values["runtime"],
+            auto_build=values["auto_build"],
             slots=values["slots"] or None,
             update_rule=values["update_rule"] or None,
             processing_size=values["processing_size"] or None,

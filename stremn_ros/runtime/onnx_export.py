@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RuntimeUnavailableError
+from ..memory.fusion import FusionCell
 from ..network import Query, SegmentationNetwork
 from .cache import cache_folder, checked_entry, new_entry, sha256, write_key
 from .models import CONFIG, WEIGHTS, load_network
@@ -22,7 +24,7 @@ from .models import CONFIG, WEIGHTS, load_network
 log = logging.getLogger(__name__)
 
 OPSET = 18
-FORMAT = 2  # raise it when the stages' inputs or outputs change
+FORMAT = 3  # raise it when the stages' inputs or outputs change
 STAGES = ("query_encoder", "memory_encoder", "heads", "read", "decoder", "fusion")
 
 
@@ -41,7 +43,7 @@ class _MemoryEncoder(_QueryEncoder):
 
 
 class _Heads(_QueryEncoder):
-    def forward(self, template: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, template: Tensor) -> tuple[Tensor, ...]:
         value = self.network.memory_value(template)
         if self.network.memory_key_head is None:  # the keys are the frame's own
             return (value,)
@@ -72,9 +74,36 @@ class _Decoder(_QueryEncoder):
         return (self.network.decode(read, value, skip8, skip4),)
 
 
-class _Fusion(_QueryEncoder):
-    def forward(self, x_i: Tensor, x_j: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return (self.network.fusion(x_i, x_j),)
+class _Half(nn.Module):
+    """One half of a convolution's output channels."""
+
+    def __init__(self, convolution: nn.Conv2d, index: int) -> None:
+        super().__init__()
+        self.convolution, self.index = convolution, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x).chunk(2, dim=1)[self.index]
+
+
+class _Fusion(nn.Module):
+    """The Fusion Cell with the two convolutions of one input as one, so that it is read once.
+
+    Both halves name the same convolution of the same input; a runtime computes it once.
+    """
+
+    def __init__(self, cell: FusionCell) -> None:
+        super().__init__()
+        self.cell = copy.deepcopy(cell)
+        parts = self.cell.update_gate, self.cell.candidate
+        joint = nn.Conv2d(parts[0].in_channels, 2 * parts[0].out_channels, 3, padding=1)
+        for name in ("weight", "bias"):
+            values = [getattr(part, name).detach() for part in parts]
+            setattr(joint, name, nn.Parameter(torch.cat(values)))
+        self.cell.update_gate = _Half(joint, 0)  # type: ignore[assignment]
+        self.cell.candidate = _Half(joint, 1)  # type: ignore[assignment]
+
+    def forward(self, x_i: Tensor, x_j: Tensor) -> tuple[Tensor, ...]:
+        return (self.cell(x_i, x_j),)
 
 
 @dataclass(frozen=True)
@@ -162,7 +191,7 @@ def stage_specs(
             ("logits",),
         ),
         "fusion": (
-            _Fusion(network),
+            _Fusion(network.fusion),
             {"x_i": (template, 1, True), "x_j": (template.flip(0), 1, True)},
             ("fused",),
         ),
@@ -248,7 +277,7 @@ def export_onnx(
             path = folder / f"{name}.onnx"
             export_stage(spec, path)
             session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-            differences[name] = _difference(spec, session)
+            differences[name] = difference(spec, session)
             progress(
                 f"{model.name}: {name} differs from PyTorch by at most {differences[name]:.2g}"
             )
@@ -267,10 +296,14 @@ def export_onnx(
     return differences
 
 
-def export_stage(spec: StageSpec, path: Path) -> None:
-    """Writes one stage as ONNX, without the exporter's chatter."""
+def export_stage(spec: StageSpec, path: Path, packed: bool = False) -> None:
+    """Writes one stage as ONNX, without the exporter's chatter.
+
+    packed: give the inputs as one tuple of any length, for a module whose forward takes *inputs.
+    """
     import warnings
 
+    dynamic = tuple(spec.dynamic.values())
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
     noisy.setLevel(logging.ERROR)
@@ -282,7 +315,7 @@ def export_stage(spec: StageSpec, path: Path) -> None:
                 tuple(spec.inputs.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                dynamic_shapes=tuple(spec.dynamic.values()),
+                dynamic_shapes=(dynamic,) if packed else dynamic,
                 input_names=list(spec.inputs),
                 output_names=list(spec.outputs),
                 verbose=False,
@@ -293,10 +326,15 @@ def export_stage(spec: StageSpec, path: Path) -> None:
     program.save(str(path))
 
 
-def _difference(spec: StageSpec, session: Any) -> float:
+def difference(spec: StageSpec, session: Any, relative: bool = False) -> float:
+    """Largest difference of a session's outputs from the stage's in PyTorch.
+
+    relative: as a share of the largest absolute value of each output.
+    """
     with torch.inference_mode():
         expected = spec.module(*spec.inputs.values())
     actual = session.run(None, {name: tensor.numpy() for name, tensor in spec.inputs.items()})
     return max(
-        float((torch.from_numpy(a) - e).abs().max()) for a, e in zip(actual, expected, strict=True)
+        float((torch.from_numpy(a) - e).abs().max() / (e.abs().max() if relative else 1.0))
+        for a, e in zip(actual, expected, strict=True)
     )

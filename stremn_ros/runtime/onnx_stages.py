@@ -17,6 +17,19 @@ from ..network import Query, SegmentationNetwork
 from .onnx_export import checked_files
 from .torch_stages import TorchStages
 
+
+def check_onnxruntime() -> Any:
+    """The module; RuntimeUnavailableError where it cannot be imported."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"runtime onnxruntime was asked for and cannot be imported ({error}); "
+            "pip install onnxruntime, or use runtime torch"
+        ) from None
+    return onnxruntime
+
+
 _lock = threading.Lock()
 _inside = 0  # scopes entered; segmenters of several threads may be in theirs at a time
 _threads = 1  # of PyTorch before the first of them
@@ -59,13 +72,7 @@ class OnnxStages(TorchStages):
 
     def __init__(self, network: SegmentationNetwork, model: Path, threads: int = 0) -> None:
         super().__init__(network, torch.device("cpu"))
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise RuntimeUnavailableError(
-                f"runtime onnxruntime was asked for and cannot be imported ({error}); "
-                "pip install onnxruntime, or use runtime torch"
-            ) from None
+        onnxruntime = check_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from ..errors import ModelError, RuntimeUnavailableError
 from ..network import Query, SegmentationConfig, SegmentationNetwork
-from .onnx_export import checked_files, export_onnx
-from .onnx_stages import OnnxStages
+from .builder import build_onnx, build_tensorrt
+from .cuda_stages import CudaStages
+from .onnx_export import checked_files
+from .onnx_stages import OnnxStages, check_onnxruntime
+from .tensorrt_stages import TensorRTStages
 from .torch_stages import TorchStages
 
-RUNTIMES = ("torch", "onnxruntime")
+RUNTIMES = ("torch", "onnxruntime", "cudagraphs", "tensorrt")
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,10 @@ class Stages(Protocol):
 
     def scope(self) -> AbstractContextManager[None]:
         """Entered around a frame's work: settings for what PyTorch does between the stages."""
+        ...
+
+    def update_scope(self) -> AbstractContextManager[None]:
+        """Entered around the update of the memory, which may go on beside the next frame."""
         ...
 
     def encode_query(self, image: Tensor) -> Query: ...
@@ -84,47 +91,73 @@ def make_stages(
     model: Path | None = None,
     auto_build: bool = False,
 ) -> Stages:
-    """A network on a runtime.
+    """A network on a runtime; the log says which and why.
 
     ``auto`` takes PyTorch on a GPU, and on a CPU ONNX Runtime where it is installed and the model
-    was exported, else PyTorch; the log says which and why.
+    was exported, else PyTorch. ``cudagraphs`` and ``tensorrt`` want a GPU and are taken only when
+    they are named: neither was ever run on one.
 
     Args:
         network: with its weights; model: the folder it came from, which names its export.
-        auto_build: export the model where the runtime wants an export that is missing or damaged
-            (with ``auto``, where ONNX Runtime is installed). It takes a minute.
+        auto_build: make what the runtime needs where that is missing or damaged (with ``auto``,
+            where ONNX Runtime is installed), in a process of its own. An export takes a minute,
+            TensorRT's plans several.
 
     Raises:
-        RuntimeUnavailableError: the runtime or device is unknown or not there. ModelError:
-        ``onnxruntime`` was asked for, but the export is missing or damaged.
+        RuntimeUnavailableError: the runtime or device is unknown or not there. ModelError: the
+        runtime was asked for, but its export is missing or damaged.
     """
     if runtime not in ("auto", *RUNTIMES):
         raise RuntimeUnavailableError(
             f"runtime {runtime!r} is unknown; use one of {('auto', *RUNTIMES)}"
         )
     chosen = choose_device(device)
-    if runtime == "torch" or (runtime == "auto" and (chosen.type != "cpu" or model is None)):
+    if runtime == "auto":
+        return _fastest(network, chosen, model, auto_build)
+    if runtime == "torch":
         return TorchStages(network, chosen)
-    if chosen.type != "cpu" or model is None:
-        raise RuntimeUnavailableError(
-            "runtime onnxruntime runs a model folder on the CPU; use device cpu, or runtime torch"
+    if runtime == "onnxruntime":
+        return _onnx(network, chosen, model, auto_build)
+    if runtime == "cudagraphs":
+        if chosen.type != "cuda":
+            raise RuntimeUnavailableError(
+                f"runtime cudagraphs wants a GPU, and the device is {chosen}; use runtime auto"
+            )
+        return CudaStages(network, chosen)
+    if model is None:
+        raise RuntimeUnavailableError("runtime tensorrt runs a model folder; use runtime torch")
+    return TensorRTStages(network, model, chosen, build_tensorrt if auto_build else None)
+
+
+def _fastest(
+    network: SegmentationNetwork, device: torch.device, model: Path | None, auto_build: bool
+) -> Stages:
+    if device.type != "cpu":
+        log.info(
+            "runtime auto takes PyTorch on %s: cudagraphs and tensorrt are taken when named", device
         )
+        return TorchStages(network, device)
     try:
-        if auto_build:
-            _build(model)
-        stages: Stages = OnnxStages(network, model)
+        stages: Stages = _onnx(network, device, model, auto_build)
     except (ModelError, RuntimeUnavailableError) as error:
-        if runtime != "auto":
-            raise
         log.info("runtime auto takes PyTorch: %s", error)
-        return TorchStages(network, chosen)
+        return TorchStages(network, device)
     log.info("runtime auto takes %s: it is the fastest on a CPU", stages.name)
     return stages
 
 
-def _build(model: Path) -> None:
-    try:
-        checked_files(model)
-    except ModelError as error:
-        log.info("%s; exporting now, which takes a minute", error)
-        export_onnx(model)
+def _onnx(
+    network: SegmentationNetwork, device: torch.device, model: Path | None, auto_build: bool
+) -> Stages:
+    if device.type != "cpu" or model is None:
+        raise RuntimeUnavailableError(
+            "runtime onnxruntime runs a model folder on the CPU; use device cpu, or runtime torch"
+        )
+    check_onnxruntime()
+    if auto_build:
+        try:
+            checked_files(model)
+        except ModelError as error:
+            log.info("%s; exporting now, which takes a minute", error)
+            build_onnx(model)
+    return OnnxStages(network, model)

@@ -25,6 +25,9 @@ class TorchStages:
     def scope(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def update_scope(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     @torch.inference_mode()
     def encode_query(self, image: Tensor) -> Query:
         return self.network.encode_query(image)
