@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from . import evaluate_prediction
 from .options import add_model_options, check_writable, load_segmenter, write_json
 
 
@@ -51,6 +52,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_model_options(parser)
     parser.set_defaults(run=_run)
+    evaluate_prediction.add(sets, common)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -9,14 +9,16 @@ from typing import Any
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     train = commands.add_parser("train", help="train a model", description="Trains a model.")
     tasks = train.add_subparsers(title="tasks", metavar="TASK", required=True)
-    # Its own options, --config among them, are those of the training; --help shows them
-    parser = tasks.add_parser(
-        "segment", parents=[common], add_help=False, help="train the segmentation network"
-    )
-    parser.set_defaults(run=_run, forwards=True)
+    # Their own options, --config among them, are those of the trainings; --help shows them
+    for task, text in (("segment", "segmentation"), ("predict", "prediction")):
+        parser = tasks.add_parser(
+            task, parents=[common], add_help=False, help=f"train the {text} network"
+        )
+        parser.set_defaults(run=_run, forwards=True, task=task)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from stremn_ros.training.segment import main as train
+    import importlib
 
-    return int(train(options.rest) or 0)
+    training = importlib.import_module(f"stremn_ros.training.{options.task}")
+    return int(training.main(options.rest) or 0)

@@ -135,14 +135,16 @@ def _pieces(total: int, limit: int, piece: int) -> Callable[[int], bool] | None:
 
 
 @dataclass(frozen=True)
-class TestClip:
+class JudgedClip:
     """A clip to be judged on: name, and frames uint8 [T, H, W, C]."""
 
     name: str
     frames: NDArray[np.uint8]
 
 
-def video_clips(videos: Iterable[Path], size: int, length: int, stride: int) -> Iterator[TestClip]:
+def video_clips(
+    videos: Iterable[Path], size: int, length: int, stride: int
+) -> Iterator[JudgedClip]:
     """Every clip of ``length`` frames of the videos, ``stride`` frames apart, squares of ``size``.
 
     Videos that are shorter are left out with a warning.
@@ -153,7 +155,7 @@ def video_clips(videos: Iterable[Path], size: int, length: int, stride: int) -> 
         for n, frame in enumerate(open_frames(str(video))):
             window.append(square(frame, size))
             if len(window) == length:
-                yield TestClip(f"{video.stem}:{n - length + 1}", np.stack(window))
+                yield JudgedClip(f"{video.stem}:{n - length + 1}", np.stack(window))
                 given += 1
                 window = window[stride:] if stride < length else []
         if not given:

@@ -1,0 +1,117 @@
+"""`stremn predict`: predict the coming frames of a video."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stremn_ros.errors import InputError
+
+from .options import size, write_json
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "predict",
+        parents=[common],
+        help="predict the coming frames of a video",
+        description="Shows the first frames of a video to the prediction network and writes what "
+        "it expects to follow: OUT/predicted/*.png, OUT/sheet.png (past, truth, prediction and "
+        "difference, beside copy-last-frame and optical flow) and OUT/summary.json. Where the "
+        "video is shorter than observe + horizon there is no truth to compare with.",
+    )
+    parser.add_argument("video", metavar="VIDEO_OR_FOLDER", help="video, or folder of images")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--observe", type=int, default=10, help="frames seen (default: 10)")
+    parser.add_argument("--horizon", type=int, default=10, help="frames predicted (default: 10)")
+    parser.add_argument("--start", type=int, default=0, metavar="N", help="first frame (default 0)")
+    parser.add_argument("--model", default="predict_rgb", help="model (default: %(default)s)")
+    parser.add_argument("--slots", type=int, metavar="K", help="memory slots, 2..16")
+    parser.add_argument("--update-rule", metavar="RULE", help="how a full memory makes room")
+    parser.add_argument(
+        "--processing-size",
+        type=size,
+        metavar="ROWS|HxW",
+        help="size the network works at (default: model's)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    import cv2
+    import numpy as np
+
+    from stremn_ros.evaluation.prediction import Scores, to_tensor
+    from stremn_ros.evaluation.prediction_pictures import prediction_sheet
+    from stremn_ros.motion import FlowExtrapolation
+    from stremn_ros.predictor import Predictor
+    from stremn_ros.video import open_frames, write_image
+
+    observe, horizon = options.observe, options.horizon
+    predictor = Predictor.load(
+        options.model,
+        device=options.device,
+        slots=options.slots,
+        update_rule=options.update_rule,
+        processing_size=options.processing_size,
+        observe=observe,
+    )
+    frames: list[Any] = []
+    for frame in open_frames(options.video, options.start, options.start + observe + horizon):
+        if frames and frame.shape != frames[0].shape:
+            raise InputError(f"{options.video}: the frames are not all of one size")
+        frames.append(frame)
+    if len(frames) < observe:
+        raise InputError(
+            f"{options.video}: has {len(frames)} frames from {options.start} on; --observe asks "
+            f"for {observe}"
+        )
+    future = None
+    for frame in frames[:observe]:
+        future = predictor.step(frame, horizon)
+    assert future is not None
+    out = Path(options.out)
+    for n, image in enumerate(future, 1):
+        write_image(out / "predicted" / f"{n:03d}.png", image)
+    past, known = np.stack(frames[:observe]), len(frames) - observe
+    shown = {"prediction": future}
+    summary: dict[str, Any] = {
+        "observe": observe,
+        "horizon": horizon,
+        "model": options.model,
+        "processing_size": predictor.processing_size,
+        "memory_bytes": predictor.memory_bytes,
+    }
+    truth = None
+    if known:
+        truth = np.stack(frames[observe:])
+        flow = FlowExtrapolation()
+        shown = {
+            "prediction": future[:known],
+            "copy last": np.repeat(past[-1:], known, axis=0),
+            "optical flow": flow(past[-2], past[-1], known),
+        }
+        rows, columns = predictor.processing_size or past.shape[1:3]
+
+        def small(images: Any) -> Any:
+            """At the processing size, where the methods are compared."""
+            area = cv2.INTER_AREA
+            return np.stack([cv2.resize(i, (columns, rows), interpolation=area) for i in images])
+
+        summary["steps_with_truth"] = known
+        for name, images in shown.items():
+            scores = Scores(known)
+            pair = to_tensor(small(images))[None], to_tensor(small(truth))[None]
+            scores.add(*pair, None)
+            key = name.replace(" ", "_")
+            summary[key] = {"psnr": round(scores.mean("psnr"), 3), "ssim": scores.mean("ssim")}
+    title = f"{Path(options.video).name} from frame {options.start}"
+    write_image(out / "sheet.png", prediction_sheet(past, truth, shown, title))
+    write_json(out / "summary.json", summary)
+    figures = ", ".join(
+        f"{name} {summary[name.replace(' ', '_')]['psnr']:.2f} dB" for name in shown if known
+    )
+    print(f"{horizon} frames predicted{': PSNR ' + figures if figures else ''}; results in {out}")
+    return 0
