@@ -1,6 +1,7 @@
 """Starts the segmentation node, configures and activates it.
 
 ros2 launch stremn_ros segment.launch.py image_topic:=/camera/image_raw rviz:=true
+ros2 launch stremn_ros segment.launch.py cameras:=left=/left/image_raw,right=/right/image_raw
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ NUMBER_PARAMETERS = ("processing_size", "slots", "max_objects")
 ARGUMENTS = [
     DeclareLaunchArgument(
         "image_topic", default_value="image", description="Topic of the camera's images."
+    ),
+    DeclareLaunchArgument(
+        "cameras",
+        default_value="",
+        description="Several cameras on one network: NAME=TOPIC of each, with commas. Empty: one "
+        "camera, on image_topic.",
     ),
     DeclareLaunchArgument(
         "params_file",
@@ -140,6 +147,20 @@ ARGUMENTS = [
 ]
 
 
+def _cameras(text: str) -> dict[str, str]:
+    """Names and topics of the argument `cameras`."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, equals, topic = part.strip().partition("=")
+        if not (name and equals and topic) or name in found:
+            raise RuntimeError(
+                f"cameras:={text} is not NAME=TOPIC,NAME=TOPIC with each name once "
+                "(left=/left/image_raw,right=/right/image_raw)"
+            )
+        found[name] = topic
+    return found
+
+
 def _actions(context: LaunchContext) -> list:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
@@ -154,6 +175,12 @@ def _actions(context: LaunchContext) -> list:
     if not os.path.isfile(value("params_file")):
         raise RuntimeError(f"params_file:={value('params_file')}: there is no such file")
 
+    cameras = _cameras(value("cameras"))
+    remappings = [("image", value("image_topic"))]
+    if cameras:
+        parameters["cameras"] = list(cameras)
+        remappings = [(f"{name}/image", topic) for name, topic in cameras.items()]
+
     profile = value("fastdds_profile")
     environment = [
         SetEnvironmentVariable(name, path)
@@ -166,7 +193,7 @@ def _actions(context: LaunchContext) -> list:
         name=value("node_name"),
         namespace=value("namespace"),
         parameters=[value("params_file"), parameters],
-        remappings=[("image", value("image_topic"))],
+        remappings=remappings,
         arguments=["--ros-args", "--log-level", value("log_level")],
         respawn=value("respawn") == "true",
         respawn_delay=2.0,
@@ -192,14 +219,17 @@ def _actions(context: LaunchContext) -> list:
             )
         ]
 
+    # of several cameras rviz shows the first
+    first, shown = next(iter(cameras.items()), ("", value("image_topic")))
+    below = f"{full_name}/{first}" if first else full_name
     rviz = Node(
         package="rviz2",
         executable="rviz2",
         arguments=["-d", LaunchConfiguration("rviz_config")],
         remappings=[
-            ("/image", value("image_topic")),
-            ("/stremn/mask", f"{full_name}/mask"),
-            ("/stremn/overlay", f"{full_name}/overlay"),
+            ("/image", shown),
+            ("/stremn/mask", f"{below}/mask"),
+            ("/stremn/overlay", f"{below}/overlay"),
         ],
         condition=IfCondition(LaunchConfiguration("rviz")),
         output="screen",

@@ -14,8 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
+from ros_helpers import wait_for
+from shapes import DISC, SQUARE, iou, scene
 
+from stremn_interfaces.srv import SeedMask
+from stremn_ros.memory.snapshot import Snapshot
 from stremn_ros.nodes import parameters
+from stremn_ros.nodes.image_codec import decode_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -99,7 +104,7 @@ sys.exit(service.run())
 class Launched:
     """A launch file in a process of its own, with its output in a file."""
 
-    def __init__(self, folder: Path, name: str, *arguments: str) -> None:
+    def __init__(self, folder: Path, name: str, *arguments: str, domain: str = "") -> None:
         self.log_path = folder / "launch.log"
         path = ROOT / "launch" / name
         self.process = subprocess.Popen(
@@ -111,7 +116,7 @@ class Launched:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env={
                 **os.environ,
-                "ROS_DOMAIN_ID": str(random.SystemRandom().randint(1, 100)),
+                "ROS_DOMAIN_ID": domain or str(random.SystemRandom().randint(1, 100)),
                 "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
                 "ROS_LOG_DIR": str(folder),
                 "PYTHONUNBUFFERED": "1",
@@ -150,8 +155,8 @@ class Launched:
 def launched(tmp_path: Path):
     running: list[Launched] = []
 
-    def start(name: str, *arguments: str) -> Launched:
-        running.append(Launched(tmp_path, name, *arguments))
+    def start(name: str, *arguments: str, domain: str = "") -> Launched:
+        running.append(Launched(tmp_path, name, *arguments, domain=domain))
         return running[-1]
 
     yield start
@@ -193,7 +198,66 @@ def test_a_node_that_died_is_started_configured_and_activated_again(launched) ->
 
 
 @needs_launch
-@pytest.mark.parametrize("wrong", ["slots:=four", "params_file:=/no/such/file.yaml"])
+def test_several_cameras(launched) -> None:
+    launch = launched("segment.launch.py", f"model:={TINY}", "cameras:=left=/l/raw,right=/r/raw")
+    launch.wait_for("active: waiting for images on /l/raw, /r/raw")
+    launch.interrupt()
+
+
+@needs_launch
+def test_a_node_that_died_goes_on_with_its_objects(launched, tmp_path) -> None:
+    """Killed with SIGKILL and started again by the launch file: the same ids, the same masks."""
+    from ros_helpers import SegmentPeer, image_message
+
+    params = tmp_path / "params.yaml"
+    params.write_text(
+        "/**:\n  ros__parameters:\n    autosave_period: 0.1\n    autoload: true\n"
+        "    image_reliability: reliable\n    runtime: torch\n"
+    )
+    launch = launched(
+        "segment.launch.py",
+        f"model:={TINY}",
+        "respawn:=true",
+        f"params_file:={params}",
+        f"snapshot_dir:={tmp_path / 'snapshots'}",
+        domain=os.environ["ROS_DOMAIN_ID"],
+    )
+    active = "active: waiting for images on /image"
+    launch.wait_for(active)
+    peer = SegmentPeer()
+    try:
+        peer.connect(scene(0)[0])
+        mask = image_message(scene(0)[1], 0, "mono8")
+        answer = peer.call(SeedMask, "/stremn/seed_mask", mask=mask, names=["cup", "box"])
+        assert answer.success, answer.message
+        for step in range(1, 9):
+            before, objects = peer.segment(scene(step)[0])
+        file = tmp_path / "snapshots" / "stremn.safetensors"
+        wait_for(lambda: file.exists() and Snapshot.read(file).remembered >= 8, "the autosave")
+        number = re.search(r"segment_node-1\]: process started with pid \[(\d+)\]", launch.log)
+        os.kill(int(number.group(1)), signal.SIGKILL)
+        launch.wait_for("autoload: loaded objects 1, 2 from")
+        launch.wait_for(active, times=2)
+        seen = set(peer.masks)
+        peer.connect(scene(8)[0])
+        first = min(set(peer.masks) - seen)
+        after = decode_labels(peer.masks[first])
+        assert [(item.id, item.name) for item in peer.objects[first].objects] == [
+            (item.id, item.name) for item in objects.objects
+        ]
+        for object_id in (DISC, SQUARE):
+            score = iou(after, before, object_id)
+            print(f"IoU of object {object_id} before the kill and after the respawn: {score:.3f}")
+            assert score > 0.9
+    finally:
+        peer.close()
+    launch.interrupt()
+
+
+@needs_launch
+@pytest.mark.parametrize(
+    "wrong", ["cameras:=left", "slots:=four", "params_file:=/no/such/file.yaml"]
+)
 def test_a_wrong_argument_is_said(launched, wrong: str) -> None:
     launch = launched("segment.launch.py", f"model:={TINY}", wrong)
     assert launch.process.wait(60) != 0
