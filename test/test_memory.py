@@ -7,19 +7,29 @@ import pytest
 import reference
 import torch
 
-from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
+from stremn_ros.errors import CapacityError, InputError, ModelError, UnknownObjectError
 from stremn_ros.memory import (
+    NEW,
     RULES,
     FusionCell,
     GrowingMemory,
     PairScorer,
     SlotMemory,
     align,
+    mutual_similarity,
     slot_similarity,
 )
 from stremn_ros.network import aggregate_logits, space_time_read
 
 C, H, W, CK, CV = 6, 3, 4, 5, 7
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors are so small that threads only wait for one another
+    yield
+    torch.set_num_threads(before)
 
 
 def rand(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -289,3 +299,216 @@ def test_errors_name_the_remedy_and_change_nothing() -> None:
     with pytest.raises(InputError, match="least_similar"):
         bank.rule = "best"
     assert bank.rule == "least_similar"
+
+
+def test_both_similarities_come_of_one_table() -> None:
+    rng = np.random.default_rng(14)
+    a, b = rand(rng, 2, 1, 12, CK), rand(rng, 2, 3, 9, CK)
+    forward, backward = mutual_similarity(torch.from_numpy(a), torch.from_numpy(b))
+    for n in range(2):
+        for k in range(3):
+            assert forward[n, k] == pytest.approx(reference.similarity(a[n, 0], b[n, k]))
+            assert backward[n, k] == pytest.approx(reference.similarity(b[n, k], a[n, 0]))
+
+
+def take(bank: SlotMemory, rng: np.random.Generator, ids: list[int]) -> np.ndarray:
+    """One update of these objects by chance; returns the templates that went in."""
+    templates = rand(rng, len(ids), C, H, W)
+    key = torch.from_numpy(rand(rng, CK, H, W)).expand(len(ids), -1, -1, -1)
+    bank.remember(ids, torch.from_numpy(templates), key)
+    return templates
+
+
+def take_many(bank: SlotMemory, rng: np.random.Generator, ids: list[int], count: int) -> None:
+    for _ in range(count):
+        take(bank, rng, ids)
+
+
+@pytest.mark.parametrize("rule", sorted(name for name in RULES if RULES[name].limit is None))
+@pytest.mark.parametrize("count", [2, 3, 4, 15])
+def test_a_rule_names_pairs_that_can_be_fused(rule: str, count: int) -> None:
+    if RULES[rule].grows:
+        return
+    rng = np.random.default_rng(count)
+    lengths = set()
+    for _ in range(20):
+        table = rng.uniform(-1, 1, (count, count)).astype(np.float32)
+        before = table.copy()
+        pairs = RULES[rule].choose(table)
+        lengths.add(len(pairs))
+        gone = pairs[0][0]
+        assert np.array_equal(table, before)
+        assert all(i == gone and 0 <= j < count and j != gone for i, j in pairs)
+        assert len({j for _, j in pairs}) == len(pairs)
+        if RULES[rule].absorb is not None:
+            assert 0 <= RULES[rule].absorb(table[0]) < count
+    assert len(lengths) == 1, "equally many for every object"
+
+
+@pytest.mark.parametrize(("rule", "absorb"), [*FORMS, ("linear", False)])
+def test_whatever_happens_a_memory_keeps_its_promises(rule: str, absorb: bool) -> None:
+    """Objects come, go and are remembered by chance; after each step everything still holds."""
+    rng = np.random.default_rng(15)
+    bank = make_bank(4, objects=3, rule=rule, input_to_memory=absorb)
+    size, grew = bank.nbytes, False
+    limit = 2 if RULES[rule].limit else 10_000 if RULES[rule].grows else 4
+
+    def look(object_id: int) -> list[np.ndarray]:
+        row, order = bank.rows[object_id], bank.order(object_id)
+        parts = [bank.keys, bank.values] + ([] if bank.grows else [bank.templates])
+        return [part[row, order].numpy() for part in parts]
+
+    seeds: dict[int, np.ndarray] = {}
+    updates: dict[int, int] = {}
+    for _ in range(120):
+        chance = rng.random()
+        if chance < 0.08 and len(seeds) < 3:
+            object_id = int(rng.integers(1, 200))
+            seeds[object_id] = rand(rng, C, H, W)
+            updates[object_id] = 0
+            bank.seed(
+                object_id,
+                torch.from_numpy(seeds[object_id]),
+                torch.from_numpy(rand(rng, CK, H, W)),
+            )
+        elif chance < 0.11 and seeds:
+            object_id = int(rng.choice(list(seeds)))
+            bank.remove(object_id)
+            del seeds[object_id], updates[object_id]
+        elif seeds:
+            ids = [i for i in bank.ids if rng.random() < 0.8]
+            others = {i: look(i) for i in bank.ids if i not in ids}
+            was = {i: bank.used(i) for i in ids}
+            news = take(bank, rng, ids)
+            for i, parts in others.items():
+                assert all(np.array_equal(a, b) for a, b in zip(look(i), parts, strict=True))
+            for i, new in zip(ids, news, strict=True):
+                updates[i] += 1
+                last = bank.last_update[i]
+                assert last.number == updates[i] == bank.updates(i)
+                if absorb and was[i] == limit:
+                    assert last.slot is None
+                    assert last.pairs[0][0] == NEW
+                else:
+                    assert last.slot == bank.order(i)[-1]
+                    if not bank.grows:
+                        assert np.array_equal(stored(bank, i)[0][-1], new), "the newest is intact"
+        assert sorted(bank.ids) == sorted(seeds)
+        for i, seed in seeds.items():
+            order = bank.order(i)
+            assert order[0] == 0
+            assert sorted(order) == list(range(bank.used(i)))
+            assert bank.used(i) <= min(limit, updates[i] + 1)
+            born = bank.born[bank.rows[i], order]
+            assert (np.diff(born) > 0).all(), "by age"
+            if not bank.grows:
+                assert np.array_equal(stored(bank, i)[0][0], seed)
+        keys, values, _ = bank.contents()
+        assert torch.isfinite(keys).all()
+        assert torch.isfinite(values).all()
+        grew = grew or bank.nbytes != size
+    assert grew == RULES[rule].grows
+
+
+@pytest.mark.parametrize("slots", [2, 3, 6])
+def test_first_and_previous_is_two_slots_to_the_last_bit(slots: int) -> None:
+    two, other = make_bank(2), make_bank(slots, rule="first_and_previous")
+    for bank in (two, other):
+        rng = np.random.default_rng(16)
+        for object_id in (3, 1):
+            bank.seed(object_id, *(torch.from_numpy(rand(rng, c, H, W)) for c in (C, CK)))
+        for step in range(12):
+            take(bank, rng, [3, 1] if step % 3 else [1])
+    for ours, theirs in zip(two.contents(), other.contents(), strict=True):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or torch.equal(ours, theirs)
+
+
+def test_the_linear_memory_grows_by_a_template_every_so_many_updates() -> None:
+    rng = np.random.default_rng(17)
+    bank = make_bank(5, rule="linear", keep_every=5, max_templates=40)
+    bank.seed(1, *(torch.from_numpy(rand(rng, c, H, W)) for c in (C, CK)))
+    bank.seed(2, *(torch.from_numpy(rand(rng, c, H, W)) for c in (C, CK)))
+    sizes = [bank.nbytes]
+    kept = [bank.keys[0, 0].clone()]
+    for number in range(1, 101):
+        take(bank, rng, [1, 2] if number <= 50 else [1])
+        sizes.append(bank.nbytes)
+        assert bank.used(1) == 1 + -(-number // 5)
+        if number % 5 == 0:
+            kept.append(bank.keys[0, bank.order(1)[-1]].clone())
+    for n, key in enumerate(kept):
+        assert torch.equal(bank.keys[0, n], key)
+    assert bank.used(2) == 11
+    assert len(set(sizes)) == 2, "in chunks: 21 templates are two"
+    keys, _, mask = bank.contents()
+    assert keys.shape[1] == 21 * H * W
+    assert (mask[1, 0] == 0).sum() == 11 * H * W
+    bank.repeat(38)
+    assert bank.used(1) == bank.used(2) == 38
+    assert torch.equal(bank.keys[0, 21], bank.keys[0, 0])
+    with pytest.raises(CapacityError, match=r"holds 40 templates.*least_similar never fills"):
+        take_many(bank, rng, [1, 2], 20)
+    assert bank.used(1) == 40
+    bank.remove(1)
+    bank.seed(3, *(torch.from_numpy(rand(rng, c, H, W)) for c in (C, CK)))
+    assert (bank.used(2), bank.used(3)) == (40, 1)
+    for refused in (bank.state, lambda: bank.restore([], {}), lambda: bank.adopt(bank)):
+        with pytest.raises(InputError, match="baseline"):
+            refused()
+    with pytest.raises(InputError, match="at least"):
+        make_bank(5, rule="linear", keep_every=0)
+
+
+def test_rules_change_between_frames_where_they_can() -> None:
+    rng = np.random.default_rng(18)
+    bank = make_bank(5)
+    for object_id in (1, 2):
+        bank.seed(object_id, *(torch.from_numpy(rand(rng, c, H, W)) for c in (C, CK)))
+    for _ in range(9):
+        news = take(bank, rng, [1, 2])
+    size = bank.nbytes
+    bank.rule = "first_and_previous"
+    assert bank.used(1) == bank.used(2) == 2
+    assert np.array_equal(stored(bank, 1)[0][1], news[0])
+    assert np.array_equal(stored(bank, 2)[0][1], news[1])
+    take(bank, rng, [1, 2])
+    bank.rule = "most_similar"
+    for _ in range(9):
+        take(bank, rng, [1, 2])
+    assert bank.used(1) == 5
+    assert bank.nbytes == size
+    with pytest.raises(InputError, match="'linear' needs a memory that grows: load the model"):
+        bank.rule = "linear"
+    with pytest.raises(InputError, match="'oldest' needs a memory that is fixed"):
+        make_bank(5, rule="linear").rule = "oldest"
+    with pytest.raises(InputError, match=r"'learned' has no input_to_memory form; these have"):
+        make_bank(5, rule="learned", input_to_memory=True)
+    with pytest.raises(ModelError, match="needs a scorer"):
+        make_bank(5, rule="learned", score=None)
+
+
+def test_keys_made_of_the_template_are_compared_anew_after_a_fusion() -> None:
+    """With image keys a fused slot keeps key and similarities; these keys change, and theirs."""
+    rng = np.random.default_rng(19)
+    compared: list[int] = []
+    head = torch.nn.Conv2d(C, CK, 1).double()
+
+    def compare(own: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        compared.append(len(own))
+        return mutual_similarity(own, others)
+
+    for of_template, wanted in ((False, 1), (True, 2)):
+        bank = make_bank(4, compare=compare)
+        if of_template:
+            value = bank._project
+            bank._project = lambda x, key, value=value: (head(x).detach(), value(x, key)[1])
+        bank.seed(1, *(torch.from_numpy(rand(rng, c, H, W)) for c in (C, CK)))
+        for _ in range(10):
+            compared.clear()
+            take(bank, rng, [1])
+        assert len(compared) == wanted
+        slots = bank.order(1)[1:]
+        keys = bank.keys[0, slots]
+        fresh = slot_similarity(keys[:, None], keys[None]).numpy()
+        np.testing.assert_allclose(bank.similarity[0][np.ix_(slots, slots)], fresh, atol=1e-5)

@@ -51,7 +51,10 @@ def plan(slots: Sequence[int], rules: Sequence[str], base: Setting, i2m: bool) -
     wanted += [Setting(base.slots, rule) for rule in rules]
     if i2m:
         wanted += [base, Setting(base.slots, base.rule, True)]
-    return list({setting.key: setting for setting in reversed(wanted)}.values())[::-1]
+    found: dict[str, Setting] = {}
+    for setting in wanted:
+        found.setdefault(setting.key, setting)
+    return list(found.values())
 
 
 @dataclass
@@ -243,7 +246,7 @@ def plot(result: Sweep, path: str | os.PathLike[str]) -> None:
     left.set_xticks(counts)
     left.set_xlabel(f"slots (rule {result.base.rule})")
     left.set_ylabel("J&F, percent")
-    left.legend(frameon=False, fontsize=9, ncols=2)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=8)
     means = [run["j_and_f"] for _, run in rules]
     right.plot(means, "k_", markersize=28, markeredgewidth=2.5)
     for place, mean in enumerate(means):
