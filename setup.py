@@ -50,6 +50,8 @@ setup(
             "stremn = stremn_ros.cli:main",
             "segment_node = stremn_ros.nodes.segment_node:main",
             "video_source_node = stremn_ros.nodes.video_source_node:main",
+            "predict_node = stremn_ros.nodes.predict_node:main",
+            "segment_predict_node = stremn_ros.nodes.segment_predict_node:main",
         ],
     },
 )

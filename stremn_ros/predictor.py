@@ -249,6 +249,7 @@ class Predictor:
         self._size: tuple[int, int] | None = None  # of the frames
         self._expected: Tensor | None = None
         self.error: float | None = None
+        self.change: float | None = None
 
     @classmethod
     def load(cls, model: str = "predict_rgb", *, device: str = "auto", **options: Any) -> Predictor:
@@ -281,6 +282,11 @@ class Predictor:
         return 0 if self._state is None else self._state.seen
 
     @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """(rows, columns) of the frames; None before the first one."""
+        return self._size
+
+    @property
     def processing_size(self) -> tuple[int, int] | None:
         """(rows, columns) that the network works at; None before the first frame."""
         return None if self._size is None else self._processing(self._size)
@@ -295,7 +301,7 @@ class Predictor:
         """Forgets every frame; the next may have another size."""
         if self._state is not None:
             self._state.reset()
-        self._expected = self.error = None
+        self._expected = self.error = self.change = None
         self._size = None
 
     @torch.inference_mode()
@@ -305,7 +311,8 @@ class Predictor:
         """Takes in a frame and predicts those that follow.
 
         Afterwards ``error`` is the mean absolute difference, 0..1, between this frame and what
-        was predicted for it one frame ago, at the processing size; None where nothing was.
+        was predicted for it one frame ago, at the processing size, and ``change`` that between
+        this frame and the one before it; None where nothing was predicted.
 
         Args:
             frame: uint8 [H, W, 3], RGB; horizon: how many frames, None for the network's own.
@@ -333,9 +340,10 @@ class Predictor:
             )
         state = self._prepared(size)
         tensor = self._to_tensor(frame)
-        self.error = None
+        self.error = self.change = None
         if self._expected is not None:
             self.error = float((self._expected - tensor).abs().mean())
+            self.change = float((state.frames[-1] - tensor).abs().mean())
         state.observe(tensor)
         self._expected = None
         if state.seen < self.observe:

@@ -23,6 +23,7 @@ START = "at start only"
 
 SEGMENT = "segment_node"
 VIDEO_SOURCE = "video_source_node"
+PREDICT = "predict_node"
 
 MOST_CAMERAS = 16
 
@@ -97,6 +98,10 @@ def _slots(value: int) -> str | None:
 
 def _rows(value: int) -> str | None:
     return "32 to 2160 rows, or 0 for the model's own" if 0 < value < 32 else None
+
+
+def _observe(value: int) -> str | None:
+    return "3 images or more, or 0 for the model's own number" if 0 < value < 3 else None
 
 
 def camera_names(given: Sequence[str]) -> list[str]:
@@ -482,6 +487,129 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         0,
         100,
     ),
+    ParameterSpec(
+        PREDICT,
+        "model",
+        "predict_rgb",
+        "Name of a prediction model under models/, or the path of a model folder.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        PREDICT,
+        "device",
+        "auto",
+        "Where it runs: auto, cpu, cuda or cuda:1 and so on.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        PREDICT,
+        "processing_size",
+        0,
+        "Rows the network works at; the columns follow from the image. 0 takes the model's own.",
+        UNCONFIGURED,
+        0,
+        2048,
+        check=_rows,
+    ),
+    ParameterSpec(
+        PREDICT,
+        "slots",
+        0,
+        "Memory slots, 2 to 16; 0 takes the model's own number.",
+        UNCONFIGURED,
+        0,
+        16,
+        check=_slots,
+    ),
+    ParameterSpec(
+        PREDICT,
+        "observe",
+        0,
+        "Images to see before the first prediction, at least 3; 0 takes the model's own number.",
+        UNCONFIGURED,
+        0,
+        100,
+        check=_observe,
+    ),
+    ParameterSpec(
+        PREDICT,
+        "horizon",
+        0,
+        "How many images ahead `~/predicted_image` is; 0 goes as far as the network does at once. "
+        "Farther, it takes its own predictions for images seen.",
+        RUN_TIME,
+        0,
+        100,
+    ),
+    ParameterSpec(
+        PREDICT,
+        "max_gap",
+        1.0,
+        "Seconds between two images beyond which the movement is not taken to have gone on: the "
+        "memory begins anew.",
+        RUN_TIME,
+        0.001,
+        3600.0,
+    ),
+    ParameterSpec(
+        PREDICT,
+        "reset_on_time_jump",
+        True,
+        "Begin anew when time jumps backwards (a bag that loops).",
+        RUN_TIME,
+    ),
+    ParameterSpec(
+        PREDICT,
+        "time_jump_tolerance",
+        0.1,
+        "Seconds by which an image may be older than the one before it and just be dropped.",
+        RUN_TIME,
+        0.0,
+        3600.0,
+    ),
+    ParameterSpec(
+        PREDICT,
+        "image_transport",
+        "raw",
+        "raw: images from `image`. compressed: JPEG or PNG from `image/compressed`.",
+        UNCONFIGURED,
+        choices=("raw", "compressed"),
+    ),
+    ParameterSpec(
+        PREDICT,
+        "image_reliability",
+        "best_effort",
+        "Reliability asked of the image's publisher. best_effort hears reliable ones too.",
+        UNCONFIGURED,
+        choices=("best_effort", "reliable"),
+    ),
+    ParameterSpec(
+        PREDICT,
+        "frame_timeout",
+        2.0,
+        "Seconds without an image after which the diagnostics warn.",
+        RUN_TIME,
+        0.05,
+        3600.0,
+    ),
+    ParameterSpec(
+        PREDICT,
+        "diagnostics_period",
+        1.0,
+        "Seconds between two messages on /diagnostics.",
+        RUN_TIME,
+        0.05,
+        60.0,
+    ),
+    ParameterSpec(
+        PREDICT,
+        "log_period",
+        5.0,
+        "Seconds within which the same warning is logged once.",
+        RUN_TIME,
+        0.0,
+        3600.0,
+    ),
 )
 
 
@@ -569,6 +697,7 @@ def check_changes(
 _TITLES = {
     SEGMENT: "segment_node (node `stremn`)",
     VIDEO_SOURCE: "video_source_node (node `video_source`)",
+    PREDICT: "predict_node (node `stremn_predict`)",
 }
 
 

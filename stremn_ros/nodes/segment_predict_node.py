@@ -1,0 +1,32 @@
+"""The segmentation node and the prediction node in one process (segment.launch.py predict:=true).
+
+The ROS arguments of the command line are the segmentation node's; those of the prediction node
+follow the option --predict, one each: ``--predict=-p --predict=model:=predict_rgb``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import rclpy
+from rclpy.utilities import remove_ros_args
+
+from stremn_ros.nodes.predict_node import PredictNode, spin
+from stremn_ros.nodes.segment_node import SegmentNode
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs both nodes until they are told to stop; the lifecycle services drive them."""
+    words = sys.argv if args is None else ["segment_predict_node", *args]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--predict", action="append", default=[], metavar="ROS_ARGUMENT")
+    options = parser.parse_args(remove_ros_args(words)[1:])
+    rclpy.init(args=words)
+    # Else a parameter file for /** and a new name for the node would count for both
+    own = ["--ros-args", *options.predict]
+    return spin([SegmentNode(), PredictNode(cli_args=own, use_global_arguments=False)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
