@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
+from stremn_ros.errors import CapacityError, InputError, ModelError, UnknownObjectError
 from stremn_ros.nodes import report as reports
 from stremn_ros.nodes import segment_core
 from stremn_ros.nodes.image_codec import decode_rgb, encode
@@ -64,6 +64,9 @@ class ColourSegmenter:
     @property
     def slots_used(self):
         return dict.fromkeys(self.bank, 1)
+
+    def look_inside(self, labels=None, cells=0):
+        return [SimpleNamespace(id=n, text=lambda n=n: f"colour of {n}") for n in self.ids]
 
     def seed(self, frame, mask, *, ids=None, replace=False):
         self._alone()
@@ -885,6 +888,10 @@ def test_the_report_gives_figures_and_reasons(rig):
     assert values["runtime"] == "colours"
     assert values["memory [bytes]"] == "1234"
     assert values["slots used"] == "1: 1, 2: 1"
+    assert (values["memory of object 1"], values["memory of object 2"]) == (
+        "colour of 1",
+        "colour of 2",
+    )
     assert values["objects"] == "2 of 4"
     assert values["object 1"].startswith("cup: TRACKED")
     assert 0 < float(values["latency p50 [ms]"]) <= float(values["latency p99 [ms]"])
@@ -936,6 +943,19 @@ def test_settings_reach_the_segmenter_between_frames(rig):
     rig.core.settings.update_rule = ""
     rig.send(picture())
     assert segmenter.update_rule == "least_similar"
+
+
+def test_a_rule_that_the_model_cannot_follow_is_told_and_changes_nothing(rig, monkeypatch):
+    def refuse(segmenter, name):
+        raise ModelError(f"update rule {name!r} needs a scorer")
+
+    rule = property(lambda segmenter: "least_similar", refuse)
+    monkeypatch.setattr(type(rig.segmenter), "update_rule", rule)
+    rig.core.settings.update_rule = "learned"
+    rig.send(picture())
+    report = rig.core.report()
+    assert report.values["segmented"] == "1"
+    assert "update_rule stays as it was: update rule 'learned' needs" in report.values["last error"]
 
 
 def test_the_log_is_limited_per_key():

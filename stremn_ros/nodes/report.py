@@ -69,6 +69,7 @@ class Facts:
     memory_bytes: int
     slots_used: Mapping[int, int]
     runtime: str
+    memory: Mapping[int, str] = field(default_factory=dict)  # of each object, in words
     no_clock: bool = False  # the clock is simulated and has not been told the time yet
     hint: str = ""  # of a connection that cannot work
     snapshot: str = ""  # the last one
@@ -89,6 +90,8 @@ def diagnose(facts: Facts) -> Report:
             f"{_prefix(facts.names.get(item.id, ''))}{item.state.name}, score {item.score:.3f}, "
             f"area {item.area}"
         )
+    for object_id, text in sorted(facts.memory.items()):
+        values[f"memory of object {object_id}"] = text
     return Report(level, message, values)
 
 

@@ -51,6 +51,11 @@ from stremn_ros.seeding import make_mask
 # A command waits for the frame in work; a worker that takes longer than this is stuck.
 COMMAND_TIMEOUT = 60.0
 
+# Seconds between two looks inside the memory for the diagnostics, and how many of the frame's cells
+# are asked for their attention: about a millisecond for an object
+LOOK_PERIOD = 1.0
+LOOK_CELLS = 64
+
 Steps = Generator[None, None, Any]
 """A command in the worker: it yields where a frame may go first, and returns the answer."""
 
@@ -136,6 +141,8 @@ class SegmentCore:
         # A picture of the segmenter's state for diagnostics, made by the worker after each job:
         # the segmenter itself must not be asked while it works.
         self._state: dict[str, Any] = {}
+        self._inside: dict[int, str] = {}
+        self._looked_at = -LOOK_PERIOD
         self._note_state()
         self._worker.add(self)
 
@@ -620,7 +627,11 @@ class SegmentCore:
             ("update_every", self.settings.update_every or self._own_update_every),
         ):
             if getattr(self._segmenter, name) != value:
-                setattr(self._segmenter, name, value)
+                try:
+                    setattr(self._segmenter, name, value)
+                except StremnError as error:  # a rule that this model cannot follow
+                    with self._condition:
+                        self._note_error(f"{name} stays as it was: {error}", key=name)
 
     def _note_state(self, result: Any = None) -> None:
         """Called where the segmenter may be asked: in the worker, or before it starts."""
@@ -632,6 +643,7 @@ class SegmentCore:
             "runtime": str(segmenter.runtime_name),
             "max_objects": int(segmenter.max_objects),
             "names": dict(self._names),
+            "memory": self._look_inside(),
         }
         with self._condition:
             if result is not None:
@@ -640,6 +652,15 @@ class SegmentCore:
                 kept = self._state.get("objects", ())
                 state["objects"] = [item for item in kept if item.id in state["ids"]]
             self._state = state
+
+    def _look_inside(self) -> dict[int, str]:
+        """What the memory of each object holds, in words; anew once a second, for it takes time."""
+        now, ids = self._clock(), set(self._segmenter.ids)
+        if now - self._looked_at >= LOOK_PERIOD or ids != self._inside.keys():
+            self._looked_at = now
+            seen = self._segmenter.look_inside(cells=LOOK_CELLS)
+            self._inside = {memory.id: memory.text() for memory in seen}
+        return self._inside
 
     def _note_error(self, text: str, key: str) -> None:
         self._last_error = text
@@ -708,6 +729,7 @@ class SegmentCore:
                 max_objects=state["max_objects"],
                 memory_bytes=state["memory_bytes"],
                 slots_used=state["slots_used"],
+                memory=state["memory"],
                 runtime=state["runtime"],
                 no_clock=no_clock,
                 hint=hint,
