@@ -27,9 +27,8 @@ class FlowExtrapolation:
             previous, newest: [H, W, C], C 1 or 3, one size; horizon: how many frames.
 
         Returns:
-            [horizon, H, W, C]: the newest frame, each pixel fetched from where the flow between
-            the two frames says that it comes from, farther back with every step; beyond the edge
-            the edge's colour.
+            [horizon, H, W, C]: the newest frame, each pixel carried on as the flow between the two
+            frames says, farther with every step; beyond the edge the edge's colour.
         """
         height, width, colours = newest.shape
         if min(height, width) < SMALLEST_SIDE:
@@ -38,20 +37,30 @@ class FlowExtrapolation:
             cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if colours == 3 else image[:, :, 0]
             for image in (newest, previous)
         ]
-        back = self._flow.calc(gray[0], gray[1], None)
+        # per pixel of the newest frame, where it will have gone after one more step
+        ahead = -self._flow.calc(gray[0], gray[1], None)
         columns, rows = np.meshgrid(
             np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
         )
-        frames = [
-            cv2.remap(
-                newest,
-                columns + step * back[:, :, 0],
-                rows + step * back[:, :, 1],
-                cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            ).reshape(height, width, colours)
-            for step in range(1, horizon + 1)
-        ]
+        # what moves most is written last: it is taken to be in front
+        order = np.argsort(np.abs(ahead).sum(axis=2), axis=None, kind="stable")
+        flat = ahead.reshape(-1, 2)[order]
+        places = np.stack([columns.ravel()[order], rows.ravel()[order]], axis=1)
+        frames = []
+        for step in range(1, horizon + 1):
+            arrived = np.rint(places + step * flat).astype(np.int64)
+            inside = ((arrived >= 0) & (arrived < (width, height))).all(axis=1)
+            there = ahead.copy()  # where nothing arrives, what moved away from there is followed
+            there[arrived[inside, 1], arrived[inside, 0]] = flat[inside]
+            frames.append(
+                cv2.remap(
+                    newest,
+                    columns - step * there[:, :, 0],
+                    rows - step * there[:, :, 1],
+                    cv2.INTER_LINEAR,
+                    borderMode=cv2.BORDER_REPLICATE,
+                ).reshape(height, width, colours)
+            )
         return np.stack(frames).astype(np.uint8)
 
 

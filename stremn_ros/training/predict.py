@@ -53,6 +53,7 @@ class PredictTraining:
         data: ``moving_mnist`` or ``videos``.
         root: folder of MNIST's idx files, or of videos and folders of images, or a list of these.
         exclude: videos held out; validation is done on them.
+        rows: pixels of the shorter side that videos are scaled to; 0 for the largest crop's.
         architecture: ``stremn``, or the baseline ``convlstm``; network: its entries.
         horizon: frames to predict.
         loss: entries of PredictionLoss.
@@ -65,6 +66,7 @@ class PredictTraining:
     phases: list[PredictPhase]
     data: str = MOVING_MNIST
     exclude: list[str] = field(default_factory=list)
+    rows: int = 0
     architecture: str = "stremn"
     network: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -166,7 +168,7 @@ class PredictTask(Task):
             for video in find_videos(Path(root), exclude)
             if only is None or video.stem in only
         ]
-        return FrameStore(videos, max(phase.size for phase in config.phases))
+        return FrameStore(videos, config.rows or max(phase.size for phase in config.phases))
 
     def _predict(self, frames: Tensor, observe: int, candidates: Tensor | None) -> Tensor:
         return unroll_prediction(
