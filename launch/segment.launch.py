@@ -139,6 +139,12 @@ ARGUMENTS = [
         description="Least severe messages that the node logs.",
     ),
     DeclareLaunchArgument(
+        "enclave",
+        default_value="",
+        description="SROS 2 enclave of the node; /stremn with the policy in config/security. "
+        "Empty: none.",
+    ),
+    DeclareLaunchArgument(
         "fastdds_profile",
         default_value=os.path.join(SHARE, "config", "fastdds_shm.xml"),
         description="Fast DDS profile for the processes started here: shared memory that images "
@@ -187,6 +193,7 @@ def _actions(context: LaunchContext) -> list:
         for name, path in (profile_environment(profile) if profile else {}).items()
     ]
 
+    enclave = ["--enclave", value("enclave")] if value("enclave") else []
     node = Node(
         package="stremn_ros",
         executable="segment_node",
@@ -194,7 +201,7 @@ def _actions(context: LaunchContext) -> list:
         namespace=value("namespace"),
         parameters=[value("params_file"), parameters],
         remappings=remappings,
-        arguments=["--ros-args", "--log-level", value("log_level")],
+        arguments=["--ros-args", "--log-level", value("log_level"), *enclave],
         respawn=value("respawn") == "true",
         respawn_delay=2.0,
         output="screen",
@@ -207,6 +214,8 @@ def _actions(context: LaunchContext) -> list:
     handlers = []
     if value("autostart") == "true":
         bring_up = [sys.executable, "-m", "stremn_ros.nodes.bring_up", full_name]
+        if enclave:
+            bring_up += ["--ros-args", *enclave]
         handlers = [
             RegisterEventHandler(
                 OnProcessStart(

@@ -287,6 +287,22 @@ class SegmentNode(LifecycleNode):
         super().destroy_node()
 
 
+def spin(executor: MultiThreadedExecutor, node: SegmentNode) -> None:
+    """Until told to stop; no callback's failure ends it."""
+    while executor.context.ok():
+        try:
+            executor.spin()
+            return
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return
+        except InvalidHandle:
+            # deactivate destroyed the subscription just when the executor, in another thread, was
+            # about to wait for its QoS events; rclpy guards all but those against that
+            continue
+        except Exception:  # of a callback: rclpy hands it on, but it must not end the node
+            node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
+
+
 def main(args: list[str] | None = None) -> int:
     """Runs the node until it is told to stop; the lifecycle services drive it."""
     rclpy.init(args=args)
@@ -294,17 +310,7 @@ def main(args: list[str] | None = None) -> int:
     executor = MultiThreadedExecutor(num_threads=node.threads)
     executor.add_node(node)
     try:
-        while rclpy.ok():
-            try:
-                executor.spin()
-            except (KeyboardInterrupt, ExternalShutdownException):
-                break
-            except InvalidHandle:
-                # deactivate destroyed the subscription just when the executor, in another thread,
-                # was about to wait for its QoS events; rclpy guards all but those against that
-                continue
-            except Exception:  # of a callback: rclpy hands it on, but it must not end the node
-                node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
+        spin(executor, node)
     finally:
         node.free()  # first: it also ends service calls that wait for a frame
         executor.shutdown()
