@@ -20,7 +20,9 @@ help:
 setup:
 	@sh scripts/setup.sh "$(PYTHON)"
 
+# the export doubles the frame rate on a CPU; it is done once, and the demo does without it, too
 demo: setup
+	@-$(VENV)/bin/stremn export segment_lite0 --runtime onnx
 	@$(VENV)/bin/stremn demo
 
 test: setup

@@ -179,26 +179,57 @@ if found["available"]:
     found["sum"] = float((a @ a).sum())
 """
 _TENSORRT = """
-import importlib
-errors = []
-for name in ("tensorrt", "tensorrt_rtx"):
-    try:
-        module = importlib.import_module(name)
-        found["name"], found["version"] = name, module.__version__
-        break
-    except Exception as error:
-        errors.append(f"{name}: {type(error).__name__}: {error}")
-else:
-    raise SystemExit("; ".join(errors))
+from stremn_ros.runtime.tensorrt_backend import find_tensorrt, is_rtx
+module = find_tensorrt()
+found["name"], found["version"], found["rtx"] = module.__name__, module.__version__, is_rtx(module)
+"""
+_CUDA = """
+import ctypes, glob, torch
+found["build"] = torch.version.cuda
+found["board"] = bool(glob.glob("/etc/nv_tegra_release"))
+driver = ctypes.CDLL("libcuda.so.1")
+version = ctypes.c_int()
+found["code"] = driver.cuInit(0)
+driver.cuDriverGetVersion(ctypes.byref(version))
+found["driver"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
 """
 _PYCUDA = """
 import pycuda, pycuda.driver
 found["version"] = pycuda.VERSION_TEXT
 """
 _ONNXRUNTIME = """
-import onnxruntime
+import importlib, onnxruntime
 found["version"] = onnxruntime.__version__
 found["providers"] = onnxruntime.get_available_providers()
+found["errors"] = {}
+for name in ("onnx", "onnxscript"):
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        found["errors"][name] = f"{type(error).__name__}: {error}"
+"""
+_CACHE = """
+import json
+from stremn_ros.runtime.cache import KEY, cache_folder, sha256
+from stremn_ros.runtime.models import WEIGHTS, model_folders
+folder = cache_folder()
+found["folder"], found["entries"] = str(folder), {}
+weights = {sha256(path) for root in model_folders() for path in root.glob("*/" + WEIGHTS)}
+for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+    if not entry.is_dir():
+        continue
+    note = found["entries"][entry.name] = {"error": "", "stale": entry.name.startswith(".")}
+    note["mib"] = round(sum(p.stat().st_size for p in entry.iterdir() if p.is_file()) / 2**20, 1)
+    if note["stale"]:
+        continue
+    try:
+        values = json.loads((entry / KEY).read_text())
+        note["stale"] = values["key"].get("weights") not in weights
+        for name, digest in values["files"].items():
+            if sha256(entry / name) != digest:
+                raise ValueError(f"{name} is cut short or altered")
+    except Exception as error:
+        note["error"] = f"{type(error).__name__}: {error}"
 """
 _MODELS = """
 import yaml
@@ -228,11 +259,17 @@ for folder in model_folders():
             entry["error"] = f"{type(error).__name__}: {error}"
 """
 _RUN = f"""
-import time
+import logging, time
 import numpy as np
 from stremn_ros.runtime.stages import RUNTIMES
 from stremn_ros.segmenter import Segmenter
 found["runtimes"] = list(RUNTIMES)
+found["why"] = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        found["why"].append(record.getMessage())
+logging.getLogger("stremn_ros").addHandler(Keep())
+logging.getLogger("stremn_ros").setLevel(logging.INFO)
 segmenter = Segmenter.load({DEFAULT_MODEL!r})
 frame = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
 mask = np.zeros((480, 640), np.uint8)
@@ -259,10 +296,12 @@ def examine(environment: Mapping[str, str] | None = None) -> Report:
         "packages": _PACKAGES,
         "opencv": _OPENCV,
         "torch": _TORCH,
+        "cuda": _CUDA,
         "tensorrt": _TENSORRT,
         "pycuda": _PYCUDA,
         "onnxruntime": _ONNXRUNTIME,
         "models": _MODELS,
+        "cache": _CACHE,
     }
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         probes = dict(zip(codes, pool.map(probe, codes.values())))
@@ -277,10 +316,12 @@ def examine(environment: Mapping[str, str] | None = None) -> Report:
         *_check_packages(probes["packages"]),
         _check_opencv(probes["opencv"]),
         _check_torch(probes["torch"]),
+        _check_cuda(probes["cuda"], probes["torch"]),
         _check_onnxruntime(probes["onnxruntime"]),
-        _check_tensorrt(probes["tensorrt"]),
+        _check_tensorrt(probes["tensorrt"], bool(probes["torch"].values.get("available"))),
         _check_pycuda(probes["pycuda"]),
         *_check_models(probes["models"]),
+        _check_cache(probes["cache"]),
         _check_run(probes["run"]),
         _check_shared_memory(environment, str(probes["rclpy"].values.get("rmw", ""))),
     ]
@@ -496,24 +537,97 @@ def _check_onnxruntime(result: Probe) -> Check:
             "optional: python -m pip install onnxruntime",
         )
     providers = ", ".join(result.values["providers"])
-    return Check("ONNX Runtime", OK, f"{result.values['version']} ({providers})")
+    found = f"{result.values['version']} ({providers})"
+    errors = result.values["errors"]
+    if errors:
+        return Check(
+            "ONNX Runtime",
+            NOTE,
+            f"{found}; a model cannot be exported for it here:\n"
+            + "\n".join(f"{name}: {error}" for name, error in errors.items()),
+            f"python -m pip install {' '.join(errors)}; an export made elsewhere works, too",
+        )
+    return Check("ONNX Runtime", OK, found)
 
 
-def _check_tensorrt(result: Probe) -> Check:
+def _check_cuda(result: Probe, torch: Probe) -> Check:
+    if result.error:
+        return Check(
+            "CUDA",
+            NOTE,
+            f"no driver can be used: {result.error}",
+            "no GPU is needed; with an NVIDIA GPU install its driver (a container needs "
+            "--gpus all)",
+        )
+    values = result.values
+    found = f"driver for CUDA {values['driver']}, PyTorch built for {values['build'] or 'none'}"
+    if values["code"]:
+        return Check(
+            "CUDA",
+            NOTE,
+            f"{found}; the driver says error {values['code']} at its start",
+            "look at `nvidia-smi`: 100 means that it sees no GPU, 803 that it and the kernel's "
+            "module differ (restart)",
+        )
+    if not torch.values.get("available"):
+        return Check("CUDA", NOTE, found, "install the build of PyTorch with CUDA; see PyTorch")
+    return Check("CUDA", OK, found)
+
+
+def _check_tensorrt(result: Probe, gpu: bool) -> Check:
     if result.error:
         return Check(
             "TensorRT",
             NOTE,
-            f"cannot be imported: {result.error}",
+            result.error,
             "optional: it comes with JetPack, or from NVIDIA for a desktop GPU",
         )
-    return Check("TensorRT", OK, f"{result.values['name']} {result.values['version']}")
+    found = f"{result.values['name']} {result.values['version']}"
+    if not gpu:
+        can = "plans can be built for a look, not run" if result.values["rtx"] else "of no use"
+        return Check("TensorRT", NOTE, f"{found}; without a GPU {can}", "only on a GPU")
+    return Check(
+        "TensorRT",
+        OK,
+        f"{found}; taken when named (runtime:=tensorrt), after\n"
+        f"stremn export {DEFAULT_MODEL} --runtime tensorrt",
+    )
 
 
 def _check_pycuda(result: Probe) -> Check:
     if result.error:
-        return Check("pycuda", NOTE, f"cannot be imported: {result.error}", "optional, GPU only")
+        return Check(
+            "pycuda",
+            NOTE,
+            f"cannot be imported: {result.error}",
+            "optional, for a GPU that shares the CPU's memory (Jetson):\n"
+            "CPATH=/usr/local/cuda/include CUDA_ENABLE_CURAND=False python -m pip install pycuda",
+        )
     return Check("pycuda", OK, str(result.values["version"]))
+
+
+def _check_cache(result: Probe) -> Check:
+    if result.error:
+        return Check("cache", NOTE, f"cannot be read: {result.error}", "set STREMN_CACHE")
+    folder, entries = result.values["folder"], result.values["entries"]
+    if not entries:
+        return Check("cache", OK, f"{folder} is empty")
+    lines, damaged, stale = [folder], [], []
+    for name, entry in entries.items():
+        state = "whole"
+        if entry["error"]:
+            damaged.append(name)
+            state = f"damaged, and never loaded: {entry['error']}"
+        elif entry["stale"]:
+            stale.append(name)
+            state = "of weights that are no longer here, or of a build that was interrupted"
+        lines.append(f"{name}: {entry['mib']} MiB, {state}")
+    advice = []
+    if damaged:
+        advice.append(f"stremn export MODEL writes anew: {', '.join(damaged)}")
+    if stale:
+        advice.append(f"may be deleted: {', '.join(stale)}")
+    return Check("cache", NOTE if advice else OK, "\n".join(lines), "\n".join(advice))
 
 
 def _check_models(result: Probe) -> list[Check]:
@@ -574,16 +688,21 @@ def _check_run(result: Probe) -> Check:
     values = result.values
     size = "x".join(str(side) for side in values["size"])
     advice = ""
-    if values["runtime"] == "torch (cpu)" and "onnxruntime" in values["runtimes"]:
+    if values["runtime"] == "torch (cpu)":
         advice = (
-            "ONNX Runtime is quicker on a CPU, once the model was exported for it:\n"
+            "ONNX Runtime is quicker on a CPU, once the model was exported for it (a minute):\n"
             f"stremn export {DEFAULT_MODEL} --runtime onnx"
         )
     return Check(
         "runtime",
         OK,
-        f"{values['runtime']} would be used (of: {', '.join(values['runtimes'])}); one object at "
-        f"{size}: {values['milliseconds']:.0f} ms a frame",
+        "\n".join(
+            [
+                f"{values['runtime']} would be used (of: {', '.join(values['runtimes'])}); one "
+                f"object at {size}: {values['milliseconds']:.0f} ms a frame",
+                *values["why"],
+            ]
+        ),
         advice,
     )
 

@@ -14,6 +14,7 @@ import pytest
 
 from stremn_ros import doctor
 from stremn_ros.doctor import NOTE, OK, PROBLEM, Check, Probe, Report, probe
+from stremn_ros.runtime.cache import sha256, write_key
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Path(__file__).resolve().parent / "data" / "tiny_model"
@@ -173,3 +174,71 @@ def test_ros_distribution(monkeypatch):
     wheels("ros-kilted-rclpy", "ros-rcl-interfaces")
     assert doctor._check_distribution({}).found == "wheels of kilted are installed"
     assert "mixed" in doctor._check_distribution({"ROS_DISTRO": "jazzy"}).advice
+
+
+def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
+    """Whole, damaged, of weights that are gone, and left by a build that was interrupted."""
+    models, cache = models_folder(tmp_path), tmp_path / "cache"
+    digest = sha256(models / "segment_lite0" / "weights.safetensors")
+    for name, weights, content in (
+        ("good", digest, b"plan"),
+        ("short", digest, b"pl"),
+        ("old", "0" * 64, b"plan"),
+        (".half-x1", digest, b"p"),
+    ):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "x.onnx").write_bytes(b"plan")
+        write_key(cache / name, {"weights": weights}, ["x.onnx"])
+        (cache / name / "x.onnx").write_bytes(content)
+    monkeypatch.setenv("STREMN_CACHE", str(cache))
+    monkeypatch.setenv("STREMN_MODELS", str(models))
+    check = doctor._check_cache(probe(doctor._CACHE))
+    assert check.status == NOTE
+    lines = dict(line.split(": ", 1) for line in check.found.splitlines()[1:])
+    assert lines["good"].endswith("whole")
+    assert "damaged, and never loaded" in lines["short"]
+    assert "no longer here" in lines["old"]
+    assert "interrupted" in lines[".half-x1"]
+    assert "anew: short" in check.advice
+    assert "deleted: .half-x1, old" in check.advice
+    monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "nowhere"))
+    assert doctor._check_cache(probe(doctor._CACHE)).status == OK
+
+
+def test_gpu_parts_say_what_is_missing():
+    def cuda(available=False, **values):
+        return doctor._check_cuda(Probe(values), Probe({"available": available}))
+
+    gone = doctor._check_cuda(Probe({}, "OSError: libcuda.so.1"), Probe({}))
+    assert gone.status == NOTE
+    assert "libcuda.so.1" in gone.found
+    assert "error 100" in cuda(driver="12.8", build="12.8", code=100).found
+    assert "PyTorch with CUDA" in cuda(driver="12.8", build=None, code=0).advice
+    assert cuda(True, driver="12.8", build="12.8", code=0).status == OK
+    rtx = Probe({"name": "tensorrt_rtx_bindings", "version": "1.7", "rtx": True})
+    assert "not run" in doctor._check_tensorrt(rtx, False).found
+    assert "stremn export" in doctor._check_tensorrt(rtx, True).found
+    assert "no module x" in doctor._check_tensorrt(Probe({}, "no module x"), False).found
+    assert "CPATH" in doctor._check_pycuda(Probe({}, "ImportError: x")).advice
+
+
+def test_onnxruntime_without_an_exporter_is_a_note():
+    values = {"version": "1.2", "providers": ["CPU"], "errors": {"onnxscript": "ImportError: x"}}
+    check = doctor._check_onnxruntime(Probe(values))
+    assert check.status == NOTE
+    assert "pip install onnxscript" in check.advice
+    assert "ImportError: x" in check.found
+    assert doctor._check_onnxruntime(Probe({**values, "errors": {}})).status == OK
+
+
+def test_the_runtime_comes_with_the_reason():
+    values = {
+        "size": [240, 432],
+        "runtime": "torch (cpu)",
+        "runtimes": ["torch"],
+        "milliseconds": 80.0,
+        "why": ["runtime auto takes PyTorch: no export"],
+    }
+    check = doctor._check_run(Probe(values))
+    assert "takes PyTorch: no export" in check.found
+    assert "stremn export" in check.advice

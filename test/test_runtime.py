@@ -6,18 +6,23 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from shapes import TINY_MODEL, scene
 
-from stremn_ros.errors import ModelError, RuntimeUnavailableError
+from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
+from stremn_ros.nodes.demo import demo_video
 from stremn_ros.runtime import onnx_export
 from stremn_ros.runtime.models import load_network
 from stremn_ros.runtime.onnx_export import checked_files, entry_folder, export_onnx, stage_specs
 from stremn_ros.segmenter import Segmenter
+from stremn_ros.video import open_frames
+from stremn_ros.visualization import read_label_png
 
 pytest.importorskip("onnxruntime")
+CONFIG = Path(__file__).resolve().parents[1] / "config"
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,49 @@ def test_without_onnxruntime_pytorch_remains(cache: Path, monkeypatch: pytest.Mo
         export_onnx(TINY_MODEL)
 
 
+def test_masks_agree_on_a_real_video(cache: Path) -> None:
+    """The tiny model on the demo's clip; `python benchmark/compare_runtimes.py` does it with the
+    real one over 100 frames."""
+    frames = list(open_frames(demo_video(), 0, 25, (96, 160)))
+    mask = (read_label_png(CONFIG / "demo_seed.png") > 0).astype(np.uint8)
+    mask = cv2.resize(mask, (160, 96), interpolation=cv2.INTER_NEAREST)
+    segmenters = [load(name, processing_size=(96, 160)) for name in ("torch", "onnxruntime")]
+    for segmenter in segmenters:
+        segmenter.seed(frames[0], mask)
+    same = [
+        (segmenters[0].step(frame).labels == segmenters[1].step(frame).labels).mean()
+        for frame in frames[1:]
+    ]
+    assert np.mean(same) > 0.995
+
+
+def test_pytorch_gets_its_threads_back(cache: Path) -> None:
+    """Also where segmenters of two threads are in their scopes at a time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        stages = load("onnxruntime").wrap_stages(lambda stages: stages)
+        first, second = stages.scope(), stages.scope()
+        first.__enter__()
+        assert torch.get_num_threads() == 1
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_num_threads() == 1
+        second.__exit__(None, None, None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_stages_can_be_wrapped_before_the_first_frame_only(cache: Path) -> None:
+    segmenter = load("torch")
+    wrapped = segmenter.wrap_stages(lambda stages: stages)
+    assert segmenter.runtime_name == wrapped.name
+    segmenter.seed(*scene(0))
+    with pytest.raises(InputError, match="has seen frames already"):
+        segmenter.wrap_stages(lambda stages: stages)
+
+
 def test_a_damaged_export_is_refused(cache: Path) -> None:
     folder = entry_folder(TINY_MODEL)
     decoder, key = folder / "decoder.onnx", folder / "key.json"
@@ -144,7 +192,7 @@ def test_auto_build_exports_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """The exporter is replaced by one that copies, to count its calls without its minute."""
     monkeypatch.setenv("STREMN_CACHE", str(tmp_path))
     calls = []
-    monkeypatch.setattr("stremn_ros.runtime.stages.export_onnx", calls.append)
+    monkeypatch.setattr("stremn_ros.runtime.stages.build_onnx", calls.append)
     assert load("auto", auto_build=True).runtime_name == "torch (cpu)", "it made nothing"
     with pytest.raises(ModelError):
         load("onnxruntime", auto_build=True)

@@ -10,6 +10,9 @@ from stremn_ros.errors import InputError
 
 from .options import add_model_options, check_writable, counted, load_segmenter, size, write_json
 
+# those of runtime.stages, which imports PyTorch; a test holds that they are the same
+RUNTIMES = ("torch", "onnxruntime", "cudagraphs", "tensorrt")
+
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
@@ -35,8 +38,10 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--against",
-        choices=("linear",),
-        help="beside a memory that grows by a template every 5 frames, with 1 to --objects "
+        choices=("linear", *RUNTIMES),
+        help="a runtime's name: --runtime beside that one in turns, stage by stage, and the pixels "
+        "in which their masks agree. linear: "
+        "beside a memory that grows by a template every 5 frames, with 1 to --objects "
         "objects: the first --frames frames are played with one object and 60 with more, and at "
         "each frame of --at the growing memory is filled to its length there",
     )
@@ -62,8 +67,10 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError(f"frame size {options.frame_size}: HxW is needed, for instance 480x640")
     for path in (options.json, options.plot):
         check_writable(path)
-    if options.against is not None:
+    if options.against == "linear":
         return _run_against(options)
+    if options.against is not None:
+        return _compare_runtimes(options)
     video, labels = scene(options.objects, options.frame_size)
     segmenter = load_segmenter(options, options.objects)
     with tqdm(total=options.frames, unit="frame", disable=options.quiet) as bar:
@@ -92,6 +99,47 @@ def _run(options: argparse.Namespace) -> int:
             result,
             options.plot,
             f"{Path(options.model).name}, {counted(options.objects, 'object')}",
+        )
+    return 0
+
+
+def _compare_runtimes(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from stremn_ros.evaluation.bench import scene
+    from stremn_ros.evaluation.growth import machine
+    from stremn_ros.evaluation.runtimes import compare_runtimes, table
+
+    if options.plot is not None:
+        raise InputError("--plot does not go with the comparison of runtimes; use --json")
+    if options.runtime == options.against:
+        raise InputError(f"--runtime and --against are both {options.against}: name two")
+
+    def load(name: str) -> Any:
+        return load_segmenter(
+            argparse.Namespace(**{**vars(options), "runtime": name}), options.objects
+        )
+
+    video, labels = scene(options.objects, options.frame_size)
+    with tqdm(total=options.frames, unit="frame", disable=options.quiet) as bar:
+        result = compare_runtimes(
+            load,
+            [options.against, options.runtime],
+            list(video),
+            labels[0],
+            options.frames,
+            on_frame=lambda _: bar.update(),
+        )
+    print(table(result))
+    if options.json is not None:
+        write_json(
+            options.json,
+            {
+                **result,
+                "objects": options.objects,
+                "model": Path(options.model).name,
+                "machine": machine(),
+            },
         )
     return 0
 
