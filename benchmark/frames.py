@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -59,4 +61,14 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **{name: _said(words) for name, words in JETSON.items() if shutil.which(words[0])},
     }
+
+
+# a Jetson's figures mean nothing without its power mode and whether its clocks are held
+JETSON = {"nvpmodel": ("nvpmodel", "-q"), "jetson_clocks": ("jetson_clocks", "--show")}
+
+
+def _said(words: tuple[str, ...]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return " ".join((done.stdout + done.stderr).split())
