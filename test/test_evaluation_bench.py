@@ -150,7 +150,7 @@ def test_long_run_in_short(tmp_path):
     """400 frames with objects coming and going: the promises hold, and a broken one is seen."""
     done = run(
         ROOT / "benchmark" / "longrun.py", "--frames", 400, "--objects", 2, "--model", TINY,
-        "--rows", 96, "--columns", 128, "--change-every", 30,
+        "--rows", 96, "--columns", 128, "--change-every", 25,
         "--json", tmp_path / "l.json", "--plot", tmp_path / "l.png",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -159,7 +159,12 @@ def test_long_run_in_short(tmp_path):
     assert found["memory_bytes_first"] == found["memory_bytes_last"]
     assert len(found["windows"]) == 4
     assert (tmp_path / "l.png").stat().st_size > 10_000
-    assert "(equal)" in done.stdout
+    assert {window["memory_bytes"] for window in found["windows"]} == {found["memory_bytes_last"]}
+    assert found["windows"][1]["calls"] == found["windows"][-1]["calls"]
+    assert found["windows"][1]["calls"]["encode_query"] == 100
+    assert all(window["median_cpu_ms"] > 0 for window in found["windows"])
+    assert "(equal, and after every stretch)" in done.stdout
+    assert "operations in both: equal; in the last: encode_query 100" in done.stdout
 
 
 def test_long_run_judges_growth():
@@ -169,13 +174,21 @@ def test_long_run_judges_growth():
     finally:
         sys.path.pop(0)
 
-    def made(resident, memory):
+    def made(resident, memory, calls=(9, 10, 10, 10), change_every=5):
         windows = [
-            bench.Window(n * 10, n * 10 + 9, 5.0, 6.0, size, memory[0], {"read": 1.0}, 1.0, 0.9)
-            for n, size in enumerate(resident)
-        ]
-        return bench.Run(40, windows, {}, memory, {})
+            bench.Window(
+                n * 10, n * 10 + 9, 5.0, 6.0, size, memory[0], {"read": 1.0}, 1.0, 0.9, 2.0,
+                {"read": count},
+            )
+            for n, (size, count) in enumerate(zip(resident, calls))
+        ]  # fmt: skip
+        return bench.Run(40, windows, {}, memory, {"change_every": change_every})
 
     assert judge(made([1000, 1000, 1000, 1015], (10, 10)))[0]
     assert not judge(made([1000, 1000, 1000, 1030], (10, 10)))[0]
     assert not judge(made([1000, 1000, 1000, 1000], (10, 11)))[0]
+    more = made([1000] * 4, (10, 10), (9, 10, 10, 11))
+    assert not judge(more)[0], "another number of operations"
+    assert any("NOT EQUAL; in the last: read 11" in line for line in judge(more)[1])
+    # stretches that are no whole cycles of going and coming may differ
+    assert judge(made([1000] * 4, (10, 10), (9, 10, 10, 11), change_every=4))[0]
