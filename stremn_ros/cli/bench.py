@@ -42,7 +42,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         help="a runtime's name: --runtime beside that one in turns, stage by stage, and the pixels "
         "in which their masks agree. linear: "
         "beside a memory that grows by a template every 5 frames, with 1 to --objects "
-        "objects: the first --frames frames are played with one object and 60 with more, and at "
+        "objects: the first --frames frames are played with one object and 40 with more, and at "
         "each frame of --at the growing memory is filled to its length there",
     )
     parser.add_argument(
@@ -166,7 +166,7 @@ def _run_against(options: argparse.Namespace) -> int:
 
     results = []
     for objects in range(1, options.objects + 1):
-        frames = options.frames if objects == 1 else min(options.frames, 60)
+        frames = options.frames if objects == 1 else min(options.frames, 40)
         beyond = [point for point in points if point >= frames + SAMPLE]
         with tqdm(total=frames + SAMPLE * len(beyond), unit="frame", disable=options.quiet) as bar:
             bar.set_description(counted(objects, "object"))
