@@ -108,8 +108,19 @@ def write_key(folder: Path, key: Mapping[str, Any], names: Sequence[str], **note
 
 @contextlib.contextmanager
 def one_builder(target: Path) -> Iterator[None]:
-    """Waits for another process that builds the same entry."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("w") as lock:
+    """Waits for another process that builds the same entry.
+
+    Raises:
+        ModelError: nothing can be written there.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = (target.parent / f".{target.name}.lock").open("w")
+    except OSError as error:
+        raise ModelError(
+            f"nothing can be written to the cache folder {target.parent} "
+            f"({error.strerror or error}): set STREMN_CACHE to another"
+        ) from None
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,13 +1,17 @@
-"""A runtime that runs out of memory, at any of its calls: told, and no object is lost."""
+"""A runtime that runs out of memory, at any of its calls, or of a place to build: told, and no
+object is lost."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from ros_helpers import image_message, wait_for
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from ros_helpers import image_message, own_node, wait_for
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
+from stremn_ros.nodes.report import ERROR
 from stremn_ros.nodes.segment_core import SegmentCore
 from stremn_ros.segmenter import Segmenter
 
@@ -133,3 +137,18 @@ def test_a_seed_that_runs_out_of_memory_is_refused_and_others_do_not_notice(rig,
     assert rig.follow(range(6, 9))[1] > 0.45
     assert rig.seed(8, DISC).success
     assert min(rig.follow(range(9, 12))) > 0.45
+
+
+def test_a_cache_that_cannot_be_written_to_is_told_and_auto_does_without(monkeypatch):
+    """/proc takes no folders, even of root."""
+    monkeypatch.setenv("STREMN_CACHE", "/proc/stremn")
+    with own_node(f"model:={TINY_MODEL}", "auto_build:=true", "device:=cpu") as node:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        report = node._cameras[0].report()
+        assert report.values["runtime"].startswith("torch")
+        assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        results = node.set_parameters([Parameter("runtime", value="onnxruntime")])
+        assert results[0].successful
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        assert "nothing can be written to the cache folder /proc/stremn" in node._failure
+        assert node._state_report().level == ERROR
