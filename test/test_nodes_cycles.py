@@ -1,20 +1,21 @@
-"""The life cycle again and again: nothing is left behind."""
+"""The life cycle again and again, while images come: nothing is left behind."""
 
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import rclpy
-import ros_helpers  # noqa: F401 - sets the domain before rclpy starts
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
-from shapes import TINY_MODEL
+from ros_helpers import image_message, own_node, wait_for
+from sensor_msgs.msg import Image
+from shapes import TINY_MODEL, scene
 
-from stremn_ros.nodes.segment_node import SegmentNode
+from stremn_ros.nodes.segment_node import spin
 
 CYCLES = 100
 SUCCESS = TransitionCallbackReturn.SUCCESS
@@ -34,31 +35,63 @@ def open_files() -> int:
 
 @pytest.mark.slow
 def test_a_hundred_full_cycles_leave_nothing_behind(tmp_path):
-    context = rclpy.Context()
-    # A domain of its own: what is left of this node until the garbage collector comes would still
-    # offer /stremn's services, and answer none, to the tests after this one.
-    rclpy.init(context=context, domain_id=int(os.environ["ROS_DOMAIN_ID"]) % 100 + 1)
-    arguments = ["-p", f"model:={TINY_MODEL}", "-p", f"snapshot_dir:={tmp_path}"]
-    arguments += ["-p", "autosave_period:=60.0", "-p", "autosave_at_stop:=true"]
-    node = SegmentNode(context=context, cli_args=["--ros-args", *arguments])
-    seen = []
-    try:
-        begin = time.monotonic()
-        for cycle in range(CYCLES):
-            for step in ("configure", "activate", "deactivate", "cleanup"):
-                assert getattr(node, f"trigger_{step}")() == SUCCESS, (cycle, step)
-            if cycle % 10 == 9:
-                gc.collect()
-                publishers = len(list(node.publishers))
-                seen.append((resident(), threading.active_count(), open_files(), publishers))
-        print(f"\n{CYCLES} cycles in {time.monotonic() - begin:.1f} s")
-        print("resident MB, threads, open files, publishers after each ten cycles:")
-        print("\n".join(f"{bytes / 1e6:.1f} {rest}" for bytes, *rest in seen))
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown(context=context)
-        del node
-        gc.collect()
-    first, last = seen[1], seen[-1]
+    """Images come through DDS all the time, into every state; each activation segments some."""
+    seen, stop = [], threading.Event()
+    with own_node(
+        f"model:={TINY_MODEL}",
+        "runtime:=torch",
+        f"snapshot_dir:={tmp_path}",
+        "autosave_period:=60.0",
+        "autosave_at_stop:=true",
+        "image_reliability:=reliable",
+    ) as node:
+        camera = rclpy.create_node("camera", context=node.context)
+        images = camera.create_publisher(Image, "image", 1)
+
+        def send():
+            step = 0
+            while not stop.wait(0.005):
+                step += 1
+                images.publish(image_message(scene(step % 60)[0], step * 10**8))
+
+        executor = MultiThreadedExecutor(node.threads, context=node.context)
+        executor.add_node(node)
+        threads = [
+            threading.Thread(target=send),
+            threading.Thread(target=spin, args=(executor, node)),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            begin = time.monotonic()
+            for cycle in range(CYCLES):
+                for step in ("configure", "activate"):
+                    assert getattr(node, f"trigger_{step}")() == SUCCESS, (cycle, step)
+                core = node._cameras[0]._core
+                wait_for(lambda core=core: core.counters().segmented, f"an image in cycle {cycle}")
+                if cycle % 10 == 0:  # with objects as well
+                    mask = image_message(scene(0)[1], 0, "mono8")
+                    assert core.seed_mask(mask).success
+                    done = core.counters().segmented
+                    wait_for(
+                        lambda core=core, done=done: core.counters().segmented > done,
+                        "an image with objects",
+                    )
+                for step in ("deactivate", "cleanup"):
+                    assert getattr(node, f"trigger_{step}")() == SUCCESS, (cycle, step)
+                if cycle % 10 == 9:
+                    gc.collect()
+                    publishers = len(list(node.publishers))
+                    seen.append((resident(), threading.active_count(), open_files(), publishers))
+            print(f"\n{CYCLES} cycles in {time.monotonic() - begin:.1f} s")
+            print("resident MB, threads, open files, publishers after each ten cycles:")
+            print("\n".join(f"{bytes / 1e6:.1f} {rest}" for bytes, *rest in seen))
+        finally:
+            stop.set()
+            threads[0].join()
+            executor.shutdown()
+            threads[1].join()
+            camera.destroy_node()
+    first, last = seen[2], seen[-1]
     assert last[1:] == first[1:]
     assert last[0] < first[0] * 1.02
