@@ -35,15 +35,19 @@ def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
     return -10.0 * mean.log10()
 
 
-def ssim(prediction: Tensor, truth: Tensor, gaussian: bool = False) -> Tensor:
+def ssim(
+    prediction: Tensor, truth: Tensor, gaussian: bool = False, mirrored: bool = False
+) -> Tensor:
     """Structural similarity for a range of 0..1, the mean over the colours.
 
     Args:
         gaussian: False: windows of 7 x 7 pixels, all alike, and the sample covariance; what
             scikit-image does unless told otherwise, and with it the published tables of video
             prediction. True: the original definition (Wang et al., 2004), Gaussian windows of
-            11 x 11 pixels with a standard deviation of 1.5, as torchmetrics has it. On Moving MNIST
-            the second is the higher. Only windows that lie inside the frame count in both.
+            11 x 11 pixels, standard deviation 1.5. On Moving MNIST the first is the higher.
+        mirrored: False: only windows that lie inside the frame count, as in the original and in
+            scikit-image. True: one around every pixel, the frame mirrored at its edges, as
+            torchmetrics has it with Gaussian windows.
 
     Raises:
         InputError: the frames are smaller than a window.
@@ -67,6 +71,8 @@ def ssim(prediction: Tensor, truth: Tensor, gaussian: bool = False) -> Tensor:
 
     # Differences to a common middle: variances of small differences survive single precision
     a, b = prediction.flatten(0, 1)[:, None], truth.flatten(0, 1)[:, None]
+    if mirrored:
+        a, b = (F.pad(x, (side // 2,) * 4, mode="reflect") for x in (a, b))
     mean_a, mean_b = mean(a), mean(b)
     centred_a, centred_b = a - 0.5, b - 0.5
     var_a = correction * (mean(centred_a.square()) - (mean_a - 0.5).square())
