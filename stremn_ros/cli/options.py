@@ -25,6 +25,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--update-rule", metavar="RULE", help="how a full memory makes room (default: model's)"
     )
     group.add_argument(
+        "--input-to-memory",
+        action="store_true",
+        default=None,
+        help="fuse each new template into a slot (I2M) instead of one slot into another (M2M)",
+    )
+    group.add_argument(
         "--processing-size",
         type=size,
         metavar="ROWS|HxW",
@@ -64,6 +70,7 @@ def load_segmenter(options: argparse.Namespace, max_objects: int) -> Any:
         auto_build=options.auto_build,
         slots=options.slots,
         update_rule=options.update_rule,
+        input_to_memory=options.input_to_memory,
         processing_size=options.processing_size,
         max_objects=max_objects,
     )

@@ -63,6 +63,8 @@ def _run(options: argparse.Namespace) -> int:
     def listed(text: str | None) -> list[str]:
         return [part.strip() for part in (text or "").split(",") if part.strip()]
 
+    if options.input_to_memory:
+        raise InputError("the sweep runs both forms; leave --input-to-memory out")
     try:
         slots = [int(part) for part in listed(options.slots)]
     except ValueError:

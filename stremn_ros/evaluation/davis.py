@@ -393,6 +393,7 @@ def evaluate_davis(
             "runtime": segmenter.runtime_name,
             "slots": segmenter.memory.slots,
             "update_rule": segmenter.update_rule,
+            "input_to_memory": getattr(segmenter.memory, "input_to_memory", False),
             **(settings or {}),
             "version": stremn_ros.__version__,
             "python": platform.python_version(),
