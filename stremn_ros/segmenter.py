@@ -37,6 +37,7 @@ from .memory import (
 )
 from .memory.snapshot import Snapshot, fingerprint
 from .network import Query, aggregate_logits
+from .parts import drop_small_parts
 from .runtime.models import SCORER_PREFIX, find_model, load_network
 from .runtime.stages import Stages, make_stages
 from .runtime.staging import make_stager, resize
@@ -128,6 +129,8 @@ class Segmenter:
             What is taken for it meanwhile is often another thing, of which the network is less
             sure.
         lost_after: frames an object may be unseen before its state is LOST.
+        smallest_part: parts of a mask that have less than this share, 0..1, of the pixels of its
+            largest part are left out of the result; the memory keeps what the network saw.
 
     Raises:
         InputError: an argument out of range; the message gives the range. ModelError: the update
@@ -147,6 +150,7 @@ class Segmenter:
         min_score: float = 0.5,
         return_score: float = 0.0,
         lost_after: int = 30,
+        smallest_part: float = 0.0,
     ) -> None:
         if not 1 <= max_objects <= MAX_ID:
             raise InputError(f"max_objects is {max_objects}; it must be 1..{MAX_ID}")
@@ -156,7 +160,7 @@ class Segmenter:
         self._stager = make_stager(stages.device)
         self._requested_size = _checked_size(processing_size)
         self.max_objects, self.update_every = max_objects, update_every
-        self.lost_after = lost_after
+        self.lost_after, self.smallest_part = lost_after, smallest_part
         self.min_score, self.return_score = min_score, return_score
         self._slots, self._rule = slots, update_rule
         self._input_to_memory = input_to_memory
@@ -197,7 +201,9 @@ class Segmenter:
         network, spec = load_network(folder)
         stages = make_stages(network, runtime, device, folder, auto_build)
         given = {key: value for key, value in options.items() if value is not None}
-        return cls(stages, **{**spec.defaults, **given})
+        made = cls(stages, **{**spec.defaults, **given})
+        stages.prepare(fitted_size(made._requested_size, (9, 16)))
+        return made
 
     @property
     def ids(self) -> list[int]:
@@ -369,6 +375,8 @@ class Segmenter:
                 needed = max(needed, self.return_score)
             shown.append(own.numel() > 0 and scores[n] >= needed)
         labels = _labels(logits, ids, shown, (height, width))
+        if self.smallest_part > 0:
+            drop_small_parts(labels, ids, self.smallest_part)
         objects = [self._describe(*each, labels) for each in zip(ids, scores, strict=True)]
         # an object that was not seen would only teach the memory an empty mask
         for found in objects:
@@ -447,6 +455,7 @@ class Segmenter:
             min_score=self.min_score,
             return_score=self.return_score,
             lost_after=self.lost_after,
+            smallest_part=self.smallest_part,
         )
         if self._size is not None and not replace:
             made._use_size(self._size)

@@ -207,6 +207,7 @@ class OnCpu(TensorRTStages):
     def __init__(self, network: Any, plans: bool, strict: bool = True) -> None:
         CudaStages.__init__(self, network, torch.device("cpu"), torch.float32)
         self._plans, self._current, self._strict = {}, None, strict
+        self._model, self._build = TINY_MODEL, None
         self._fake = plans
         self.ran: set[str] = set()
 
@@ -252,3 +253,18 @@ def test_a_size_without_plans_is_an_error_or_runs_on_pytorch(
     stages = OnCpu(load_network(TINY_MODEL)[0], plans=False, strict=False)
     assert follow(stages).ids == [1, 2]
     assert "PyTorch runs instead of TensorRT: no plans here" in caplog.text
+
+
+def test_configure_builds_or_says_that_there_is_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREMN_CACHE", str(tmp_path))
+    stages = OnCpu(load_network(TINY_MODEL)[0], plans=True)
+    with pytest.raises(ModelError, match=r"no TensorRT plans .* --runtime tensorrt --size 96x128"):
+        stages.prepare(SIZE)
+    (tmp_path / f"{TINY_MODEL.name}-tensorrt-64x64").mkdir()
+    stages.prepare(SIZE)
+    assert not stages._plans, "nothing is loaded for a guess"
+    stages._build = lambda *_: None
+    stages.prepare(SIZE)
+    assert set(stages._plans) == {SIZE}

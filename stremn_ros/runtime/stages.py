@@ -35,6 +35,10 @@ class Stages(Protocol):
     device: torch.device
     name: str
 
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Before frames come: makes ready what this processing size, (rows, columns), wants."""
+        ...
+
     def scope(self) -> AbstractContextManager[None]:
         """Entered around a frame's work: settings for what PyTorch does between the stages."""
         ...

@@ -265,7 +265,7 @@ class _Plan:
 class TensorRTStages(CudaStages):
     """Runs encoders, heads and decoder as TensorRT plans; see ``stages.Stages``.
 
-    The plans are loaded with the first frame, which tells the size.
+    The plans are loaded with the first frame, which tells the size, or by ``prepare``.
 
     Args:
         network: in float32, for what stays in PyTorch; model: its folder, which names the plans.
@@ -295,6 +295,24 @@ class TensorRTStages(CudaStages):
         self._plans: dict[tuple[int, int], dict[str, _Plan] | None] = {}
         self._current: Mapping[str, _Plan] | None = None
         self.name = f"{self._trt.__name__} {self._trt.__version__} fp16 ({device})"
+
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Builds and loads the plans of a size where building was asked for.
+
+        The size is a guess, from an image of 16:9; where nothing may be built, plans for any size
+        will do until a frame tells.
+
+        Raises:
+            ModelError: there are no plans of this model at all. RuntimeUnavailableError: the build
+            failed.
+        """
+        if self._build is not None:
+            self._use(size)
+        elif self._strict and not any(cache_folder().glob(f"{self._model.name}-tensorrt-*")):
+            raise ModelError(
+                f"{self._model.name} has no TensorRT plans in {cache_folder()}; "
+                f"{remedy(self._model, size)}, or set auto_build"
+            )
 
     def load_plans(self, size: tuple[int, int]) -> dict[str, _Plan]:
         """The plans for a size, built first where that was asked for.

@@ -25,6 +25,9 @@ class TorchStages:
     def scope(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Nothing: every size runs at once."""
+
     def update_scope(self) -> AbstractContextManager[None]:
         return nullcontext()
 
