@@ -219,7 +219,6 @@ class PredictionNetwork(nn.Module):
         self.template_head = nn.Conv2d(w6, channels, 1)
         self.key_head = nn.Conv2d(channels, config.key_channels, 3, padding=1)
         self.value_head = nn.Conv2d(channels, config.value_channels, 1)
-        self.memory_key_head = self.key_head
         self.fusion = FusionCell(channels)
         self.decoder = nn.ModuleList(
             [
@@ -239,6 +238,11 @@ class PredictionNetwork(nn.Module):
         if config.head != "blend":
             return 0
         return 4 * config.colours * (1 + config.candidates * config.horizon)
+
+    @property
+    def memory_key_head(self) -> nn.Module:
+        """What makes the keys of templates, fused ones as well: the same for query and memory."""
+        return self.key_head
 
     def _make_head(self, matches: int) -> None:
         config = self.config
