@@ -172,7 +172,7 @@ def extend(state: ClipState, horizon: int) -> Tensor:
     return torch.cat(parts, dim=1)[:, :horizon]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def forecast(
     network: Network,
     frames: Tensor,
@@ -304,7 +304,7 @@ class Predictor:
         self._expected = self.error = self.change = None
         self._size = None
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(
         self, frame: NDArray[np.uint8], horizon: int | None = None
     ) -> NDArray[np.uint8] | None:
