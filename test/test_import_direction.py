@@ -18,13 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What each part may import of the package, beside itself. memory <- network <- runtime <-
 # segmenter, predictor <- nodes, cli; data <- training, evaluation <- cli.
-HELPERS = {"errors", "motion", "seeding", "video", "visualization"}
+HELPERS = {"errors", "motion", "parts", "seeding", "video", "visualization"}
 LIBRARY = {"errors", "memory", "network", "runtime"}
 ONLINE = LIBRARY | {"segmenter", "predictor"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "motion": set(),
+    "parts": set(),
     "seeding": {"errors"},
     "video": {"errors"},
     "visualization": {"errors", "video"},

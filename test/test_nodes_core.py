@@ -37,6 +37,9 @@ class ColourSegmenter:
     runtime_name = "colours"
     update_rule = "least_similar"
     update_every = 1
+    lost_after = 30
+    return_score = 0.0
+    smallest_part = 0.0
 
     def __init__(self, max_objects=4):
         self.max_objects = max_objects
@@ -933,7 +936,13 @@ def test_settings_reach_the_segmenter_between_frames(rig):
     rig.core.settings.min_score = 0.7
     rig.core.settings.update_rule = "oldest"
     rig.core.settings.update_every = 3
+    rig.core.settings.lost_after = 7
+    rig.core.settings.return_score = 0.0
+    rig.core.settings.smallest_part = 0.25
+    segmenter = rig.segmenter
+    segmenter.return_score = 0.9
     rig.send(picture())
+    assert (segmenter.lost_after, segmenter.return_score, segmenter.smallest_part) == (7, 0.0, 0.25)
     segmenter = rig.segmenter
     assert (segmenter.min_score, segmenter.update_rule, segmenter.update_every) == (
         0.7,

@@ -221,6 +221,36 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ),
     ParameterSpec(
         SEGMENT,
+        "return_score",
+        -1.0,
+        "Score that an object that was not seen needs to be seen again, where that is higher than "
+        "min_score; below 0 takes the model's own.",
+        RUN_TIME,
+        -1.0,
+        1.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "lost_after",
+        0,
+        "Frames for which an object may be unseen before its state is LOST; 0 takes the model's "
+        "own.",
+        RUN_TIME,
+        0,
+        1_000_000,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "smallest_part",
+        0.0,
+        "Parts of a mask that have less than this share of the pixels of its largest part are left "
+        "out of ~/mask and ~/objects; 0 leaves masks as they are, 1 leaves the largest part only.",
+        RUN_TIME,
+        0.0,
+        1.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
         "low_confidence",
         0.7,
         "Mean probability inside its mask below which the diagnostics warn of an object that is "

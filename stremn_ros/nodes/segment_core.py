@@ -118,8 +118,8 @@ class SegmentCore:
         self.topic = topic
         self._node = node
         self._clock = clock
-        self._own_rule = str(segmenter.update_rule)
-        self._own_update_every = int(segmenter.update_every)
+        own = ("update_rule", "update_every", "lost_after", "return_score")
+        self._own = {name: getattr(segmenter, name) for name in own}  # the model's
         self._own_worker = worker is None
         self._worker = worker if worker is not None else Worker(self._complain, clock)
         # Everything below is guarded by the condition; the worker holds it only between two jobs.
@@ -621,10 +621,17 @@ class SegmentCore:
 
     def _apply_settings(self) -> None:
         """Run-time changes reach the segmenter here, between two frames."""
+        settings, own = self.settings, self._own
         for name, value in (
-            ("min_score", self.settings.min_score),
-            ("update_rule", self.settings.update_rule or self._own_rule),
-            ("update_every", self.settings.update_every or self._own_update_every),
+            ("min_score", settings.min_score),
+            ("smallest_part", settings.smallest_part),
+            ("update_rule", settings.update_rule or own["update_rule"]),
+            ("update_every", settings.update_every or own["update_every"]),
+            ("lost_after", settings.lost_after or own["lost_after"]),
+            (
+                "return_score",
+                settings.return_score if settings.return_score >= 0 else own["return_score"],
+            ),
         ):
             if getattr(self._segmenter, name) != value:
                 try:

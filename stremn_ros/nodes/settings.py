@@ -10,6 +10,9 @@ class Settings:
     """Read at each use, so it may be changed at any time; the names are those of the parameters."""
 
     min_score: float = 0.5
+    return_score: float = -1.0  # below 0: the model's own
+    lost_after: int = 0  # 0: the model's own
+    smallest_part: float = 0.0
     low_confidence: float = 0.7
     update_rule: str = ""  # empty: the model's own
     update_every: int = 0  # 0: the model's own
