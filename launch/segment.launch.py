@@ -103,6 +103,17 @@ ARGUMENTS = [
         description="Folder for snapshots of the memory (save_memory, load_memory, autosave). "
         "Empty: as the parameter file says.",
     ),
+    DeclareLaunchArgument(
+        "predict",
+        default_value="false",
+        choices=["true", "false"],
+        description="Also run the prediction node, <node_name>_predict, in the same process.",
+    ),
+    DeclareLaunchArgument(
+        "predict_model",
+        default_value="predict_rgb",
+        description="Model of the prediction node: a name, or the path of a model folder.",
+    ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
     DeclareLaunchArgument(
         "node_name",
@@ -194,14 +205,28 @@ def _actions(context: LaunchContext) -> list:
     ]
 
     enclave = ["--enclave", value("enclave")] if value("enclave") else []
+    predicts = value("predict") == "true"
+    predict_name, predict_model = value("node_name") + "_predict", value("predict_model")
+    words = []
+    if predicts:  # it watches the first camera
+        namespace = "/" + value("namespace").strip("/")
+        topic = next(iter(cameras.values()), value("image_topic"))
+        words = ["-r", f"__node:={predict_name}", "-r", f"__ns:={namespace}"]
+        words += ["-r", f"image:={topic}", "-p", f"model:={predict_model}"]
     node = Node(
         package="stremn_ros",
-        executable="segment_node",
+        executable="segment_predict_node" if predicts else "segment_node",
         name=value("node_name"),
         namespace=value("namespace"),
         parameters=[value("params_file"), parameters],
         remappings=remappings,
-        arguments=["--ros-args", "--log-level", value("log_level"), *enclave],
+        arguments=[
+            *(f"--predict={word}" for word in words),
+            "--ros-args",
+            "--log-level",
+            value("log_level"),
+            *enclave,
+        ],
         respawn=value("respawn") == "true",
         respawn_delay=2.0,
         output="screen",
@@ -213,17 +238,20 @@ def _actions(context: LaunchContext) -> list:
     )
     handlers = []
     if value("autostart") == "true":
-        bring_up = [sys.executable, "-m", "stremn_ros.nodes.bring_up", full_name]
-        if enclave:
-            bring_up += ["--ros-args", *enclave]
+        started = [full_name, f"{full_name}_predict"] if predicts else [full_name]
+        command = [sys.executable, "-m", "stremn_ros.nodes.bring_up"]
+        security = ["--ros-args", *enclave] if enclave else []
         handlers = [
             RegisterEventHandler(
                 OnProcessStart(
                     target_action=node,
-                    # a new one each time, as a node that died is started again
-                    on_start=lambda event, context: ExecuteProcess(
-                        cmd=bring_up, name="bring_up", output="screen"
-                    ),
+                    # new ones each time, as a node that died is started again
+                    on_start=lambda event, context: [
+                        ExecuteProcess(
+                            cmd=[*command, name, *security], name="bring_up", output="screen"
+                        )
+                        for name in started
+                    ],
                 )
             )
         ]
