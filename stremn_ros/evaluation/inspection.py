@@ -197,13 +197,14 @@ def draw(
     held = [] if final is None else final.slots
     columns = max(2, len(held))
     figure = Figure(figsize=(max(11.0, 2.0 * columns), 11), layout="constrained")
-    grid = figure.add_gridspec(4, columns, height_ratios=[0.7 + 0.25 * len(slots), 1.4, 1.9, 2.2])
+    grid = figure.add_gridspec(4, 1, height_ratios=[0.7 + 0.25 * len(slots), 1.4, 1.9, 2.2])
+    tiles, tables = grid[2].subgridspec(1, columns), grid[3].subgridspec(1, 2)
     colors = colormaps["viridis"]
 
     def color(frame: int) -> Any:
         return colors((frame - first) / max(1, last - first))
 
-    timeline = figure.add_subplot(grid[0, :])
+    timeline = figure.add_subplot(grid[0])
     for stay in history.stays:
         end = last + 1 if stay.end is None else stay.end
         timeline.barh(
@@ -231,7 +232,7 @@ def draw(
         "what each slot holds: the frame its template is of; red: distilled into", fontsize=10
     )
 
-    shares = figure.add_subplot(grid[1, :], sharex=timeline)
+    shares = figure.add_subplot(grid[1], sharex=timeline)
     if history.times:
         step = -(-len(history.times) // MOST_TIMES)
         width = max(len(row) for row in history.attention)
@@ -247,7 +248,7 @@ def draw(
     shares.grid(alpha=0.3)
 
     for column, content in enumerate(held):
-        panel = figure.add_subplot(grid[2, column])
+        panel = figure.add_subplot(tiles[column])
         template = history.now(content.slot)
         panel.set_axis_off()
         if template is None:
@@ -261,7 +262,7 @@ def draw(
             text += f"\n+ {'... ' if len(others) > 4 else ''}{named}"
         panel.set_title(text, fontsize=9)
 
-    similar = figure.add_subplot(grid[3, : max(1, columns // 2)])
+    similar = figure.add_subplot(tables[0])
     names = [_name(history, content.slot) for content in held]
     if final is not None and final.similarity:
         values = np.array(final.similarity)
@@ -281,7 +282,7 @@ def draw(
         figure.colorbar(image, ax=similar, shrink=0.8)
     else:
         similar.set_axis_off()
-    mean = figure.add_subplot(grid[3, max(1, columns // 2) :])
+    mean = figure.add_subplot(tables[1])
     if history.attention and held:
         bars = [
             100 * float(np.nanmean([row[c.slot] for row in history.attention if c.slot < len(row)]))
