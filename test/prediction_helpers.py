@@ -1,0 +1,53 @@
+"""Small prediction networks with fixed random weights, and clips for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork
+from stremn_ros.runtime.prediction_models import save_prediction_model
+
+WIDTHS = (4, 4, 8, 8, 8, 8)
+
+
+def tiny_network(head: str = "blend", colours: int = 3, horizon: int = 3) -> PredictionNetwork:
+    """With random weights in the last layers too, so that every part shows in the output."""
+    torch.manual_seed(0)
+    network = PredictionNetwork(
+        PredictionConfig(
+            colours=colours,
+            widths=WIDTHS,
+            template_channels=8,
+            key_channels=4,
+            value_channels=8,
+            horizon=horizon,
+            head=head,
+        )
+    )
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.05)
+    return network.eval()
+
+
+def tiny_prediction_model(folder: Path, head: str = "blend", **options: int) -> str:
+    """A model folder that loads and runs fast."""
+    defaults = {"processing_size": 64, "observe": 4, "memory_span": 6, "update_every": 2}
+    save_prediction_model(folder, tiny_network(head, **options), defaults)
+    return str(folder)
+
+
+def moving_frames(count: int, rows: int = 64, columns: int = 64) -> NDArray[np.uint8]:
+    """RGB [count, rows, columns, 3]: a bright square over a gradient, two pixels a frame."""
+    y, x = np.mgrid[:rows, :columns]
+    ground = np.stack([y * 128 // rows, x * 128 // columns, (x + y) % 64], axis=2).astype(np.uint8)
+    frames = np.repeat(ground[None], count, axis=0)
+    for n, frame in enumerate(frames):
+        left = (2 * n) % (columns - 16)
+        frame[20:36, left : left + 16] = (250, 200, 40)
+    return frames

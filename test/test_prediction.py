@@ -1,0 +1,502 @@
+"""The prediction network, its memory online and in training, the predictor, and the training."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from prediction_helpers import WIDTHS, moving_frames, tiny_network, tiny_prediction_model
+from test_prediction_data import digits, draw_video, write_idx
+
+from stremn_ros import cli
+from stremn_ros.errors import InputError, ModelError
+from stremn_ros.evaluation.prediction import (
+    COPY,
+    FLOW,
+    copy_last,
+    evaluate_prediction,
+    in_batches,
+    model_method,
+    optical_flow,
+)
+from stremn_ros.motion import FlowExtrapolation
+from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
+from stremn_ros.network.prediction import (
+    PredictionConfig,
+    PredictionNetwork,
+    correlate,
+    transport,
+)
+from stremn_ros.predictor import ClipState, Predictor, extend, forecast
+from stremn_ros.runtime.prediction_models import load_prediction_network, save_prediction_model
+from stremn_ros.training.predict import PredictTraining, train
+from stremn_ros.training.prediction_losses import (
+    PredictionLoss,
+    scale_invariant_gradient,
+    shrinkage_factor,
+)
+from stremn_ros.training.unroll_prediction import unroll_prediction
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# ---------------------------------------------------------------------- network
+
+
+def test_correlation_finds_the_movement() -> None:
+    rng = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 1, 32, 32, generator=rng)
+    oldest = torch.nn.functional.interpolate(coarse, scale_factor=2.0)
+    newest = torch.roll(oldest, (4, -6), (2, 3))
+    match = correlate(newest, oldest)
+    assert match.shape == (1, 83, 8, 8)
+    inner = match[0, :81, 2:6, 2:6].flatten(1)
+    # what is now here was two half pixels up and three to the right
+    assert (inner.argmax(dim=0) == (4 - 2) * 9 + 4 + 3).all()
+    movement = match[0, 81:, 2:6, 2:6]  # pixels a frame, and the two are two frames apart
+    assert movement[0].mean().item() == pytest.approx(2.0, abs=0.3)
+    assert movement[1].mean().item() == pytest.approx(-3.0, abs=0.3)
+
+
+def test_transport_carries_and_blurs() -> None:
+    layer = torch.zeros(1, 1, 24, 32)
+    layer[0, 0, 10, 12] = 1.0
+    path = torch.tensor([[[[3.0, -5.0], [0.5, 0.0], [40.0, 0.0]]]])
+    moved = transport(layer, path, torch.full_like(path, 0.3))[0, :, 0]
+    assert moved[0].argmax() == 13 * 32 + 7
+    assert moved[0].sum().item() == pytest.approx(1.0, abs=1e-4)
+    assert moved[1, 10, 12].item() == pytest.approx(moved[1, 11, 12].item())
+    assert moved[2].max() < 1e-6  # out of sight
+    wide = transport(layer, path, torch.full_like(path, 2.0))[0, 0, 0]
+    rows = wide.sum(dim=1)
+    spread = ((torch.arange(24) - 13.0).square() * rows).sum() / rows.sum()
+    assert spread.item() == pytest.approx(4.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("head", "colours"), [("paint", 1), ("paint", 3), ("layers", 1), ("blend", 3)]
+)
+def test_memory_online_equals_memory_in_training(head: str, colours: int) -> None:
+    """The bank with its writes in place and the stacked tensors that gradients go through."""
+    network = tiny_network(head, colours)
+    clips = np.stack([moving_frames(17), moving_frames(21)[4:]])[..., :colours]
+    frames = torch.from_numpy(clips).movedim(-1, 2).float() / 255.0
+    for seen in (3, 4, 10, 17):  # of itself, not full, full, and after fusions
+        state = ClipState(network, 2, (64, 64), slots=3)
+        with torch.no_grad():
+            for t in range(seen):
+                state.observe(frames[:, t])
+            online = state.predict()
+            given = state._candidates()
+            unrolled = unroll_prediction(network, frames[:, :seen], 3, "least_similar", 2, given)
+        assert online.shape == (2, 3, colours, 64, 64)
+        torch.testing.assert_close(online, unrolled, atol=2e-5, rtol=1e-4)
+    assert state.memory.fusions.any()
+
+
+def test_every_part_of_the_network_learns() -> None:
+    network = tiny_network("layers", 1).train()
+    frames = torch.from_numpy(moving_frames(19)[None, ..., :1]).movedim(-1, 2).float() / 255.0
+    unroll_prediction(network, frames, 3, "least_similar", 2).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
+
+
+def test_the_memory_matters() -> None:
+    """Other frames long ago, the same three last: another prediction."""
+    network = tiny_network("paint", 1)
+    frames = torch.from_numpy(moving_frames(10)[None, ..., :1]).movedim(-1, 2).float() / 255.0
+    other = frames.clone()
+    other[:, :5] = other[:, :5].flip(-1)
+    assert (forecast(network, frames, 3) - forecast(network, other, 3)).abs().max() > 1e-5
+
+
+def test_configurations_that_cannot_be_say_so() -> None:
+    for wrong, word in (
+        ({"head": "dream"}, "head"),
+        ({"widths": [4, 4]}, "six"),
+        ({"colours": 2}, "colours"),
+        ({"colour": 3}, "unknown"),
+    ):
+        with pytest.raises(ModelError, match=word):
+            PredictionConfig.from_mapping(wrong)
+    with pytest.raises(ModelError, match="odd"):
+        ConvLstmConfig.from_mapping({"kernel": 4})
+
+
+def test_convlstm_goes_on_from_its_own_frames() -> None:
+    torch.manual_seed(0)
+    network = ConvLstm(ConvLstmConfig(hidden=(6, 5)))
+    frames = torch.rand(2, 4, 1, 32, 32)
+    near, far = network(frames, 2), network(frames, 5)
+    assert far.shape == (2, 5, 1, 32, 32)
+    torch.testing.assert_close(near, far[:, :2])
+    longer = network(torch.cat([frames, near[:, :1]], dim=1), 1)
+    torch.testing.assert_close(longer[:, 0], far[:, 1])
+
+
+# ---------------------------------------------------------------------- losses
+
+
+def test_losses_are_their_formulas() -> None:
+    rng = np.random.default_rng(0)
+    p, y = rng.random((2, 2, 1, 12, 12)), rng.random((2, 2, 1, 12, 12))
+    error = np.abs(p - y)
+    factor = 1.0 / (1.0 + np.exp(10.0 * (0.2 - error)))
+    a, b = torch.from_numpy(p), torch.from_numpy(y)
+    np.testing.assert_allclose(shrinkage_factor((a - b).abs(), 10.0, 0.2).numpy(), factor)
+    loss = PredictionLoss(l1=0.5, l2=2.0, shrinkage=(10.0, 0.2))
+    expected = 100 * (0.5 * (factor * error).mean() + 2.0 * (factor * error**2).mean())
+    assert loss(a, b).item() == pytest.approx(expected)
+
+    total = 0.0
+    for h in (1, 2, 4, 8):
+        fields = []
+        for f in (p, y):
+            here = f[..., :-h, :-h]
+            fields.append(
+                [
+                    (there - here) / (np.abs(there) + np.abs(here) + 0.05)
+                    for there in (f[..., h:, :-h], f[..., :-h, h:])
+                ]
+            )
+        squares = sum((fields[0][k] - fields[1][k]) ** 2 for k in range(2))
+        total += np.sqrt(squares + 1e-6).mean()
+    assert scale_invariant_gradient(a, b).item() == pytest.approx(total)
+    coarse = PredictionLoss(l2=0.0, coarse=1.0)(a[..., :8, :8], b[..., :8, :8]).item()
+    means = [
+        ((p - y)[..., :8, :8].reshape(2, 2, 1, 8 // k, k, 8 // k, k).mean((4, 6)) ** 2).mean()
+        for k in (2, 4, 8)
+    ]
+    assert coarse == pytest.approx(100 * sum(means))
+
+
+# ---------------------------------------------------------------------- predictor
+
+
+def test_predictor_waits_predicts_and_begins_anew(tmp_path: Path) -> None:
+    predictor = Predictor.load(tiny_prediction_model(tmp_path / "m"))
+    frames = moving_frames(12, 70, 90)
+    assert predictor.processing_size is None
+    for n, frame in enumerate(frames):
+        future = predictor.step(frame)
+        assert (future is None) == (n < 3)
+        assert (predictor.error is None) == (n < 4)
+    assert future is not None
+    assert future.shape == (3, 70, 90, 3)
+    assert future.dtype == np.uint8
+    assert predictor.processing_size == (64, 80)
+    assert predictor.error is not None
+    assert predictor.change is not None
+    assert 0.0 < predictor.error < 1.0
+
+    again = predictor.step(frames[-1], horizon=8)  # farther than the network: its own frames
+    assert again is not None
+    assert again.shape == (8, 70, 90, 3)
+    for wrong, word in (
+        (frames[0, :60], "reset"),
+        (frames[0].astype(np.float32), "uint8"),
+        (frames[0, :, :, :1], "shape"),
+    ):
+        with pytest.raises(InputError, match=word):
+            predictor.step(wrong)
+    with pytest.raises(InputError, match="horizon"):
+        predictor.step(frames[0], horizon=0)
+    seen = predictor.frames_seen
+    assert seen == 13  # what was refused was not seen
+
+    predictor.reset()
+    assert predictor.frames_seen == 0
+    small = moving_frames(4, 60, 60)
+    assert [predictor.step(frame) is None for frame in small] == [True, True, True, False]
+
+
+def test_a_reset_forgets_everything(tmp_path: Path) -> None:
+    fresh, used = (Predictor.load(tiny_prediction_model(tmp_path / "m")) for _ in range(2))
+    for frame in moving_frames(9)[::-1]:
+        used.step(frame)
+    used.reset()
+    for frame in moving_frames(6):
+        a, b = fresh.step(frame), used.step(frame)
+    assert a is not None
+    np.testing.assert_array_equal(a, b)
+
+
+def test_looking_farther_leaves_the_stream_as_it_was(tmp_path: Path) -> None:
+    near, far = (Predictor.load(tiny_prediction_model(tmp_path / "m")) for _ in range(2))
+    for frame in moving_frames(9):
+        a, b = near.step(frame), far.step(frame, horizon=7)
+    assert a is not None
+    assert b is not None
+    np.testing.assert_array_equal(a, b[:3])
+
+
+def test_the_memory_reaches_back_one_to_two_spans() -> None:
+    """With a span, what is read is that of a stream that began within the span."""
+    network = tiny_network("paint", 1)
+    frames = torch.from_numpy(moving_frames(60)[:, None, ..., :1]).movedim(-1, 2).float() / 255.0
+    state = ClipState(network, 1, (64, 64), span=6)
+    nbytes = state.memory.nbytes
+    with torch.no_grad():
+        for t in range(57):
+            state.observe(frames[t])
+            if t < 30 or (t - 2) % 2:
+                continue
+            # 3 writes a half; the row that is read began 3 to 5 writes before the newest
+            writes = (t - 2) // 2  # before this frame's own
+            if state._writes != writes:
+                continue
+            age = 3 + (writes - 1) % 3
+            begin = 2 * (writes - age - 1)
+            plain = ClipState(network, 1, (64, 64))
+            for s in range(begin, t + 1):
+                plain.observe(frames[s])
+            torch.testing.assert_close(state.predict(), plain.predict(), atol=1e-5, rtol=1e-4)
+    assert state.memory.nbytes == nbytes
+    assert len(state.memory.rows) == 2
+
+
+def test_nothing_grows_over_a_long_stream(tmp_path: Path) -> None:
+    predictor = Predictor.load(tiny_prediction_model(tmp_path / "m", "paint"), processing_size=32)
+    frames = moving_frames(16, 32, 32)
+    before = 0
+    for n, frame in enumerate(itertools.islice(itertools.cycle(frames), 150)):
+        predictor.step(frame)
+        if n == 10:
+            before = predictor.memory_bytes
+    assert before == predictor.memory_bytes > 0
+
+
+def test_options_out_of_range_and_wrong_models_say_so(tmp_path: Path) -> None:
+    model = tiny_prediction_model(tmp_path / "m")
+    for options, word in (
+        ({"processing_size": 8}, "32..2048"),
+        ({"observe": 2}, "at least 3"),
+        ({"slots": 1}, "2..16"),
+        ({"update_rule": "none"}, "unknown"),
+        ({"update_every": 0}, "at least 1"),
+        ({"memory_span": -1}, "memory_span"),
+    ):
+        with pytest.raises(InputError, match=word):
+            Predictor.load(model, **options)
+    save_prediction_model(tmp_path / "base", ConvLstm(ConvLstmConfig()), {})
+    with pytest.raises(ModelError, match="baseline"):
+        Predictor.load(str(tmp_path / "base"))
+    with pytest.raises(ModelError, match="task: prediction"):
+        Predictor.load(str(Path(__file__).parent / "data" / "tiny_model"))
+    network, spec = load_prediction_network(tmp_path / "base")
+    assert isinstance(network, ConvLstm)
+    assert spec.architecture == "convlstm"
+    (tmp_path / "m" / "weights.safetensors").write_bytes(b"broken")
+    with pytest.raises(ModelError, match="damaged"):
+        Predictor.load(model)
+
+
+def test_predictions_of_several_reads_join() -> None:
+    network = tiny_network("paint", 1)
+    frames = torch.from_numpy(moving_frames(8)[None, ..., :1]).movedim(-1, 2).float() / 255.0
+    seven = forecast(network, frames, 7)
+    assert seven.shape == (1, 7, 1, 64, 64)
+    three = forecast(network, frames, 3)
+    torch.testing.assert_close(three, seven[:, :3])
+    state = ClipState(network, 1, (64, 64))
+    with torch.no_grad():
+        for t in range(8):
+            state.observe(frames[:, t])
+        torch.testing.assert_close(extend(state, 7), seven)
+
+
+# ---------------------------------------------------------------------- baselines and evaluation
+
+
+def test_flow_carries_on_a_steady_movement() -> None:
+    rng = np.random.default_rng(2)
+    import cv2
+
+    big = cv2.GaussianBlur(rng.integers(0, 256, (100, 160, 3), np.uint8), (0, 0), 2.0)
+    frames = [big[10:74, 3 * n : 3 * n + 96].copy() for n in range(6)]
+    future = FlowExtrapolation()(frames[0], frames[1], 4)
+    assert future.shape == (4, 64, 96, 3)
+    for n, image in enumerate(future):
+        error = np.abs(image.astype(int) - frames[2 + n])[8:-8, 20:-20].mean()
+        still = np.abs(frames[1].astype(int) - frames[2 + n])[8:-8, 20:-20].mean()
+        assert error < 0.35 * still
+
+
+def test_evaluation_scores_each_method_and_video(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        draw_video(tmp_path / name, 14)
+    clips = [(f"{name}:{n}", moving_frames(8 + n)[n:]) for name in "ab" for n in range(2)]
+    methods = {"model": model_method(tiny_prediction_model(tmp_path / "m"), 3)}
+    methods |= {COPY: copy_last, FLOW: optical_flow()}
+    result = evaluate_prediction(
+        in_batches(clips, 3), methods, 5, 3, by_video=True, progress=False, pictures=tmp_path / "p"
+    )
+    values = result.as_dict()
+    assert values["clips"] == 4
+    assert set(values["videos"]) == {"a", "b"}
+    last, truth = clips[0][1][4] / 255.0, clips[0][1][5:] / 255.0
+    expected = ((last - truth) ** 2).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(result.videos["a"][COPY].sums["mse"][0], 2 * expected[0], rtol=1e-3)
+    assert COPY in result.table()
+    assert (tmp_path / "p" / "00.png").is_file()
+    assert (tmp_path / "p" / "steps.png").is_file()
+    with pytest.raises(InputError, match="no clip"):
+        evaluate_prediction([], methods, 5, 3, progress=False)
+    with pytest.raises(InputError, match="are needed"):
+        evaluate_prediction(in_batches(clips, 3), methods, 5, 4, progress=False)
+
+
+def test_commands_evaluate_and_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_idx(tmp_path / "t10k-images-idx3-ubyte.gz", digits())
+    model = tiny_prediction_model(tmp_path / "m", "layers", colours=1, horizon=10)
+    arguments = ["evaluate", "moving-mnist", "--root", str(tmp_path), "--model", model]
+    arguments += ["--count", "4", "--json", str(tmp_path / "out.json"), "--quiet"]
+    assert cli.main(arguments) == 0
+    captured = capsys.readouterr()
+    assert "LPIPS was not computed" in captured.err
+    values = json.loads((tmp_path / "out.json").read_text())
+    assert values["partial"]
+    assert values["clips"] == 4
+    assert set(values["methods"]) == {"m", COPY, FLOW}
+    assert len(values["methods"]["m"]["steps"]["mse"]) == 10
+
+    draw_video(tmp_path / "clip", 7, (48, 64))
+    colour = tiny_prediction_model(tmp_path / "c")
+    video = ["predict", str(tmp_path / "clip"), "--model", colour, "--out", str(tmp_path / "o")]
+    assert cli.main([*video, "--observe", "4", "--horizon", "5"]) == 0
+    summary = json.loads((tmp_path / "o" / "summary.json").read_text())
+    assert summary["steps_with_truth"] == 3
+    assert len(list((tmp_path / "o" / "predicted").glob("*.png"))) == 5
+    assert (tmp_path / "o" / "sheet.png").is_file()
+    capsys.readouterr()
+    assert cli.main([*video, "--observe", "9"]) == 2
+    assert "7 frames" in capsys.readouterr().err
+    clips = ["evaluate", "video", "--root", str(tmp_path / "clip"), "--model", colour]
+    assert cli.main([*clips, "--observe", "4", "--horizon", "2", "--size", "40", "--quiet"]) == 0
+    assert "optical_flow" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------- training
+
+
+def settings(tmp_path: Path, **changes: object) -> Path:
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", digits(520))
+    values = {
+        "run": str(tmp_path / "run"),
+        "root": str(tmp_path),
+        "phases": [{"iterations": 4, "batch": 2, "observe": [5], "coarse": 0.5}],
+        "network": {
+            "widths": list(WIDTHS),
+            "template_channels": 8,
+            "key_channels": 4,
+            "value_channels": 8,
+            "horizon": 3,
+        },
+        "horizon": 3,
+        "warmup": 1,
+        "decay": 2,
+        "validate_every": 4,
+        "validate_clips": 2,
+        "checkpoint_every": 2,
+        "threads": 1,
+        "workers": 0,
+        **changes,
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_training_in_pieces_is_one_training(tmp_path: Path) -> None:
+    whole = PredictTraining.read(settings(tmp_path))
+    train(whole)
+    expected = load_prediction_network(tmp_path / "run" / "model")[0].state_dict()
+    pieces = PredictTraining.read(settings(tmp_path, run=str(tmp_path / "pieces")))
+    pieces.time_limit = 1e-6  # one iteration a piece
+    for _ in range(4):
+        train(pieces)
+    found = load_prediction_network(tmp_path / "pieces" / "model")[0].state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 4]
+    assert rows[-1]["validation"] > 0.0
+    assert (tmp_path / "run" / "curves.png").is_file()
+
+
+def test_training_on_videos_and_of_the_baseline(tmp_path: Path) -> None:
+    for name in ("one", "two", "held"):
+        draw_video(tmp_path / "videos" / name, 14, (48, 64))
+    common = {
+        "data": "videos",
+        "root": str(tmp_path / "videos"),
+        "exclude": ["held"],
+        "rows": 40,
+        "phases": [{"iterations": 1, "batch": 2, "observe": [5], "size": 32}],
+        "validate_every": 1,
+    }
+    network = {
+        "colours": 3,
+        "widths": list(WIDTHS),
+        "template_channels": 8,
+        "key_channels": 4,
+        "value_channels": 8,
+        "horizon": 3,
+        "head": "blend",
+    }
+    folder = train(PredictTraining.read(settings(tmp_path, network=network, **common)))
+    assert Predictor.load(str(folder), processing_size=32).horizon == 3
+    base = {"architecture": "convlstm", "run": str(tmp_path / "base")}
+    hidden = {"colours": 3, "hidden": [4]}
+    folder = train(PredictTraining.read(settings(tmp_path, network=hidden, **common, **base)))
+    assert isinstance(load_prediction_network(folder)[0], ConvLstm)
+
+
+def test_training_files_that_are_wrong_say_so(tmp_path: Path) -> None:
+    for changes, word in (
+        ({"data": "dreams"}, "moving_mnist or videos"),
+        ({"speed": 1}, "unknown entries"),
+        ({"loss": {"l3": 1.0}}, "loss"),
+        ({"update_rule": "none"}, "update_rule"),
+        ({"phases": [{"iterations": 1, "observe": [2]}]}, "3 or more"),
+    ):
+        with pytest.raises(InputError, match=word):
+            PredictTraining.read(settings(tmp_path, **changes))
+    with pytest.raises(InputError, match="horizon"):
+        train(PredictTraining.read(settings(tmp_path, horizon=5)))
+
+
+def test_a_network_learns_a_movement() -> None:
+    """A few steps on one clip bring it far below the last frame taken for the future."""
+    torch.manual_seed(0)
+    network = PredictionNetwork(
+        PredictionConfig(
+            widths=WIDTHS, template_channels=8, key_channels=4, value_channels=8, horizon=3
+        )
+    )
+    frames = torch.zeros(1, 9, 1, 32, 32)
+    for t in range(9):
+        frames[0, t, 0, 10:20, 2 + 2 * t : 8 + 2 * t] = 1.0
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
+    for _ in range(40):
+        predicted = unroll_prediction(network, frames[:, :6], 5, "least_similar", 2)
+        loss = (predicted - frames[:, 6:]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    still = (frames[:, 5:6] - frames[:, 6:]).square().mean()
+    assert loss.item() < 0.5 * still.item()
