@@ -32,7 +32,7 @@ from sensor_msgs.msg import Image
 from stremn_interfaces.msg import ObjectArray
 from stremn_ros.nodes import image_codec, peer, process
 
-TIMEOUT = 60.0
+TIMEOUT = 180.0  # a machine that is busy with other things may take minutes to start a node
 SECOND = 1_000_000_000
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,

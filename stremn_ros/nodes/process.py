@@ -14,7 +14,7 @@ from typing import Any
 from stremn_ros.errors import StremnError
 from stremn_ros.nodes.peer import wait_for
 
-PATIENCE = 60.0  # seconds that a node may take to begin or to end on a busy machine
+PATIENCE = 180.0  # seconds that a node may take to begin or to end on a busy machine
 
 
 class NodeProcess:

@@ -41,6 +41,7 @@ from stremn_ros.segmenter import Segmenter
 # One for each callback group of the node that can hold a thread: the diagnostics, and the default
 # group of transitions and parameters; one more keeps the executor itself responsive.
 NODE_THREADS = 3
+SWITCH_INTERVAL = 0.0005  # seconds
 
 
 class SegmentNode(LifecycleNode):
@@ -305,6 +306,9 @@ def spin(executor: MultiThreadedExecutor, node: SegmentNode) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Runs the node until it is told to stop; the lifecycle services drive it."""
+    # The worker waits for the executor's Python, and the other way round, for no longer than this;
+    # by default it is 5 ms, which is as much as the node may add to an image in all.
+    sys.setswitchinterval(SWITCH_INTERVAL)
     rclpy.init(args=args)
     node = SegmentNode()
     executor = MultiThreadedExecutor(num_threads=node.threads)
