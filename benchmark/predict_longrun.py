@@ -1,0 +1,67 @@
+"""How fast the predictor is, and whether its memory stays as it is, over many frames.
+
+python benchmark/predict_longrun.py --frames 10000 --size 64 --json OUT.json   # memory
+python benchmark/predict_longrun.py --frames 200 --size 256 --json OUT.json    # rate
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from stremn_ros.predictor import Predictor
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="predict_rgb")
+    parser.add_argument("--frames", type=int, default=10_000)
+    parser.add_argument("--size", type=int, default=128, help="pixels squared of the frames")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    predictor = Predictor.load(options.model, processing_size=options.size)
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 256, (options.size, 2 * options.size, 3), np.uint8)
+    times, memory, process = [], [], []
+    for n in tqdm(range(options.frames), unit="frame"):
+        left = n % options.size
+        frame = np.ascontiguousarray(ground[:, left : left + options.size])
+        begin = time.perf_counter()
+        predictor.step(frame)
+        times.append(time.perf_counter() - begin)
+        if n >= 50 and n % max(1, options.frames // 100) == 0:
+            memory.append(predictor.memory_bytes)
+            process.append(resident())
+    later = np.array(times[50:]) * 1000.0
+    result = {
+        "model": options.model,
+        "frames": options.frames,
+        "size": options.size,
+        "threads": options.threads,
+        "median_ms": round(float(np.median(later)), 2),
+        "p95_ms": round(float(np.percentile(later, 95)), 2),
+        "frames_per_second": round(1000.0 / float(np.median(later)), 1),
+        "memory_bytes": sorted(set(memory)),
+        "process_bytes_first_and_last": [process[0], process[-1]],
+    }
+    print(json.dumps(result, indent=2))
+    if options.json:
+        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
