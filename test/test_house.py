@@ -111,6 +111,12 @@ INTERFACES = {
         "objects": "sequence<stremn_interfaces/TrackedObject>",
         "latency": "float",
     },
+    "msg.PredictionError": {
+        "header": "std_msgs/Header",
+        "predicted_from": TIME,
+        "error": "float",
+        "change": "float",
+    },
     "srv.SeedMask.Request": {"mask": IMAGE, "names": "sequence<string>", "replace": "boolean"},
     "srv.SeedMask.Response": {**ANSWER, "ids": "sequence<int32>", **TRACKED, "stamp": TIME},
     "srv.SeedObject.Request": {
