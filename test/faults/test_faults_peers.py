@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 from std_srvs.srv import Trigger
 
 from stremn_interfaces.srv import SaveMemory, SeedMask
+from stremn_ros.nodes.dds_profile import profile_environment
 
 SECOND = 1_000_000_000
+PROFILE = Path(__file__).resolve().parents[2] / "config" / "fastdds_shm.xml"
 
 # Another process: a camera, a subscriber of masks, or a caller that waits for an answer. It says
 # "ready" once it is at it.
@@ -93,6 +96,10 @@ def node(tmp_path_factory):
             "snapshot_dir": str(folder / "snapshots"),
             "reset_on_time_jump": False,
         },
+        # As the launch files start it. With Fast DDS's own 512 KB, what a subscriber that was
+        # killed had not read yet stays in the node's shared memory, and a larger mask no longer
+        # finds room there.
+        environment=profile_environment(PROFILE),
     )
     process.snapshots = folder / "snapshots"
     yield process
