@@ -261,7 +261,10 @@ def test_a_folder_for_snapshots_that_nothing_can_be_written_to(tmp_path):
         answer = peer.call(SaveMemory, "/sealed/save_memory")
         assert not answer.success
         assert "the folder /proc/stremn cannot be made" in answer.message
-        wait_for(lambda: "autosave failed" in peer.status.message, "the diagnostics to tell")
+        wait_for(
+            lambda: "autosave failed" in peer.status.message + peer.diagnostics["also"],
+            "the diagnostics to tell",
+        )
         assert peer.call(Trigger, "/sealed/reset").success
     finally:
         peer.close()
