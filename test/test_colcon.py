@@ -12,7 +12,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"stremn_ros": "ros.ament_python", "stremn_interfaces": "ros.ament_cmake"}
-EXECUTABLES = ("stremn", "segment_node", "video_source_node")
+EXECUTABLES = (
+    "predict_node",
+    "segment_node",
+    "segment_predict_node",
+    "stremn",
+    "video_source_node",
+)
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "build", "install", "log", "out", "*.egg-info", "__pycache__", ".*_cache"
 )
