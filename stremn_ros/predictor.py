@@ -68,7 +68,7 @@ class ClipState:
     def reset(self) -> None:
         """Forgets everything."""
         self.memory.reset()
-        self.frames: deque[Tensor] = deque(maxlen=STACK)
+        self.frames: deque[Tensor] = deque(maxlen=self.network.config.kept)
         self.seen = self._writes = 0
         self._query: Encoding | None = None
         self._due = False
@@ -89,7 +89,7 @@ class ClipState:
         self.seen += 1
         if len(self.frames) < STACK:
             return
-        self._query = self.network.encode(torch.stack(list(self.frames), dim=1))
+        self._query = self.network.encode(torch.stack(list(self.frames)[-STACK:], dim=1))
         self._due = (self.seen - STACK) % self.update_every == 0
 
     def predict(self) -> Tensor:
@@ -112,7 +112,8 @@ class ClipState:
         affinity = self.network.config.affinity
         read = space_time_read(cells, keys, values, mask, affinity)
         read = read.transpose(1, 2).unflatten(2, query.key.shape[-2:])
-        return self.network.decode(read, query, self.frames[-1], self._candidates())
+        frames = torch.stack(list(self.frames), dim=1)
+        return self.network.decode(read, query, frames, self._candidates()).frames
 
     def _candidates(self) -> Tensor | None:
         if self._flow is None:

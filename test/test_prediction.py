@@ -25,13 +25,9 @@ from stremn_ros.evaluation.prediction import (
     optical_flow,
 )
 from stremn_ros.motion import FlowExtrapolation
+from stremn_ros.network.carrying import Carried, track, transport
 from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
-from stremn_ros.network.prediction import (
-    PredictionConfig,
-    PredictionNetwork,
-    correlate,
-    transport,
-)
+from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork, correlate
 from stremn_ros.predictor import ClipState, Predictor, extend, forecast
 from stremn_ros.runtime.prediction_models import load_prediction_network, save_prediction_model
 from stremn_ros.training.predict import PredictTraining, train
@@ -84,6 +80,53 @@ def test_transport_carries_and_blurs() -> None:
     assert spread.item() == pytest.approx(4.0, rel=0.05)
 
 
+def test_track_finds_layers_behind_others() -> None:
+    """Two things, one over the other in some frames: each is found where it was drawn."""
+    rng = np.random.default_rng(3)
+    things = rng.random((2, 9, 7)) > 0.4
+    corners = {
+        0: [(20, 10), (18, 13), (14, 18), (9, 21)],
+        1: [(22, 30), (20, 26), (17, 23), (13, 21)],
+    }
+    drawn = np.zeros((2, 4, 40, 48), np.float32)
+    for which, places in corners.items():
+        for t, (row, column) in enumerate(places):
+            drawn[which, t, row : row + 9, column : column + 7] = things[which]
+    layers = torch.from_numpy(drawn[None, :, 0])
+    others = torch.from_numpy(drawn[:, 1:].max(axis=0)[None])
+    where, match = track(layers, layers.amax(dim=1), others, reach=6)
+    moved = [[np.subtract(p, places[0]) for p in places[1:]] for places in corners.values()]
+    torch.testing.assert_close(
+        where[0], torch.from_numpy(np.array(moved)).float(), atol=0.05, rtol=0
+    )
+    assert match.min() > 0.7
+    assert match[0, :, 0].min() > 0.99
+    slow, poor = track(
+        layers, layers.amax(dim=1), others, reach=2
+    )  # too fast for the window: no good match
+    assert slow[0, :, 0].abs().max() <= 2.0
+    assert poor[0, 1, 0] < match[0, 1, 0]
+
+
+def test_layers_learn_from_where_they_are_found() -> None:
+    """The path loss pulls a path towards the true displacement; the replay loss divides layers."""
+    thing = torch.zeros(1, 1, 32, 32)
+    thing[..., 10:16, 8:12] = 1.0
+    truth = torch.stack([thing.roll((2 * n, -n), (2, 3)) for n in (1, 2)], dim=1)
+    path = torch.tensor([[[[2.0, -1.0], [4.0, 0.0]]]], requires_grad=True)
+    carried = Carried(truth, thing, path, replayed=truth.flip(1).requires_grad_())
+    loss = PredictionLoss(path=1.0).of_layers(carried, thing, truth, truth)
+    loss.backward()
+    assert path.grad is not None
+    assert path.grad[0, 0, 0].abs().max() < 1e-3
+    assert path.grad[0, 0, 1, 0].abs() < 1e-3
+    assert path.grad[0, 0, 1, 1] > 0.05  # one column too far to the right
+    share = 2.0 * 12.0 / (32 * 32)  # of the pixels that one step leaves or enters
+    replay = PredictionLoss(replay=0.5).of_layers(carried, thing, truth, truth)
+    assert replay.item() > 0.5 * 100.0 * share * 0.9
+    assert not PredictionLoss(replay=0.5).of_layers(carried, thing, truth.flip(1), truth).item()
+
+
 @pytest.mark.parametrize(
     ("head", "colours"), [("paint", 1), ("paint", 3), ("layers", 1), ("blend", 3)]
 )
@@ -100,6 +143,7 @@ def test_memory_online_equals_memory_in_training(head: str, colours: int) -> Non
             online = state.predict()
             given = state._candidates()
             unrolled = unroll_prediction(network, frames[:, :seen], 3, "least_similar", 2, given)
+            unrolled = unrolled.frames
         assert online.shape == (2, 3, colours, 64, 64)
         torch.testing.assert_close(online, unrolled, atol=2e-5, rtol=1e-4)
     assert state.memory.fusions.any()
@@ -108,7 +152,7 @@ def test_memory_online_equals_memory_in_training(head: str, colours: int) -> Non
 def test_every_part_of_the_network_learns() -> None:
     network = tiny_network("layers", 1).train()
     frames = torch.from_numpy(moving_frames(19)[None, ..., :1]).movedim(-1, 2).float() / 255.0
-    unroll_prediction(network, frames, 3, "least_similar", 2).square().mean().backward()
+    unroll_prediction(network, frames, 3, "least_similar", 2).frames.square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -494,7 +538,7 @@ def test_a_network_learns_a_movement() -> None:
         frames[0, t, 0, 10:20, 2 + 2 * t : 8 + 2 * t] = 1.0
     optimizer = torch.optim.Adam(network.parameters(), 5e-3)
     for _ in range(40):
-        predicted = unroll_prediction(network, frames[:, :6], 5, "least_similar", 2)
+        predicted = unroll_prediction(network, frames[:, :6], 5, "least_similar", 2).frames
         loss = (predicted - frames[:, 6:]).square().mean()
         optimizer.zero_grad()
         loss.backward()

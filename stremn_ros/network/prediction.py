@@ -5,9 +5,9 @@ ReLU, three of them strided, over three stacked frames; one encoder serves query
 the decoder mirrors it. Images are float in 0..1, their height and width multiples of 8;
 h = H / 8, w = W / 8.
 
-Two things are not in the paper, and ``PredictionConfig`` turns them off. One read is decoded to a
-whole horizon of frames instead of one. And by ``head: layers`` or ``blend`` the decoder does not
-paint the future from features alone but says how the last frame is to be carried there.
+What is not in the paper: one read is decoded to a whole horizon of frames instead of one, and by
+``head: layers`` or ``blend`` the decoder does not paint the future from features alone but says
+how the last frame is to be carried there. ``head: paint`` is the paper's.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from ..errors import ModelError
 from ..memory.fusion import FusionCell
+from .carrying import Carried, Carrier
 
 STACK = 3  # frames that the encoder sees at once
 STRIDE = 8
@@ -29,7 +30,6 @@ CORRELATION_RANGE = 4  # of the encoder's correlation, in pixels of half the res
 MATCH_SHARPNESS = 30.0  # of the soft maximum over displacements
 HEADS = ("paint", "layers", "blend")
 CANDIDATES = ("last", "flow")  # what the blend head starts from
-SMALLEST_SPREAD = 0.3  # pixels; below it the transport's gradient vanishes
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class PredictionConfig:
         template_channels, key_channels, value_channels: of templates and what is read of them.
         horizon: frames that one read is decoded to.
         head: ``paint``: the decoder draws the frames (paper). ``layers``: it divides the last frame
-            into layers and carries each of them along a path with a spread. ``blend``: it mixes
-            the candidates and adds what they lack.
-        layers: of the head ``layers``.
+            into layers, measures where each was before, and carries it along a path with a spread.
+            ``blend``: it mixes the candidates and adds what they lack.
+        layers: of the head ``layers``; past: earlier frames that it looks for them in.
         candidates: how many frames the ``blend`` head is given for each future frame.
         correlation: the sixth block also sees how well the newest of the three frames matches the
             oldest at each displacement.
@@ -59,6 +59,7 @@ class PredictionConfig:
     horizon: int = 10
     head: str = "layers"
     layers: int = 2
+    past: int = 9
     candidates: int = 2
     correlation: bool = True
     affinity: str = "l2"
@@ -80,6 +81,7 @@ class PredictionConfig:
             self.value_channels,
             self.horizon,
             self.layers,
+            self.past,
             self.candidates,
         )
         if len(self.widths) != 6 or not all(
@@ -89,6 +91,13 @@ class PredictionConfig:
                 "network widths must be six whole numbers from 1 to 4096, and so must the other "
                 f"sizes be; got {numbers}"
             )
+        if self.head == "layers" and self.colours != 1:
+            raise ModelError("network.head layers is for frames of one colour; colours must be 1")
+
+    @property
+    def kept(self) -> int:
+        """How many of the newest frames a stream keeps: those stacked, or searched."""
+        return max(STACK, self.past + 1) if self.head == "layers" else STACK
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> PredictionConfig:
@@ -117,7 +126,13 @@ class Encoding(NamedTuple):
     key: Tensor  # [B, Ck, h, w]
     skip2: Tensor  # [B, W2, H/2, W/2]
     skip4: Tensor  # [B, W4, H/4, W/4]
-    match: Tensor | None  # [B, (2R + 1)^2 + 2, h, w]: what ``correlate`` says of the stack
+
+
+class Decoded(NamedTuple):
+    """What the decoder makes of a read."""
+
+    frames: Tensor  # [B, T, C, H, W]
+    carried: Carried | None = None  # by the head ``layers``
 
 
 def _groups(channels: int) -> int:
@@ -167,27 +182,6 @@ def correlate(newest: Tensor, oldest: Tensor, reach: int = CORRELATION_RANGE) ->
         return torch.cat([match, moved * (-2.0 / (STACK - 1))], dim=1)
 
 
-def transport(layers: Tensor, path: Tensor, spread: Tensor) -> Tensor:
-    """Layers carried along their paths and blurred by how uncertain these are.
-
-    Args:
-        layers: [B, L, H, W]; path: displacement in pixels [B, L, T, 2] (rows, columns); spread: its
-        standard deviation, same shape.
-
-    Returns:
-        [B, T, L, H, W].
-    """
-    weights = []
-    for axis, length in enumerate(layers.shape[-2:]):
-        cells = torch.arange(length, device=layers.device, dtype=layers.dtype)
-        far = torch.arange(1 - length, length, device=layers.device, dtype=layers.dtype)
-        mean, scale = path[..., axis, None], -0.5 / spread[..., axis, None].square()
-        total = ((far - mean).square() * scale).exp().sum(dim=-1).clamp(min=1e-6)
-        steps = cells[:, None] - cells[None] - mean[..., None]
-        weights.append((steps.square() * scale[..., None]).exp() / total[..., None, None])
-    return (weights[0] @ layers[:, :, None] @ weights[1].transpose(-1, -2)).transpose(1, 2)
-
-
 class PredictionNetwork(nn.Module):
     """Encoder, key and value heads, Fusion Cell and decoder of the prediction task.
 
@@ -230,7 +224,7 @@ class PredictionNetwork(nn.Module):
                 Block(w2 + self._extra_inputs, w1),
             ]
         )
-        self._make_head(matches)
+        self._make_head()
 
     @property
     def _extra_inputs(self) -> int:
@@ -244,35 +238,13 @@ class PredictionNetwork(nn.Module):
         """What makes the keys of templates, fused ones as well: the same for query and memory."""
         return self.key_head
 
-    def _make_head(self, matches: int) -> None:
+    def _make_head(self) -> None:
         config = self.config
         w1, _, _, w4, _, w6 = config.widths
         if config.head == "paint":
             self.draw = nn.Conv2d(w1, 4 * config.colours * config.horizon, 3, padding=1)
         elif config.head == "layers":
-            self.divide = nn.Conv2d(w1, 4 * config.layers, 3, padding=1)
-            hidden = 128
-            self.steer = nn.Sequential(
-                nn.Linear(w6 + w4 + matches + 2, hidden),
-                nn.LeakyReLU(0.2),
-                nn.Linear(hidden, hidden),
-                nn.LeakyReLU(0.2),
-                nn.Linear(hidden, 4 * config.horizon + 2),
-            )
-            last = self.steer[-1]
-            assert isinstance(last, nn.Linear)
-            nn.init.normal_(last.weight, std=0.01)
-            nn.init.zeros_(last.bias)
-            self.finish = nn.Sequential(
-                nn.Conv2d(config.layers + 1, 8, 3, padding=1),
-                nn.LeakyReLU(0.2),
-                nn.Conv2d(8, 1, 3, padding=1),
-            )
-            end = self.finish[-1]
-            assert isinstance(end, nn.Conv2d)
-            nn.init.zeros_(end.weight)
-            assert end.bias is not None
-            nn.init.zeros_(end.bias)
+            self.carry = Carrier(w1, (w6, w4), config.layers, config.horizon, config.past)
         else:
             per_frame = config.candidates + config.colours
             self.mix = nn.Conv2d(w1, 4 * per_frame * config.horizon, 3, padding=1)
@@ -286,12 +258,10 @@ class PredictionNetwork(nn.Module):
         skip2 = self.encoder[1](self.encoder[0](x))
         skip4 = self.encoder[3](self.encoder[2](skip2))
         x = self.encoder[4](skip4)
-        match = None
         if self.config.correlation:
-            match = correlate(frames[:, -1], frames[:, 0])
-            x = torch.cat([x, match], dim=1)
+            x = torch.cat([x, correlate(frames[:, -1], frames[:, 0])], dim=1)
         template = self.template_head(self.encoder[5](x))
-        return Encoding(template, self.key_head(template), skip2, skip4, match)
+        return Encoding(template, self.key_head(template), skip2, skip4)
 
     def memory_key(self, template: Tensor, image_key: Tensor) -> Tensor:
         """Keys [N, Ck, h, w] of templates; those of a frame (image_key) are made of them alone."""
@@ -302,75 +272,33 @@ class PredictionNetwork(nn.Module):
         return self.value_head(template)
 
     def decode(
-        self, read: Tensor, encoding: Encoding, frame: Tensor, candidates: Tensor | None = None
-    ) -> Tensor:
+        self, read: Tensor, encoding: Encoding, frames: Tensor, candidates: Tensor | None = None
+    ) -> Decoded:
         """The coming frames.
 
         Args:
             read: [B, Cv, h, w] from the memory; encoding: of the newest three frames.
-            frame: the newest frame [B, C, H, W].
+            frames: the newest frames, oldest first, [B, N, C, H, W], N at least 1; the head
+            ``layers`` looks for its layers in up to ``config.past`` of them.
             candidates: [B, T, N, C, H, W] for the head ``blend``.
 
         Returns:
-            [B, T, C, H, W]; not clipped to 0..1.
+            frames [B, T, C, H, W], not clipped to 0..1.
         """
         coarse = self.decoder[0](torch.cat([read, encoding.template], dim=1))
         x = _double(self.decoder[1](coarse))
         middle = self.decoder[3](self.decoder[2](torch.cat([x, encoding.skip4], dim=1)))
         x = self.decoder[4](torch.cat([_double(middle), encoding.skip2], dim=1))
+        newest = frames[:, -1]
         if self.config.head == "paint":
             drawn = F.pixel_shuffle(self.draw(self.decoder[5](x)), 2)
-            return torch.sigmoid(drawn - 2.0).unflatten(1, (-1, self.config.colours))
+            return Decoded(torch.sigmoid(drawn - 2.0).unflatten(1, (-1, self.config.colours)))
         if self.config.head == "layers":
-            return self._carry(self.decoder[5](x), coarse, middle, encoding, frame)
+            past = frames[:, :-1].flip(1)[:, : self.config.past]
+            carried = self.carry(self.decoder[5](x), [coarse, middle], newest, past)
+            return Decoded(carried.frames, carried)
         assert candidates is not None
-        return self._blend(x, frame, candidates)
-
-    def divide_layers(self, fine: Tensor, frame: Tensor) -> Tensor:
-        """The last frame's share in each layer [B, L, H, W]; where layers cover, both may have all.
-
-        The masks are independent: in a sum of overlapping things a pixel can belong to several.
-        """
-        return torch.sigmoid(F.pixel_shuffle(self.divide(fine), 2)) * frame
-
-    def _carry(
-        self, fine: Tensor, coarse: Tensor, middle: Tensor, encoding: Encoding, frame: Tensor
-    ) -> Tensor:
-        """The layers of the last frame along their paths, and a small network over the sum."""
-        horizon = self.config.horizon
-        layers = self.divide_layers(fine, frame)
-        count, _, height, width = layers.shape
-        mass = layers.sum(dim=(2, 3)).clamp(min=1.0)
-        rows = torch.linspace(-1.0, 1.0, height, device=frame.device)
-        columns = torch.linspace(-1.0, 1.0, width, device=frame.device)
-        centre_y = (layers.sum(dim=3) * rows).sum(dim=2) / mass
-        centre_x = (layers.sum(dim=2) * columns).sum(dim=2) / mass
-
-        def gathered(maps: Tensor) -> Tensor:
-            """Mean of maps [B, C, h, w] under each layer: [B, L, C]."""
-            cells = height // maps.shape[-2], width // maps.shape[-1]
-            share = F.avg_pool2d(layers, cells)
-            share = share / share.sum(dim=(2, 3), keepdim=True).clamp(min=1e-4)
-            return torch.einsum("blhw,bchw->blc", share, maps)
-
-        features = [gathered(coarse), gathered(middle), centre_y[..., None], centre_x[..., None]]
-        if encoding.match is not None:
-            match = gathered(encoding.match)
-            features.append(match)
-        steered = self.steer(torch.cat(features, dim=2))
-        steps = torch.arange(1, horizon + 1, device=frame.device)
-        velocity, rest = steered.split((2, 4 * horizon), dim=2)
-        bend, spread = rest.unflatten(2, (horizon, 4)).split(2, dim=3)
-        velocity = 4.0 * velocity
-        if encoding.match is not None:
-            velocity = velocity + match[..., -2:]
-        path = steps[:, None] * velocity[:, :, None] + 4.0 * bend
-        spread = (1.0 + steps[:, None]) * F.softplus(spread + 0.5) + SMALLEST_SPREAD
-        carried = transport(layers, path, spread)
-        united = 1.0 - (1.0 - carried.clamp(max=1.0)).prod(dim=2, keepdim=True)
-        when = (steps / horizon).view(1, horizon, 1, 1, 1).expand(count, -1, 1, height, width)
-        finished = self.finish(torch.cat([carried, when], dim=2).flatten(0, 1))
-        return united + finished.view_as(united)
+        return Decoded(self._blend(x, newest, candidates))
 
     def _blend(self, x: Tensor, frame: Tensor, candidates: Tensor) -> Tensor:
         """Per pixel the best mixture of the candidates, and what is added to it."""

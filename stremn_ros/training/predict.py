@@ -25,6 +25,7 @@ from ..data.prediction_clips import FrameStore, find_videos
 from ..errors import InputError
 from ..memory.rules import RULES
 from ..network.conv_lstm import ConvLstm
+from ..network.prediction import Decoded
 from ..runtime.models import find_model
 from ..runtime.prediction_models import (
     Network,
@@ -170,7 +171,7 @@ class PredictTask(Task):
         ]
         return FrameStore(videos, config.rows or max(phase.size for phase in config.phases))
 
-    def _predict(self, frames: Tensor, observe: int, candidates: Tensor | None) -> Tensor:
+    def _predict(self, frames: Tensor, observe: int, candidates: Tensor | None) -> Decoded:
         return unroll_prediction(
             self.network,
             frames[:, :observe],
@@ -186,15 +187,20 @@ class PredictTask(Task):
         given = None
         if batch.candidates is not None:
             given = batch.candidates.to(self.device).float() / 255.0
-        predicted = self._predict(frames, batch.observe, given)
-        truth = frames[:, batch.observe :]
+        decoded = self._predict(frames, batch.observe, given)
+        predicted, truth = decoded.frames, frames[:, batch.observe :]
         loss = self.config.loss
         coarse = self.stream.phase_of(iteration).coarse
         if coarse is not None:
             loss = replace(loss, coarse=coarse)
         with torch.no_grad():
             mse = float((predicted - truth).square().sum(dim=(2, 3, 4)).mean())
-        return loss(predicted, truth), {"mse": mse}
+        total = loss(predicted, truth)
+        if decoded.carried is not None:
+            *before, newest = frames[:, : batch.observe].unbind(1)
+            past = torch.stack(before[::-1], dim=1)
+            total = total + loss.of_layers(decoded.carried, newest, past, truth)
+        return total, {"mse": mse}
 
     def export(self, ema: dict[str, Tensor]) -> None:
         network = build_prediction_network(self.config.architecture, self.config.network)
@@ -242,7 +248,7 @@ class PredictTask(Task):
                 given = batch.candidates
                 if given is not None:
                     given = given.to(self.device).float() / 255.0
-                predicted = self._predict(frames, 10, given).clamp(0.0, 1.0)
+                predicted = self._predict(frames, 10, given).frames.clamp(0.0, 1.0)
                 errors.append((predicted - frames[:, 10:]).square().sum(dim=(2, 3, 4)))
             return float(torch.cat(errors).mean())
         finally:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..network.carrying import Carried, track
+
 
 @dataclass(frozen=True)
 class PredictionLoss:
@@ -22,6 +24,11 @@ class PredictionLoss:
             ones; null leaves L1 and L2 as they are.
         coarse: weight of L2 at a half, a quarter and an eighth of the resolution, where a thing
             drawn next to its place counts less than one drawn far away.
+        replay: weight, for the head ``layers``, of L2 between the frames seen and what the layers
+            of the last one make of them: says what belongs together.
+        path: weight, for the same head, of the distance between a layer's path and where template
+            matching finds the layer in the true frames, in pixels; a pixel's colour says nothing
+            of a thing that is drawn a digit's width away.
     """
 
     l1: float = 0.0
@@ -29,6 +36,8 @@ class PredictionLoss:
     gradient: float = 0.0
     shrinkage: tuple[float, float] | None = None
     coarse: float = 0.0
+    replay: float = 0.0
+    path: float = 0.0
 
     def __call__(self, prediction: Tensor, truth: Tensor) -> Tensor:
         """Frames [B, T, C, H, W] in 0..1 twice -> a scalar."""
@@ -49,6 +58,23 @@ class PredictionLoss:
                 difference = F.avg_pool2d(difference, 2)
                 loss = loss + self.coarse * difference.square().mean()
         return 100.0 * loss
+
+    def of_layers(self, carried: Carried, newest: Tensor, before: Tensor, truth: Tensor) -> Tensor:
+        """What is asked of the layers themselves.
+
+        Args:
+            newest: the frame that was divided [B, 1, H, W]; before: those before, newest first
+            [B, K, 1, H, W]; truth: the frames to come [B, T, 1, H, W].
+        """
+        loss = carried.path.new_zeros(())
+        if self.replay and carried.replayed is not None:
+            seen = before[:, : carried.replayed.shape[1]]
+            loss = loss + self.replay * 100.0 * (carried.replayed - seen).square().mean()
+        if self.path:
+            where, match = track(carried.layers.detach(), newest[:, 0], truth[:, :, 0])
+            off = F.smooth_l1_loss(carried.path, where, reduction="none").mean(dim=3)
+            loss = loss + self.path * (match.clamp(min=0.0) * off).mean()
+        return loss
 
 
 def shrinkage_factor(error: Tensor, a: float, c: float) -> Tensor:

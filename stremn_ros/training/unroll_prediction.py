@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..memory.rules import RULES
 from ..network.conv_lstm import ConvLstm
-from ..network.prediction import STACK, Encoding, PredictionNetwork
+from ..network.prediction import STACK, Decoded, Encoding, PredictionNetwork
 from .unroll import ClipMemory
 
 
@@ -19,7 +19,7 @@ def unroll_prediction(
     update_every: int,
     candidates: Tensor | None = None,
     horizon: int | None = None,
-) -> Tensor:
+) -> Decoded:
     """The frames that follow clips; what Predictor does online, on stacked tensors.
 
     Args:
@@ -28,11 +28,11 @@ def unroll_prediction(
         horizon: for a ConvLSTM; the prediction network has its own.
 
     Returns:
-        [B, horizon, C, H, W].
+        frames [B, horizon, C, H, W], and how the head ``layers`` carried them.
     """
     if isinstance(network, ConvLstm):
         assert horizon is not None
-        return network(frames, horizon)
+        return Decoded(network(frames, horizon))
     clips, seen = frames.shape[:2]
     written = list(range(STACK - 1, seen - 1, update_every))
     ends = [*written, seen - 1]
@@ -53,7 +53,6 @@ def unroll_prediction(
         at(encoded.key, now),
         at(encoded.skip2, now),
         at(encoded.skip4, now),
-        None if encoded.match is None else at(encoded.match, now),
     )
     read = memory.read(query.key).transpose(1, 2).unflatten(2, query.key.shape[-2:])
-    return network.decode(read, query, frames[:, -1], candidates)
+    return network.decode(read, query, frames[:, -network.config.kept :], candidates)
