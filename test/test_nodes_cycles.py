@@ -15,7 +15,7 @@ from ros_helpers import image_message, own_node, wait_for
 from sensor_msgs.msg import Image
 from shapes import TINY_MODEL, scene
 
-from stremn_ros.nodes.segment_node import spin
+from stremn_ros.nodes.life_cycle import spin
 
 CYCLES = 100
 SUCCESS = TransitionCallbackReturn.SUCCESS

@@ -19,16 +19,8 @@ from typing import Any
 from geometry_msgs.msg import Point32
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import (
-    DurabilityPolicy,
-    HistoryPolicy,
-    QoSProfile,
-    ReliabilityPolicy,
-    qos_policy_name_from_kind,
-)
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image, RegionOfInterest
 from std_srvs.srv import SetBool, Trigger
 
 from stremn_interfaces.msg import ObjectArray, TrackedObject
@@ -37,6 +29,12 @@ from stremn_ros import visualization
 from stremn_ros.nodes import image_codec
 from stremn_ros.nodes.detections import VisionTypes, to_detections, to_label_info, vision_types
 from stremn_ros.nodes.frames import nanoseconds
+from stremn_ros.nodes.image_input import (
+    ImageInput,
+    SubscriptionEventCallbacks,
+    no_time_yet,
+    policy_name,
+)
 from stremn_ros.nodes.limited_log import LimitedLog
 from stremn_ros.nodes.report import Report
 from stremn_ros.nodes.segment_core import Answer, SegmentCore, Segmented
@@ -44,13 +42,6 @@ from stremn_ros.nodes.settings import Settings
 from stremn_ros.nodes.snapshots import Snapshots
 from stremn_ros.nodes.worker import Worker
 
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
-
-# Later than Humble: the number that each publisher gives its messages, which shows what was lost.
-WITH_MESSAGE_INFO = hasattr(Subscription, "CallbackType")
 # Threads of the executor that one camera can hold: one with an image, one with a call.
 THREADS = 2
 # the newest mask is the one that counts, so nothing is queued for slow subscribers
@@ -92,20 +83,20 @@ class Camera:
         self._write = log
         self._unready = unready
         self._private = f"~/{name}/" if name else "~/"
-        self._image = f"{name}/image" if name else "image"
         self._log = LimitedLog(self._write_log, values["log_period"])
+        self._images = ImageInput(
+            node, f"{name}/image" if name else "image", values, self._on_image, self._log
+        )
         self._core: SegmentCore | None = None
         self._snapshots: Snapshots | None = None
         self._resumed = False  # since `configure`
         self._enabled = True
-        self._hint = ""  # what is known of a connection that cannot work
-        self._seed_hint = ""
-        self._subscriptions: list[Any] = []
+        self._seed_hint = ""  # what is known of a connection that cannot work
+        self._seeds: Any = None
         self._publishers: list[Any] = []
         self._vision: VisionTypes | None = None  # where vision_msgs is installed
         self._label_info_pub: Any = None
         self._labels_told: Any = None  # what the last label_info said
-        self._image_group = MutuallyExclusiveCallbackGroup()
         self._service_group = MutuallyExclusiveCallbackGroup()
         # Services are there in every state, so that a call gets an answer that says what to do.
         for kind, service, callback in (
@@ -147,7 +138,7 @@ class Camera:
             log=self._log,
             settings=self._settings,
             seed_buffer=values["seed_buffer"],
-            topic=self.image_topic,
+            topic=self._images.topic,
             node=path,
             now=lambda: node.get_clock().now().nanoseconds,
             worker=worker,
@@ -163,31 +154,14 @@ class Camera:
         """Starts the subscriptions; the name of the image topic."""
         assert self._core is not None
         assert self._snapshots is not None
-        self._hint = self._seed_hint = ""
+        self._seed_hint = ""
         self._labels_told = None
         # once, as from then on the memory in this process is the newer one
         if self._settings.autoload and not self._resumed and not self._core.tracked():
             self._snapshots.autoload()
         self._resumed = True
         self._core.activate()
-        reliable = self._values["image_reliability"] == "reliable"
-        images = self._node.create_subscription(
-            CompressedImage if self._compressed else Image,
-            self.image_topic if self._compressed else self._image,
-            self._on_image_with_info if WITH_MESSAGE_INFO else self._on_image,
-            QoSProfile(
-                history=HistoryPolicy.KEEP_LAST,
-                depth=1,
-                reliability=(
-                    ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-                ),
-                durability=DurabilityPolicy.VOLATILE,
-            ),
-            callback_group=self._image_group,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        seeds = self._node.create_subscription(
+        self._seeds = self._node.create_subscription(
             Image,
             self._private + "seed",
             self._on_seed,
@@ -195,14 +169,14 @@ class Camera:
             callback_group=self._service_group,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_deaf_to_seeds),
         )
-        self._subscriptions = [images, seeds]
-        return str(images.topic_name)
+        return self._images.start()
 
     def stop(self) -> None:
         """Ends the subscriptions; the objects are kept."""
-        subscriptions, self._subscriptions = self._subscriptions, []
-        for subscription in subscriptions:
-            self._node.destroy_subscription(subscription)
+        self._images.stop()
+        seeds, self._seeds = self._seeds, None
+        if seeds is not None:
+            self._node.destroy_subscription(seeds)
         if self._core is not None:
             self._core.deactivate()
         if self._snapshots is not None and self._settings.autosave_at_stop:
@@ -234,47 +208,13 @@ class Camera:
         if core is None:
             return None
         last, problem = snapshots.status() if snapshots is not None else ("", "")
-        clock = self._node.get_clock()
-        simulated = getattr(clock, "ros_time_is_active", False)
-        no_clock = simulated and not clock.now().nanoseconds
-        return core.report(self._hint, last, [problem, self._seed_hint], no_clock)
+        problems = [problem, self._seed_hint]
+        return core.report(self._images.hint, last, problems, no_time_yet(self._node))
 
-    @property
-    def _compressed(self) -> bool:
-        return self._values["image_transport"] == "compressed"
-
-    @property
-    def image_topic(self) -> str:
-        """Full name of the topic; that of compressed images follows a remapping of `image`."""
-        topic = self._node.resolve_topic_name(self._image)
-        return f"{topic}/compressed" if self._compressed else topic
-
-    # ------------------------------------------------------------------ images in
-
-    def _on_image(self, message: Image | CompressedImage) -> None:
+    def _on_image(self, message: Any, publisher: Any, sequence: int | None) -> None:
         core = self._core
         if core is not None:
-            core.on_frame(message)
-
-    def _on_image_with_info(self, message: Image | CompressedImage, info: Any) -> None:
-        core = self._core
-        if core is not None:
-            publisher = info.get("publisher_gid")
-            sequence = info.get("publication_sequence_number") if publisher is not None else None
-            core.on_frame(message, str(publisher), sequence)
-
-    def _on_incompatible(self, info: Any) -> None:
-        policy = qos_policy_name_from_kind(info.last_policy_kind).lower()
-        remedy = (
-            "set image_reliability to best_effort, or let the camera publish reliably"
-            if policy == "reliability"
-            else "make its QoS fit, or set qos_overrides for the subscription"
-        )
-        self._hint = (
-            f"a publisher of {self.image_topic} cannot be heard: its {policy} "
-            f"does not fit what this node asks for; {remedy} (ros2 topic info -v shows both)"
-        )
-        self._log("error", "", self._hint)
+            core.on_frame(message, publisher, sequence)
 
     # ------------------------------------------------------------------ masks out (in the worker)
 
@@ -315,10 +255,9 @@ class Camera:
         self._tell(self._try(lambda core: core.seed_mask(mask)))
 
     def _on_deaf_to_seeds(self, info: Any) -> None:
-        policy = qos_policy_name_from_kind(info.last_policy_kind).lower()
         self._seed_hint = (
             f"a publisher of {self._node.resolve_topic_name(self._private + 'seed')} cannot be "
-            f"heard: its {policy} does not fit; publish seeds reliably"
+            f"heard: its {policy_name(info)} does not fit; publish seeds reliably"
         )
         self._log("error", "", self._seed_hint)
 

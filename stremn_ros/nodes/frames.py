@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stremn_ros.errors import InputError
 from stremn_ros.nodes import compressed_codec, image_codec
 from stremn_ros.nodes.limited_log import Log
-from stremn_ros.nodes.settings import Settings
+from stremn_ros.nodes.settings import IntakeSettings
 
 NANOSECONDS = 1_000_000_000
 # Rates and percentiles are over this much of the past.
@@ -62,7 +62,7 @@ class Intake:
     def __init__(
         self,
         size: int,
-        settings: Settings,
+        settings: IntakeSettings,
         log: Log,
         topic: str,
         now: Callable[[], int] = time.time_ns,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,28 +15,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stremn_ros.errors import StremnError
-from stremn_ros.nodes.frames import (
-    NANOSECONDS,
-    WINDOW_FRAMES,
-    WINDOW_SECONDS,
-    Counters,
-    Frame,
-    Intake,
-    decode,
-)
+from stremn_ros.nodes.core import FrameCore, in_words
+from stremn_ros.nodes.frames import NANOSECONDS, Frame, decode
 from stremn_ros.nodes.limited_log import Log
-from stremn_ros.nodes.report import ERROR, MUCH_DROPPED, OK, WARN, Report
-from stremn_ros.nodes.settings import Settings
-from stremn_ros.nodes.worker import Job, Worker
+from stremn_ros.nodes.report import (
+    WARN,
+    InputFacts,
+    Reason,
+    Report,
+    backlog,
+    input_reasons,
+    input_values,
+    judge,
+)
+from stremn_ros.nodes.settings import IntakeSettings
+from stremn_ros.nodes.worker import Job
 
 PACE_FRAMES = 10  # the time between frames is the median over this many
 
 
 @dataclass
-class PredictSettings(Settings):
+class PredictSettings(IntakeSettings):
     """What may change while the node runs; the names are those of the parameters."""
 
+    stale_after: float = 0.0  # not looked at: a prediction is told by its own stamp
     horizon: int = 0  # 0: as far as the network sees
     max_gap: float = 1.0
 
@@ -62,20 +64,13 @@ class Predicted:
     source: int
 
 
-@dataclass(frozen=True)
-class _Done:
-    when: float
-    latency: float
-    predicted: bool
-
-
-class PredictCore:
+class PredictCore(FrameCore):
     """Frames and counters around one predictor.
 
     Args:
         predictor: only the worker touches it.
         publish: called in the worker for each frame.
-        log, settings, topic, node, now, clock: as in SegmentCore.
+        log, settings, topic, node, now, clock: as in FrameCore.
     """
 
     def __init__(
@@ -90,63 +85,28 @@ class PredictCore:
         now: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.settings = settings if settings is not None else PredictSettings()
+        super().__init__(1, log, self.settings, topic, node, now, clock)
         self._predictor = predictor
         self._publish = publish
-        self._log = log
-        self.settings = settings if settings is not None else PredictSettings()
-        self.topic, self._node, self._clock = topic, node, clock
-        self._worker = Worker(self._complain, clock)
-        self._condition = self._worker.condition
-        self._frames = Intake(1, self.settings, log, topic, now, clock)
-        self._active = self._busy = False
         self._reset_reason = ""  # why the predictor is to forget before the next frame
         self._since = ""  # why it began anew the last time
         self._last_stamp = 0
         self._steps: deque[int] = deque(maxlen=PACE_FRAMES)  # nanoseconds between frames
-        self._done: deque[_Done] = deque(maxlen=WINDOW_FRAMES)
-        self._error, self._error_time = "", -1e9
         self._state = self._look()
         self._worker.add(self)
-
-    # ------------------------------------------------------------------ life
 
     def activate(self) -> None:
         """Frames are taken from now on; what was seen before a pause is forgotten."""
         with self._condition:
             if self._state["seen"]:
                 self._reset_reason = "the node was inactive"
-            self._active = True
-            self._frames.start()
-            self._done.clear()
-
-    def deactivate(self) -> None:
-        """No frame is taken any more; returns when none is in work."""
-        with self._condition:
-            self._active = False
-            self._frames.drop_waiting()
-            self._condition.wait_for(lambda: not self._busy)
+            super().activate()
 
     def close(self) -> None:
         """Ends the worker and lets go of the predictor."""
-        self.deactivate()
-        self._worker.remove(self)
-        self._worker.close()
-        self._frames.forget()
+        super().close()
         self._predictor = None
-
-    def on_frame(self, message: Any, publisher: Any = None, sequence: int | None = None) -> None:
-        """Takes a message from the image topic; costs no more than a look at its header."""
-        arrival = self._clock()
-        with self._condition:
-            if not self._active:
-                return
-            problem = self._frames.put(message, publisher, sequence, True, arrival)
-            if self._frames.reset_wanted:
-                self._frames.reset_wanted = False
-                self._reset_reason = "time jumped back"
-            if problem:
-                self._note_error(f"image refused: {problem}", "image")
-            self._condition.notify_all()
 
     def reset(self) -> str:
         """Forgets the frames seen, before the next one; says so."""
@@ -157,35 +117,30 @@ class PredictCore:
 
     # ------------------------------------------------------------------ the worker
 
-    def has_work(self) -> bool:
-        """For the worker, which holds the condition."""
-        return self._frames.waiting is not None
-
     def take_work(self) -> Job:
         """For the worker, which holds the condition."""
         self._busy = True
+        if self._frames.reset_wanted:
+            self._frames.reset_wanted = False
+            self._reset_reason = "time jumped back"
         return partial(self._process, self._frames.take())
 
     def _process(self, frame: Frame) -> None:
+        free_since = self._worker.free_since
         problem, done = "", None
         try:
-            done = self._predict(frame)
+            inside = self._predict(frame)
+            done = self._took(frame, free_since, inside)
         except Exception as error:
-            known = isinstance(error, StremnError)
-            problem = str(error) if known else f"{type(error).__name__}: {error}"
+            problem = f"image not used: {in_words(error)}"
         with self._condition:
-            self._frames.counters.in_work = 0
-            if done is None:
-                self._frames.counters.failed += 1
-                self._note_error(f"image not used: {problem}", "predict")
-            else:
-                self._frames.counters.segmented += 1  # the intake's word for done
-                self._done.append(done)
+            self._count(done, problem)
             self._state = self._look()
             self._busy = False
             self._condition.notify_all()
 
-    def _predict(self, frame: Frame) -> _Done:
+    def _predict(self, frame: Frame) -> float:
+        """Publishes what comes of a frame; seconds in the network."""
         rgb = decode(frame.message)
         predictor = self._predictor
         with self._condition:
@@ -201,14 +156,15 @@ class PredictCore:
             self._steps.append(frame.stamp - source)
         self._last_stamp = frame.stamp
         horizon = self.settings.horizon or predictor.horizon
+        begin = self._clock()
         future = predictor.step(rgb, horizon)
+        inside = self._clock() - begin
         stamp = 0
         if frame.stamp and self._steps:
             stamp = frame.stamp + horizon * int(np.median(self._steps))
         image = None if future is None else future[-1]
         self._publish(Predicted(frame, image, stamp, predictor.error, predictor.change, source))
-        now = self._clock()
-        return _Done(now, now - frame.arrival, image is not None)
+        return inside
 
     def _break_in_time(self, frame: Frame) -> str:
         if not (frame.stamp and self._last_stamp):
@@ -242,86 +198,42 @@ class PredictCore:
             "period": float(np.median(self._steps)) / NANOSECONDS if self._steps else 0.0,
         }
 
-    def _note_error(self, text: str, key: str) -> None:
-        self._error, self._error_time = text, self._clock()
-        self._log("error", key, text)
-
-    def _complain(self, text: str) -> None:
-        with self._condition:
-            self._note_error(f"the worker: {text}", "")
-
     # ------------------------------------------------------------------ diagnostics
 
-    def idle(self) -> bool:
-        """Nothing waits and nothing is in work."""
-        with self._condition:
-            return self._frames.waiting is None and not self._busy
+    def report(self, hint: str = "", no_clock: bool = False) -> Report:
+        """Figures, and why there is no prediction where there is none.
 
-    def report(self, hint: str = "") -> Report:
-        """Figures, and why there is no prediction where there is none; hint: a QoS mismatch."""
+        hint: why no frames may come, if the caller knows (a QoS mismatch); no_clock: a simulated
+        clock has not been told the time.
+        """
         with self._condition:
-            now = self._clock()
-            frames, state = self._frames, self._state
-            recent = now - WINDOW_SECONDS
-            done = [entry for entry in self._done if entry.when > recent]
-            arrivals = sum(when > recent for when in frames.arrivals)
-            drops = sum(when > recent for when in frames.drops)
-            last = frames.arrivals[-1] if frames.arrivals else frames.started
-            level, message = self._judge(hint, now - last, done, arrivals, drops, now)
-            window = min(WINDOW_SECONDS, max(now - frames.started, 1e-3))
-            counters = Counters(**vars(frames.counters))
-        latency = [entry.latency * 1000.0 for entry in done]
+            facts = InputFacts(**self._input_facts(hint, no_clock), settings=self.settings)
+            state, since = self._state, self._since
         horizon = self.settings.horizon or state["horizon"]
         values = {
-            "rate_in": f"{arrivals / window:.2f} Hz",
-            "rate_out": f"{sum(entry.predicted for entry in done) / window:.2f} Hz",
-            "latency_median": f"{np.median(latency):.1f} ms" if latency else "",
-            "latency_95": f"{np.percentile(latency, 95):.1f} ms" if latency else "",
-            "received": str(counters.received),
-            "used": str(counters.segmented),
-            "dropped": str(counters.dropped),
-            "failed": str(counters.failed),
-            "frames_seen": str(state["seen"]),
+            **input_values(facts, "used"),
+            "images seen": state["seen"],
             "horizon": f"{horizon} frames, {horizon * state['period']:.3f} s",
-            "prediction_error": _figure(state["error"]),
+            "prediction error": _figure(state["error"]),
             "change": _figure(state["change"]),
-            "memory_bytes": str(state["memory_bytes"]),
-            "processing_size": "x".join(str(side) for side in state["processing_size"] or ()),
-            "last_error": self._error,
+            "memory [bytes]": state["memory_bytes"],
+            "processing size": "x".join(str(side) for side in state["processing_size"] or ()),
         }
-        return Report(level, message, values)
+        return judge(_reasons(facts, state, since), "predicting", values)
 
-    def _judge(
-        self,
-        hint: str,
-        silence: float,
-        done: list[_Done],
-        arrivals: int,
-        drops: int,
-        now: float,
-    ) -> tuple[int, str]:
-        settings, state = self.settings, self._state
-        if not self._active:
-            return OK, f"inactive: `ros2 lifecycle set {self._node} activate` starts it"
-        if silence > settings.frame_timeout:
-            return WARN, hint or (
-                f"no image on {self.topic} for {silence:.1f} s: check that something publishes "
-                f"there (ros2 topic info -v {self.topic}) and that its reliability fits"
-            )
-        if self._error and now - self._error_time < max(5.0, settings.frame_timeout):
-            return (WARN if done else ERROR), self._error
-        if state["seen"] < state["observe"]:
-            why = f" (began anew: {self._since})" if self._since else ""
-            return WARN, (
-                f"no prediction yet: {state['seen']} of the {state['observe']} images seen that "
-                f"one needs{why}"
-            )
-        if drops > MUCH_DROPPED * arrivals and arrivals >= 5:
-            return WARN, (
-                f"backlog: {drops} of the last {arrivals} images were dropped; lower "
-                "processing_size or the camera's rate"
-            )
-        return OK, "predicting"
+
+def _reasons(facts: InputFacts, state: dict[str, Any], since: str) -> Iterable[Reason]:
+    yield from input_reasons(facts)
+    if not facts.active:
+        return
+    if state["seen"] < state["observe"]:
+        why = f" (began anew: {since})" if since else ""
+        yield (
+            WARN,
+            f"no prediction yet: {state['seen']} of the {state['observe']} images seen that one "
+            f"needs{why}",
+        )
+    yield from backlog(facts)
 
 
 def _figure(value: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stremn_ros.nodes.frames import Counters
-from stremn_ros.nodes.settings import Settings
+from stremn_ros.nodes.settings import IntakeSettings, Settings
 
 # levels of diagnostic_msgs/DiagnosticStatus
 OK, WARN, ERROR, STALE = 0, 1, 2, 3
@@ -19,6 +19,10 @@ MUCH_LOST = 0.2
 MUCH_LATE = 0.5
 MUCH_DROPPED = 0.5
 FEW = 5
+
+
+Reason = tuple[int, str]
+"""A level, and what is wrong and what to do."""
 
 
 @dataclass
@@ -32,7 +36,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Done:
-    """A frame that was segmented; seconds."""
+    """A frame that was worked on; seconds."""
 
     when: float  # it was published, by the monotonic clock
     latency: float  # from its arrival to its publication
@@ -40,16 +44,15 @@ class Done:
     node: float  # that the node itself added: neither in the network nor waiting for it
 
 
-@dataclass
-class Facts:
-    """What the core of a camera knows at one moment; counts are of the last few seconds."""
+@dataclass(kw_only=True)
+class InputFacts:
+    """What a core knows of its images at one moment; counts are of the last few seconds."""
 
     topic: str
     node: str
-    settings: Settings
+    settings: IntakeSettings
     counters: Counters
     active: bool
-    enabled: bool
     window: float  # seconds that rates are over
     since: float  # seconds since the last image, or since the activation
     arrivals: int
@@ -59,6 +62,16 @@ class Facts:
     done: list[Done]
     error: str  # the last one
     error_age: float
+    no_clock: bool = False  # the clock is simulated and has not been told the time yet
+    hint: str = ""  # of a connection that cannot work
+
+
+@dataclass(kw_only=True)
+class Facts(InputFacts):
+    """What the core of a camera knows at one moment."""
+
+    settings: Settings
+    enabled: bool
     kept_frames: int
     kept_most: int
     kept_bytes: int
@@ -70,8 +83,6 @@ class Facts:
     slots_used: Mapping[int, int]
     runtime: str
     memory: Mapping[int, str] = field(default_factory=dict)  # of each object, in words
-    no_clock: bool = False  # the clock is simulated and has not been told the time yet
-    hint: str = ""  # of a connection that cannot work
     snapshot: str = ""  # the last one
     last_seed: str = ""
     problems: Sequence[str] = field(default_factory=tuple)  # what else is wrong, in words
@@ -79,12 +90,8 @@ class Facts:
 
 def diagnose(facts: Facts) -> Report:
     """Figures, and all that is wrong with its remedy."""
-    reasons = list(_reasons(facts))
-    # the worst first; of the same level in the order in which they were found
-    reasons.sort(key=lambda reason: -reason[0])
-    level, message = reasons[0] if reasons else (OK, "segmenting")
-    values = _values(facts)
-    values["also"] = " | ".join(text for _, text in reasons[1:])
+    report = judge(_reasons(facts), "segmenting", _values(facts))
+    values = report.values
     for item in facts.objects:
         values[f"object {item.id}"] = (
             f"{_prefix(facts.names.get(item.id, ''))}{item.state.name}, score {item.score:.3f}, "
@@ -92,11 +99,21 @@ def diagnose(facts: Facts) -> Report:
         )
     for object_id, text in sorted(facts.memory.items()):
         values[f"memory of object {object_id}"] = text
-    return Report(level, message, values)
+    return report
 
 
-def _reasons(facts: Facts) -> Iterable[tuple[int, str]]:
-    """(level, what is wrong and what to do), what comes first in the way of an image first."""
+def judge(reasons: Iterable[Reason], well: str, values: Mapping[str, Any]) -> Report:
+    """A report of what is wrong, the worst first; well: what to say where nothing is."""
+    # of the same level in the order in which they were found
+    found = sorted(reasons, key=lambda reason: -reason[0])
+    level, message = found[0] if found else (OK, well)
+    texts = {key: str(value) for key, value in values.items()}
+    texts["also"] = " | ".join(text for _, text in found[1:])
+    return Report(level, message, texts)
+
+
+def input_reasons(facts: InputFacts) -> Iterable[Reason]:
+    """What is wrong with the images themselves; nothing else is worth telling while inactive."""
     settings = facts.settings
     if not facts.active:
         yield OK, f"inactive: `ros2 lifecycle set {facts.node} activate` starts it"
@@ -132,6 +149,27 @@ def _reasons(facts: Facts) -> Iterable[tuple[int, str]]:
             "real camera on another computer synchronise the clocks (chrony), or raise "
             "stale_after if such a delay is meant",
         )
+
+
+def backlog(facts: InputFacts) -> Iterable[Reason]:
+    """More images come than can be worked on."""
+    if facts.drops > MUCH_DROPPED * facts.arrivals and facts.arrivals >= FEW:
+        took = [entry.latency for entry in facts.done]
+        each = f"an image takes {float(np.median(took)) * 1000:.0f} ms" if took else "it is busy"
+        yield (
+            WARN,
+            f"backlog: {facts.drops} of the last {facts.arrivals} images on {facts.topic} were "
+            f"dropped for newer ones, as {each}: lower processing_size, take a faster runtime "
+            "(`stremn doctor`), or slow the camera down",
+        )
+
+
+def _reasons(facts: Facts) -> Iterable[Reason]:
+    """What comes first in the way of an image first."""
+    settings = facts.settings
+    yield from input_reasons(facts)
+    if not facts.active:
+        return
     for problem in facts.problems:
         yield WARN, problem
     if not facts.enabled:
@@ -153,22 +191,15 @@ def _reasons(facts: Facts) -> Iterable[tuple[int, str]]:
             f"low confidence in object {', '.join(unsure)}: look at ~/overlay and seed it again "
             "if its mask has drifted, or lower low_confidence",
         )
-    if facts.drops > MUCH_DROPPED * facts.arrivals and facts.arrivals >= FEW:
-        took = [entry.latency for entry in facts.done]
-        each = f"an image takes {float(np.median(took)) * 1000:.0f} ms" if took else "it is busy"
-        yield (
-            WARN,
-            f"backlog: {facts.drops} of the last {facts.arrivals} images on {facts.topic} were "
-            f"dropped for newer ones, as {each}: lower processing_size, take a faster runtime "
-            "(`stremn doctor`), or slow the camera down",
-        )
+    yield from backlog(facts)
 
 
-def _values(facts: Facts) -> dict[str, str]:
-    counters, done = facts.counters, facts.done
-    values = {
+def input_values(facts: InputFacts, done: str) -> dict[str, Any]:
+    """Figures of the images; done: what it is called to be done with one."""
+    counters = facts.counters
+    return {
         "received": counters.received,
-        "segmented": counters.segmented,
+        done: counters.segmented,
         "dropped": counters.dropped,
         "failed": counters.failed,
         "waiting": counters.waiting,
@@ -176,10 +207,17 @@ def _values(facts: Facts) -> dict[str, str]:
         "stale": counters.stale,
         "lost in transport": counters.lost,
         "input rate [Hz]": f"{facts.arrivals / facts.window:.2f}",
-        "output rate [Hz]": f"{len(done) / facts.window:.2f}",
-        **_percentiles("latency", [entry.latency for entry in done]),
-        **_percentiles("network", [entry.network for entry in done]),
-        **_percentiles("node", [entry.node for entry in done]),
+        "output rate [Hz]": f"{len(facts.done) / facts.window:.2f}",
+        **_percentiles("latency", [entry.latency for entry in facts.done]),
+        **_percentiles("network", [entry.network for entry in facts.done]),
+        **_percentiles("node", [entry.node for entry in facts.done]),
+        "last error": facts.error,
+    }
+
+
+def _values(facts: Facts) -> dict[str, Any]:
+    return {
+        **input_values(facts, "segmented"),
         "objects": f"{len(facts.ids)} of {facts.max_objects}",
         "memory [bytes]": facts.memory_bytes,
         "slots used": ", ".join(f"{key}: {n}" for key, n in sorted(facts.slots_used.items())),
@@ -189,9 +227,7 @@ def _values(facts: Facts) -> dict[str, str]:
         "snapshot": facts.snapshot,
         "runtime": facts.runtime,
         "enabled": str(facts.enabled).lower(),
-        "last error": facts.error,
     }
-    return {key: str(value) for key, value in values.items()}
 
 
 def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, str]:

@@ -31,19 +31,10 @@ from numpy.typing import NDArray
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.memory.snapshot import Snapshot
 from stremn_ros.nodes import image_codec
-from stremn_ros.nodes.frames import (
-    NANOSECONDS,
-    WINDOW_FRAMES,
-    WINDOW_SECONDS,
-    Counters,
-    Frame,
-    Intake,
-    decode,
-    frame_size,
-    stamp_of,
-)
+from stremn_ros.nodes.core import FrameCore, in_words
+from stremn_ros.nodes.frames import NANOSECONDS, Frame, decode, frame_size, stamp_of
 from stremn_ros.nodes.limited_log import Log
-from stremn_ros.nodes.report import Done, Facts, Report, diagnose, listed_ids
+from stremn_ros.nodes.report import Facts, Report, diagnose, listed_ids
 from stremn_ros.nodes.settings import Settings
 from stremn_ros.nodes.worker import Job, Worker
 from stremn_ros.seeding import make_mask
@@ -82,19 +73,14 @@ class Answer:
     mask: NDArray[np.uint8] | None = None
 
 
-class SegmentCore:
+class SegmentCore(FrameCore):
     """Frames, commands and counters around one segmenter; see the module's text for the threads.
 
     Args:
-        segmenter: the loaded `Segmenter`; from `start` on only the worker touches it.
+        segmenter: the loaded `Segmenter`; from now on only the worker touches it.
         publish: called in the worker for each segmented frame, before the memory is updated.
-        log: see `Log`.
-        settings: read at each use, so it may be changed at any time.
         seed_buffer: how many of the last frames are kept for seeds.
-        topic: of the images; node: its full name; both for messages to people.
-        now: the node's clock in nanoseconds (which may be simulated), for the age of frames.
-        clock: monotonic seconds.
-        worker: that several cores share; without one the core has its own.
+        log, settings, topic, node, now, clock, worker: as in FrameCore.
     """
 
     def __init__(
@@ -111,29 +97,16 @@ class SegmentCore:
         clock: Callable[[], float] = time.monotonic,
         worker: Worker | None = None,
     ) -> None:
+        self.settings = settings if settings is not None else Settings()
+        super().__init__(seed_buffer, log, self.settings, topic, node, now, clock, worker)
         self._segmenter = segmenter
         self._publish = publish
-        self._log = log
-        self.settings = settings if settings is not None else Settings()
-        self.topic = topic
-        self._node = node
-        self._clock = clock
         own = ("update_rule", "update_every", "lost_after", "return_score")
         self._own = {name: getattr(segmenter, name) for name in own}  # the model's
-        self._own_worker = worker is None
-        self._worker = worker if worker is not None else Worker(self._complain, clock)
-        # Everything below is guarded by the condition; the worker holds it only between two jobs.
-        self._condition = self._worker.condition
+        # guarded by the condition, as all that FrameCore has
         self._commands: deque[tuple[Steps, Future[Any]]] = deque()
         self._frame_next = False  # so that a stream of commands does not keep frames out
-        self._frames = Intake(seed_buffer, self.settings, log, topic, now, clock)
-        self._busy = False  # with a frame, its memory update included
-        self._active = False
-        self._enabled = True
         self._stopping = False
-        self._done: deque[Done] = deque(maxlen=WINDOW_FRAMES)
-        self._last_error = ""
-        self._last_error_time = -1e9
         self._last_seed: tuple[float, str] | None = None
         self._changes = 0  # of the memory; written by the worker
         self._saved_changes = 0  # what that was when it was last saved or loaded
@@ -146,59 +119,19 @@ class SegmentCore:
         self._note_state()
         self._worker.add(self)
 
-    # ------------------------------------------------------------------ life
-
-    def activate(self) -> None:
-        """Frames are taken from now on."""
-        with self._condition:
-            self._active = True
-            self._frames.start()
-            self._done.clear()
-
-    def deactivate(self) -> None:
-        """No frame is taken any more; returns when none is in work, so nothing gets published."""
-        with self._condition:
-            self._active = False
-            self._frames.drop_waiting()
-            self._condition.notify_all()
-            self._condition.wait_for(lambda: not self._busy)
-
     def close(self) -> None:
         """Ends the work of this core after its current job; commands that wait are answered with a
         failure."""
         with self._condition:
-            self._active = False
             self._stopping = True
-            self._frames.drop_waiting()
             pending = list(self._commands)
             self._commands.clear()
             self._condition.notify_all()
         for _, future in pending:
             if future.running() or future.set_running_or_notify_cancel():
                 future.set_exception(StremnError("the node is being cleaned up"))
-        self._worker.remove(self)
-        if self._own_worker:
-            self._worker.close()
-        with self._condition:
-            self._frames.forget()
+        super().close()
         self._segmenter = None
-
-    # ------------------------------------------------------------------ frames
-
-    def on_frame(self, message: Any, publisher: Any = None, sequence: int | None = None) -> None:
-        """Takes a message from the image topic; costs no more than a look at its header.
-
-        publisher, sequence: who sent it and that sender's running number, where known: gaps are
-        frames that were lost on the way.
-        """
-        arrival = self._clock()
-        with self._condition:
-            if not self._active:
-                return
-            problem = self._frames.put(message, publisher, sequence, self._enabled, arrival)
-            if problem:
-                self._note_error(f"image refused: {problem}", key="image")
-            self._condition.notify_all()
 
     # ------------------------------------------------------------------ commands
 
@@ -506,7 +439,7 @@ class SegmentCore:
     def _refused(self, error: Exception) -> Answer:
         if isinstance(error, StremnError):
             return self.failure(str(error))
-        text = _words(error)
+        text = in_words(error)
         self._complain(f"a service call failed inside: {text}")
         return self.failure(f"failed inside, nothing is known to be wrong with the call: {text}")
 
@@ -523,7 +456,7 @@ class SegmentCore:
 
     def has_work(self) -> bool:
         """For the worker, which holds the condition."""
-        return bool(self._commands) or self._frames.waiting is not None
+        return bool(self._commands) or super().has_work()
 
     def take_work(self) -> Job:
         """For the worker, which holds the condition: the next command's step, or the frame."""
@@ -543,7 +476,7 @@ class SegmentCore:
         try:
             self._segmenter.reset()
         except Exception as error:  # the frame is segmented all the same
-            self._complain(f"reset failed: {_words(error)}")
+            self._complain(f"reset failed: {in_words(error)}")
         self._names.clear()
         self._changes += 1
         self._note_state()
@@ -595,20 +528,11 @@ class SegmentCore:
             inside = self._clock() - begin
             # Publish first, remember after: the mask need not wait for the memory.
             self._publish(Segmented(frame, rgb, result, dict(self._names)))
-            now = self._clock()
-            own = now - max(frame.arrival, free_since) - inside
-            done = Done(now, now - frame.arrival, inside, own)
+            done = self._took(frame, free_since, inside)
         except Exception as error:
-            problem = _words(error)
-        with self._condition:
-            self._frames.counters.in_work = 0
-            if done is None:
-                self._frames.counters.failed += 1
-                self._note_error(f"image not segmented: {problem}", key="segment")
-                return None
-            self._frames.counters.segmented += 1
-            self._done.append(done)
-        return result
+            problem = f"image not segmented: {in_words(error)}"
+        self._count(done, problem)
+        return None if done is None else result
 
     def _remember(self) -> None:
         try:
@@ -617,7 +541,7 @@ class SegmentCore:
                 self._changes += 1
         except Exception as error:
             with self._condition:
-                self._note_error(f"the memory was not updated: {_words(error)}", key="memory")
+                self._note_error(f"the memory was not updated: {in_words(error)}", key="memory")
 
     def _apply_settings(self) -> None:
         """Run-time changes reach the segmenter here, between two frames."""
@@ -669,30 +593,7 @@ class SegmentCore:
             self._inside = {memory.id: memory.text() for memory in seen}
         return self._inside
 
-    def _note_error(self, text: str, key: str) -> None:
-        self._last_error = text
-        self._last_error_time = self._clock()
-        self._log("error", key, text)
-
-    def _complain(self, text: str) -> None:
-        with self._condition:
-            self._note_error(text, key="")
-
     # ------------------------------------------------------------------ diagnostics
-
-    def counters(self) -> Counters:
-        """A copy, consistent in itself."""
-        with self._condition:
-            return Counters(**vars(self._frames.counters))
-
-    def age(self, frame: Frame) -> float:
-        """Seconds since the frame arrived."""
-        return self._clock() - frame.arrival
-
-    def idle(self) -> bool:
-        """Nothing waits and nothing is in work."""
-        with self._condition:
-            return not (self._commands or self._frames.waiting is not None or self._busy)
 
     def report(
         self,
@@ -707,26 +608,11 @@ class SegmentCore:
         problems: what else is wrong; no_clock: a simulated clock has not been told the time.
         """
         with self._condition:
-            now = self._clock()
             frames, state = self._frames, self._state
-            recent = now - WINDOW_SECONDS
-            last = frames.arrivals[-1] if frames.arrivals else frames.started
             facts = Facts(
-                topic=self.topic,
-                node=self._node,
+                **self._input_facts(hint, no_clock),
                 settings=self.settings,
-                counters=Counters(**vars(frames.counters)),
-                active=self._active,
                 enabled=self._enabled,
-                window=min(WINDOW_SECONDS, max(now - frames.started, 1e-3)),
-                since=now - last,
-                arrivals=sum(when > recent for when in frames.arrivals),
-                drops=sum(when > recent for when in frames.drops),
-                lost=sum(gap for when, gap in frames.losses if when > recent),
-                late=[age for when, age in frames.late if when > recent],
-                done=[entry for entry in self._done if entry.when > recent],
-                error=self._last_error,
-                error_age=now - self._last_error_time,
                 kept_frames=len(frames.recent),
                 kept_most=frames.recent.maxlen or 0,
                 kept_bytes=sum(len(frame.message.data) for frame in frames.recent),
@@ -738,10 +624,8 @@ class SegmentCore:
                 slots_used=state["slots_used"],
                 memory=state["memory"],
                 runtime=state["runtime"],
-                no_clock=no_clock,
-                hint=hint,
                 snapshot=snapshot,
-                last_seed=self._seed_text(now),
+                last_seed=self._seed_text(),
                 problems=tuple(text for text in problems if text),
             )
         return diagnose(facts)
@@ -751,29 +635,15 @@ class SegmentCore:
             self._last_seed = self._clock(), answer.message
         return answer
 
-    def _seed_text(self, now: float) -> str:
+    def _seed_text(self) -> str:
         if self._last_seed is None:
             return "never"
-        return f"{self._last_seed[1]}, {now - self._last_seed[0]:.1f} s ago"
+        return f"{self._last_seed[1]}, {self._clock() - self._last_seed[0]:.1f} s ago"
 
 
 def _at_once(work: Callable[[], Any]) -> Steps:
     yield from ()
     return work()
-
-
-def _words(error: Exception) -> str:
-    """What happened, with the remedy where there is one that always holds."""
-    if isinstance(error, StremnError):
-        return str(error)
-    text = f"{type(error).__name__}: {error}"
-    said = str(error).lower()
-    if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate" in said:
-        text += (
-            "; the machine or its GPU has no memory left: lower processing_size, max_objects or "
-            "seed_buffer, or end what else runs there"
-        )
-    return text
 
 
 def _seconds(stamp: int) -> str:

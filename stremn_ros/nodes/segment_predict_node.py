@@ -12,7 +12,8 @@ import sys
 import rclpy
 from rclpy.utilities import remove_ros_args
 
-from stremn_ros.nodes.predict_node import PredictNode, spin
+from stremn_ros.nodes.life_cycle import run
+from stremn_ros.nodes.predict_node import PredictNode
 from stremn_ros.nodes.segment_node import SegmentNode
 
 
@@ -25,7 +26,7 @@ def main(args: list[str] | None = None) -> int:
     rclpy.init(args=words)
     # Else a parameter file for /** and a new name for the node would count for both
     own = ["--ros-args", *options.predict]
-    return spin([SegmentNode(), PredictNode(cli_args=own, use_global_arguments=False)])
+    return run([SegmentNode(), PredictNode(cli_args=own, use_global_arguments=False)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What may change while the segmentation node runs."""
+"""What may change while the nodes run; the names are those of the parameters."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Settings:
-    """Read at each use, so it may be changed at any time; the names are those of the parameters."""
+class IntakeSettings:
+    """Of the images as they come; read at each use, so it may be changed at any time."""
+
+    reset_on_time_jump: bool = True
+    time_jump_tolerance: float = 0.1
+    frame_timeout: float = 2.0
+    stale_after: float = 1.0
+
+
+@dataclass
+class Settings(IntakeSettings):
+    """Of the segmentation node."""
 
     min_score: float = 0.5
     return_score: float = -1.0  # below 0: the model's own
@@ -20,10 +30,6 @@ class Settings:
     overlay_alpha: float = 0.5
     seed_wait: float = 2.0
     catch_up_time: float = 1.0
-    reset_on_time_jump: bool = True
-    time_jump_tolerance: float = 0.1
-    frame_timeout: float = 2.0
-    stale_after: float = 1.0
     autosave_period: float = 0.0
     autosave_at_stop: bool = False
     autoload: bool = False

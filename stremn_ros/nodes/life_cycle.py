@@ -1,0 +1,330 @@
+"""What the lifecycle nodes share: parameters of a table, transitions, diagnostics, the executor.
+
+Threads: the executor runs each kind of callback in a group of its own, so that an image, a
+service call, a transition and the diagnostics never wait for one another; the callbacks do no
+work themselves but hand it to a core, whose worker thread owns the network.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import rclpy
+import torch
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidHandle
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+
+from stremn_ros.errors import StremnError
+from stremn_ros.nodes import parameters
+from stremn_ros.nodes.report import ERROR, OK, WARN, Report
+
+# One for each callback group of the node that can hold a thread: the diagnostics, and the default
+# group of transitions and parameters; one more keeps the executor itself responsive.
+THREADS = 3
+SWITCH_INTERVAL = 0.0005  # seconds
+
+
+class Stream(Protocol):
+    """The images of one camera, and what is made of them."""
+
+    name: str
+
+    def activate(self) -> str:
+        """Starts the subscriptions; the name of the image topic."""
+
+    def stop(self) -> None:
+        """Ends the subscriptions; what is remembered is kept."""
+
+    def free(self) -> None:
+        """Lets go of everything that `configure` made; more than once if need be."""
+
+    def wake(self) -> None:
+        """The settings or values have changed."""
+
+    def report(self) -> Report | None:
+        """For the diagnostics; None while not configured."""
+
+
+class NetworkNode(LifecycleNode):
+    """A lifecycle node that runs a network on the images of its streams.
+
+    A node of its own makes its streams at the end of `__init__`, and loads its network in `_load`.
+
+    Args:
+        name: of the node. table: of its parameters, in `parameters`. work: what the diagnostics
+            call it. settings: an object whose attributes may change while the node runs; those
+            that have a parameter's name follow it.
+    """
+
+    def __init__(self, name: str, table: str, work: str, settings: Any, **options: Any) -> None:
+        super().__init__(name, **options)
+        self._table, self._work = table, work
+        self._streams: Sequence[Stream] = ()
+        self._configured = False
+        self._failure = ""  # why the last configure failed
+        self._doing = ("", 0.0)  # what configure is at, and since when
+        self._values, self._problems = parameters.declare(self, table)
+        self._settings = settings
+        self._use(self._values)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._diagnostics_group = MutuallyExclusiveCallbackGroup()
+        self._diagnostics_pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # not the node's clock, which may be a simulated one that stands still
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._diagnostics_timer = self._make_timer()
+        for problem in self._problems:
+            self.get_logger().error(f"{problem}; `configure` will fail until it is set right")
+
+    def _load(self) -> None:
+        """Loads the network and makes what works with it; called within `configure`."""
+        raise NotImplementedError
+
+    def _unload(self) -> None:
+        """Lets go of what `_load` made beside the streams; from any state."""
+
+    # ------------------------------------------------------------------ parameters
+
+    def _use(self, values: dict[str, Any]) -> None:
+        self._values.update(values)
+        for name in vars(self._settings):
+            if name in values:
+                setattr(self._settings, name, values[name])
+        for stream in self._streams:
+            stream.wake()
+
+    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        values, reason = parameters.check_changes(self._table, changes, configured=self._configured)
+        if reason:
+            return SetParametersResult(successful=False, reason=reason)
+        # a value that was wrong at the start and has now been set right
+        self._problems = [
+            text for text in self._problems if not any(f"parameter {n} " in text for n in values)
+        ]
+        self._use(values)
+        if "diagnostics_period" in values:
+            self.destroy_timer(self._diagnostics_timer)
+            self._diagnostics_timer = self._make_timer()
+        return SetParametersResult(successful=True)
+
+    def _make_timer(self) -> Any:
+        return self.create_timer(
+            self._values["diagnostics_period"],
+            self._publish_diagnostics,
+            callback_group=self._diagnostics_group,
+            clock=self._steady,
+        )
+
+    # ------------------------------------------------------------------ transitions
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Loads the network; a failure leaves the node unconfigured with the reason in the log."""
+        try:
+            if self._problems:
+                raise StremnError("; ".join(self._problems))
+            self._configured = True
+            self._note_doing(f"loading model {self._values['model']}")
+            with self._library_log():
+                self._load()
+        except Exception as error:
+            expected = isinstance(error, StremnError)
+            self._failure = str(error) if expected else f"{type(error).__name__}: {error}"
+            self.get_logger().error(f"configure failed: {self._failure}")
+            if not expected:
+                self.get_logger().error(traceback.format_exc())
+            self.free()
+            return TransitionCallbackReturn.FAILURE
+        finally:
+            self._doing = ("", 0.0)
+        self._failure = ""
+        return super().on_configure(state)
+
+    def _note_doing(self, text: str) -> None:
+        self._doing = (text, time.monotonic())
+
+    @contextmanager
+    def _library_log(self) -> Iterator[None]:
+        """What the library logs meanwhile (it loads, it builds an engine) is told here as well."""
+        source, handler = logging.getLogger("stremn_ros"), logging.Handler(logging.INFO)
+
+        def emit(record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            self._note_doing(text)
+            self._write_log("warning" if record.levelno >= logging.WARNING else "info", text)
+
+        handler.emit = emit  # type: ignore[method-assign]
+        level = source.level
+        source.addHandler(handler)
+        source.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            source.setLevel(level)
+            source.removeHandler(handler)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Starts the subscriptions."""
+        result = super().on_activate(state)  # the publishers first, for the first result
+        if result != TransitionCallbackReturn.SUCCESS:
+            return result
+        topics = [stream.activate() for stream in self._streams]
+        self.get_logger().info(f"active: waiting for images on {', '.join(topics)}")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Ends the subscriptions; what is remembered is kept for the next activation."""
+        for stream in self._streams:
+            stream.stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Frees the network and the memory."""
+        self.free()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """From any state."""
+        self.free()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition raised: back to unconfigured, from where it can be tried again."""
+        self.get_logger().error("a transition failed; the node is unconfigured again")
+        self.free()
+        return TransitionCallbackReturn.SUCCESS
+
+    def free(self) -> None:
+        """Ends the work and frees the network; from any state, more than once if need be."""
+        for stream in self._streams:
+            stream.free()
+        self._unload()
+        if self._configured:
+            self._configured = False
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()  # else PyTorch keeps the memory from other processes
+
+    # ------------------------------------------------------------------ diagnostics
+
+    def _unready(self) -> str:
+        """Why a service call cannot be answered yet, and what to do."""
+        doing = self._doing[0]
+        reason = f" (it failed: {self._failure})" if self._failure else ""
+        if doing:
+            return f"the node is being configured ({doing}): try again when it is active"
+        return (
+            f"the node is not configured{reason}: `ros2 lifecycle set {self._path} configure`, "
+            "then activate"
+        )
+
+    def _state_report(self) -> Report:
+        """Of a node that has no network yet."""
+        doing, since = self._doing
+        if doing:
+            spent = time.monotonic() - since
+            return Report(
+                WARN,
+                f"configuring: {doing}, {spent:.1f} s so far; a network or engine that is built "
+                "for the first time may take minutes, the next start finds it built",
+                {},
+            )
+        if self._failure:
+            return Report(ERROR, f"configure failed: {self._failure}", {})
+        return Report(
+            OK, f"not configured: `ros2 lifecycle set {self._path} configure` loads it", {}
+        )
+
+    def _publish_diagnostics(self) -> None:
+        array = DiagnosticArray()
+        # the only stamp that is made here: when the diagnosis was made
+        array.header.stamp = self.get_clock().now().to_msg()
+        for stream in self._streams:
+            report = stream.report() or self._state_report()
+            which = f" of {stream.name}" if stream.name else ""
+            array.status.append(
+                DiagnosticStatus(
+                    level=bytes([report.level]),
+                    name=f"{self._path.lstrip('/')}: {self._work}{which}",
+                    message=report.message,
+                    hardware_id=report.values.get("runtime", ""),
+                    values=[KeyValue(key=key, value=text) for key, text in report.values.items()],
+                )
+            )
+        self._diagnostics_pub.publish(array)
+
+    # ------------------------------------------------------------------ other
+
+    @property
+    def threads(self) -> int:
+        """How many threads the executor wants for this node."""
+        return THREADS
+
+    @property
+    def _path(self) -> str:
+        return self.get_fully_qualified_name()
+
+    def _write_log(self, severity: str, text: str) -> None:
+        # One call per severity at a place of its own: rclpy ties a place to one severity.
+        logger = self.get_logger()
+        if severity == "error":
+            logger.error(text)
+        elif severity == "warning":
+            logger.warning(text)
+        elif severity == "info":
+            logger.info(text)
+        else:
+            logger.debug(text)
+
+    def destroy_node(self) -> None:
+        """Frees the network as well."""
+        self.free()
+        super().destroy_node()
+
+
+def spin(executor: MultiThreadedExecutor, node: LifecycleNode) -> None:
+    """Until told to stop; no callback's failure ends it. node: whose log tells of one."""
+    while executor.context.ok():
+        try:
+            executor.spin()
+            return
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return
+        except InvalidHandle:
+            # deactivate destroyed the subscription just when the executor, in another thread, was
+            # about to wait for its QoS events; rclpy guards all but those against that
+            continue
+        except Exception:  # of a callback: rclpy hands it on, but it must not end the node
+            node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
+
+
+def run(nodes: Iterable[NetworkNode]) -> int:
+    """Runs nodes in this process until it is told to stop; the lifecycle services drive them."""
+    # The worker waits for the executor's Python, and the other way round, for no longer than this;
+    # by default it is 5 ms, which is as much as a node may add to an image in all.
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    nodes = list(nodes)
+    executor = MultiThreadedExecutor(num_threads=sum(node.threads for node in nodes))
+    for node in nodes:
+        executor.add_node(node)
+    try:
+        spin(executor, nodes[0])
+    finally:
+        for node in nodes:
+            node.free()  # first: it also ends service calls that wait for a frame
+        executor.shutdown()
+        for node in nodes:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
