@@ -25,7 +25,7 @@ from stremn_ros.evaluation.prediction import (
     optical_flow,
 )
 from stremn_ros.motion import FlowExtrapolation
-from stremn_ros.network.carrying import Carried, track, transport
+from stremn_ros.network.carrying import Carried, Carrier, track, transport
 from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork, correlate
 from stremn_ros.predictor import ClipState, Predictor, extend, forecast
@@ -114,7 +114,7 @@ def test_layers_learn_from_where_they_are_found() -> None:
     thing[..., 10:16, 8:12] = 1.0
     truth = torch.stack([thing.roll((2 * n, -n), (2, 3)) for n in (1, 2)], dim=1)
     path = torch.tensor([[[[2.0, -1.0], [4.0, 0.0]]]], requires_grad=True)
-    carried = Carried(truth, thing, path, replayed=truth.flip(1).requires_grad_())
+    carried = Carried(truth, thing, path, replayed=truth[:, 1:].requires_grad_())
     loss = PredictionLoss(path=1.0).of_layers(carried, thing, truth, truth)
     loss.backward()
     assert path.grad is not None
@@ -125,6 +125,20 @@ def test_layers_learn_from_where_they_are_found() -> None:
     replay = PredictionLoss(replay=0.5).of_layers(carried, thing, truth, truth)
     assert replay.item() > 0.5 * 100.0 * share * 0.9
     assert not PredictionLoss(replay=0.5).of_layers(carried, thing, truth.flip(1), truth).item()
+
+
+def test_what_is_mirrored_moves_as_in_a_mirror() -> None:
+    """Upside down and back to front, with the same features, the paths are the opposite ones."""
+    torch.manual_seed(0)
+    carrier = Carrier(4, (3,), layers=2, horizon=5, past=4)
+    torch.nn.init.normal_(carrier.steer[-1].weight, std=0.3)
+    layers = torch.rand(1, 2, 16, 16)
+    where, match, maps = torch.randn(1, 2, 4, 2), torch.rand(1, 2, 4), [torch.ones(1, 3, 2, 2)]
+    path, spread = carrier._paths(layers, where, match, maps)
+    opposite, same = carrier._paths(layers.flip(2, 3), -where, match, maps)
+    torch.testing.assert_close(opposite, -path)
+    torch.testing.assert_close(same, spread)
+    assert (path[..., 0] - path[..., 1]).abs().max() > 0.1  # rows and columns by their own
 
 
 @pytest.mark.parametrize(

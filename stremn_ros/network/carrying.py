@@ -12,6 +12,7 @@ SMALLEST_SPREAD = 0.3  # pixels; below it the transport's gradient vanishes
 REACH = 4  # pixels a frame: the fastest movement that is tracked
 SHARPNESS = 30.0  # of the soft maximum over displacements
 HIDDEN = 256
+REPLAYED = 2  # every n-th of the past frames is made of the layers
 OVERLAP_IS_RARE = 2.0  # taken from the logit of "in all layers"
 FAINTEST = -60.0  # exponent of the transport's weights
 
@@ -22,7 +23,7 @@ class Carried(NamedTuple):
     frames: Tensor  # [B, T, 1, H, W]
     layers: Tensor  # of the last frame [B, L, H, W]
     path: Tensor  # where they are carried, in pixels [B, L, T, 2] (rows, columns)
-    replayed: Tensor | None  # [B, K, 1, H, W]: the past frames, made of the layers; in training
+    replayed: Tensor | None  # [B, (K + 1) // 2, 1, H, W]: past frames made of them; in training
 
 
 def transport(layers: Tensor, path: Tensor, spread: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class Carrier(nn.Module):
     """Divides the last frame into layers, measures where each was, and carries it on.
 
     A pixel belongs to one layer, or to all where things overlap. Rows and columns are steered by
-    the same small network, one axis at a time.
+    the same small network, one axis at a time, and what is mirrored moves as in a mirror.
 
     Args:
         fine, maps: channels of the decoder's last block, and of each map gathered under a layer.
@@ -153,7 +154,8 @@ class Carrier(nn.Module):
         path, spread = self._paths(still, where, match, maps)
         replayed = None
         if self.training:
-            replayed = _unite(transport(layers, where, torch.full_like(where, SMALLEST_SPREAD)))
+            back = where[:, :, ::REPLAYED]
+            replayed = _unite(transport(layers, back, torch.full_like(back, SMALLEST_SPREAD)))
         return Carried(_unite(transport(layers, path, spread)), layers, path, replayed)
 
     def _paths(
@@ -176,8 +178,12 @@ class Carrier(nn.Module):
         both = torch.cat(shared, dim=2)[:, :, None].expand(-1, -1, 2, -1)
         which = torch.tensor([0.0, 1.0], device=where.device).view(1, 1, 2, 1)
         which = which.expand(*both.shape[:2], -1, -1)
-        steered = self.steer(torch.cat([axes, axes.flip(2), both, which], dim=3))
-        bend, spread = steered.unflatten(3, (2, self.horizon)).permute(3, 0, 1, 4, 2)
+        known_both = torch.cat([axes, axes.flip(2)], dim=3)
+        mirrored = torch.stack([known_both, -known_both])
+        rest = torch.cat([both, which], dim=3).expand(2, -1, -1, -1, -1)
+        steered = self.steer(torch.cat([mirrored, rest], dim=4))
+        bend, spread = steered.unflatten(4, (2, self.horizon)).permute(4, 0, 1, 2, 5, 3)
+        bend, spread = (bend[0] - bend[1]) / 2.0, spread.mean(dim=0)
         steps = torch.arange(1, self.horizon + 1, device=where.device, dtype=where.dtype)[:, None]
         velocity = -speeds[:, :, 1 : min(4, known)].mean(dim=2, keepdim=True)
         spread = 0.5 * (1.0 + 0.3 * steps) * F.softplus(spread + 0.5) + SMALLEST_SPREAD

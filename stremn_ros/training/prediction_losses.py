@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..network.carrying import Carried, track
+from ..network.carrying import REPLAYED, Carried, track
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PredictionLoss:
         """
         loss = carried.path.new_zeros(())
         if self.replay and carried.replayed is not None:
-            seen = before[:, : carried.replayed.shape[1]]
+            seen = before[:, ::REPLAYED][:, : carried.replayed.shape[1]]
             loss = loss + self.replay * 100.0 * (carried.replayed - seen).square().mean()
         if self.path:
             where, match = track(carried.layers.detach(), newest[:, 0], truth[:, :, 0])
