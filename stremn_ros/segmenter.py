@@ -36,7 +36,7 @@ from .memory import (
     slot_attention,
 )
 from .memory.snapshot import Snapshot, fingerprint
-from .network import Query, aggregate_logits
+from .network import aggregate_logits
 from .parts import drop_small_parts
 from .runtime.models import SCORER_PREFIX, find_model, load_network
 from .runtime.stages import Stages, make_stages
@@ -87,7 +87,8 @@ class _Frame:
 
     source: NDArray[np.uint8]
     image: Tensor  # [1, 3, H, W], 0..255
-    query: Query
+    key: Tensor  # [1, Ck, h, w], and
+    stride16: Tensor  # [1, C16, h, w], of its query
     probabilities: dict[int, Tensor]  # id -> [H, W]; objects whose template is still to be written
 
 
@@ -339,9 +340,9 @@ class Segmenter:
         for probability in seen.probabilities.values():
             others += probability * (1.0 - claimed)
         pair = torch.stack([masks, masks.sum(dim=0) - masks + others], dim=1)
-        templates = self._stages.encode_memory(seen.image, pair, seen.query.stride16)
+        templates = self._stages.encode_memory(seen.image, pair, seen.stride16)
         for n, object_id in enumerate(wanted):
-            self._memory.seed(object_id, templates[n], seen.query.key[0])
+            self._memory.seed(object_id, templates[n], seen.key[0])
             self._unseen[object_id] = 0
         return wanted
 
@@ -363,17 +364,13 @@ class Segmenter:
         seen, logits = self._read(frame)
         self._frame = seen
         ids = self._memory.ids
-        inside = torch.stack([seen.probabilities[object_id] for object_id in ids])
-        strongest, winner = inside.max(dim=0)
-        winner[strongest < 1.0 - inside.sum(dim=0)] = -1  # the background
         scores, shown = [], []
-        for n, object_id in enumerate(ids):
-            own = inside[n][winner == n]
-            scores.append(float(own.mean()) if own.numel() else 0.0)
+        for object_id, (area, total) in zip(ids, self._inside(seen, ids), strict=True):
+            scores.append(total / area if area else 0.0)
             needed = self.min_score
             if self._unseen[object_id]:
                 needed = max(needed, self.return_score)
-            shown.append(own.numel() > 0 and scores[n] >= needed)
+            shown.append(area > 0 and scores[-1] >= needed)
         labels = _labels(logits, ids, shown, (height, width))
         if self.smallest_part > 0:
             drop_small_parts(labels, ids, self.smallest_part)
@@ -404,8 +401,8 @@ class Segmenter:
         with self._stages.update_scope():
             masks = torch.stack([seen.probabilities[object_id] for object_id in ids])
             pair = torch.stack([masks, masks.sum(dim=0) - masks], dim=1)
-            templates = self._stages.encode_memory(seen.image, pair, seen.query.stride16)
-            keys = seen.query.key.expand(len(ids), -1, -1, -1)
+            templates = self._stages.encode_memory(seen.image, pair, seen.stride16)
+            keys = seen.key.expand(len(ids), -1, -1, -1)
             self._memory.remember(ids, templates, keys)
 
     def step(self, frame: NDArray[np.uint8]) -> SegmentResult:
@@ -678,7 +675,8 @@ class Segmenter:
             seen, _ = self._read(frame)
             return seen
         image = self._prepare(frame)
-        return _Frame(frame, image, self._stages.encode_query(image), {})
+        query = self._stages.encode_query(image)
+        return _Frame(frame, image, query.key, query.stride16, {})
 
     def _read(self, frame: NDArray[np.uint8]) -> tuple[_Frame, Tensor]:
         """Reads the memory: the frame with all objects' probabilities, and logits at stride 4.
@@ -686,18 +684,34 @@ class Segmenter:
         The logits [O + 1, h, w] are aggregated; the probabilities are at the processing size.
         """
         image = self._prepare(frame)
-        query = self._stages.encode_query(image)
-        self._query_key = query.key
-        keys, values, mask = self._memory.contents()
-        read = self._stages.read(query.key, keys, values, mask)
-        logits = aggregate_logits(self._stages.decode(read, query)[:, 0])
-        full = F.interpolate(logits[None], size=image.shape[-2:], mode="bilinear")[0]
-        probabilities = full.softmax(dim=0)[1:]
+        key, stride16, each = self._segment(image)
+        self._query_key = key
+        logits = aggregate_logits(each[:, 0])
+        probabilities = _probabilities(logits, image.shape[-2:])
         by_id = dict(zip(self._memory.ids, probabilities, strict=True))
-        return _Frame(frame, image, query, by_id), logits
+        return _Frame(frame, image, key, stride16, by_id), logits
+
+    def _segment(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The query's key and stride16, and the logits [O, 1, h, w] of all objects."""
+        memory = self._memory.contents()
+        whole = self._stages.segment(image, *memory)
+        if whole is not None:
+            return whole
+        query = self._stages.encode_query(image)
+        read = self._stages.read(query.key, *memory)
+        return query.key, query.stride16, self._stages.decode(read, query)
+
+    def _inside(self, seen: _Frame, ids: list[int]) -> list[list[float]]:
+        """Of each object, the pixels where it is the likeliest and its probabilities' sum there."""
+        inside = torch.stack([seen.probabilities[object_id] for object_id in ids])
+        strongest = inside[0] if len(ids) == 1 else inside.amax(dim=0)
+        # the background may be likelier than all of them
+        own = (inside == strongest) & (strongest >= 1.0 - inside.sum(dim=0))
+        sums = torch.stack([own.sum(dim=(1, 2)), (inside * own).sum(dim=(1, 2))], dim=1)
+        return sums.tolist()
 
     def _describe(self, object_id: int, score: float, labels: NDArray[np.uint8]) -> TrackedObject:
-        mask = (labels == object_id).astype(np.uint8)
+        mask = (labels == object_id).view(np.uint8)
         x, y, width, height = cv2.boundingRect(mask)
         moments = cv2.moments(mask[y : y + height, x : x + width], binaryImage=True)
         area = int(moments["m00"])
@@ -714,6 +728,14 @@ class Segmenter:
         )
 
 
+def _probabilities(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Aggregated logits [O + 1, h, w] -> the objects' probabilities [O, *size]."""
+    if len(logits) == 2:  # the softmax of two is the sigmoid of their difference
+        odds = F.interpolate((logits[1:] - logits[:1])[None], size=size, mode="bilinear")[0]
+        return odds.sigmoid_()
+    return F.interpolate(logits[None], size=size, mode="bilinear")[0].softmax(dim=0)[1:]
+
+
 def _labels(
     logits: Tensor, ids: list[int], shown: list[bool], size: tuple[int, int]
 ) -> NDArray[np.uint8]:
@@ -725,7 +747,7 @@ def _labels(
         logits, ids = logits[[0, *(n + 1 for n in kept)]], [ids[n] for n in kept]
     maps = logits.cpu().numpy()
     if len(ids) == 1:
-        return np.where(resize(maps[1] - maps[0], size) > 0.0, np.uint8(ids[0]), np.uint8(0))
+        return (resize(maps[1] - maps[0], size) > 0.0).view(np.uint8) * np.uint8(ids[0])
     full = np.stack([resize(part, size) for part in maps])
     return np.array([0, *ids], np.uint8)[full.argmax(axis=0)]
 

@@ -16,7 +16,8 @@ from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
 from stremn_ros.nodes.demo import demo_video
 from stremn_ros.runtime import onnx_export
 from stremn_ros.runtime.models import load_network
-from stremn_ros.runtime.onnx_export import checked_files, entry_folder, export_onnx, stage_specs
+from stremn_ros.runtime.onnx_export import checked_files, entry_folder, export_onnx
+from stremn_ros.runtime.plan_graphs import stage_specs
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.video import open_frames
 from stremn_ros.visualization import read_label_png
@@ -140,7 +141,7 @@ def test_stages_can_be_wrapped_before_the_first_frame_only(cache: Path) -> None:
 
 def test_a_damaged_export_is_refused(cache: Path) -> None:
     folder = entry_folder(TINY_MODEL)
-    decoder, key = folder / "decoder.onnx", folder / "key.json"
+    decoder, key = folder / "object.onnx", folder / "key.json"
     whole, sidecar = decoder.read_bytes(), json.loads(key.read_text())
     for spoil in (
         lambda: decoder.write_bytes(whole[: len(whole) // 2]),
@@ -202,7 +203,7 @@ def test_auto_build_exports_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_stages_without_objects_of_the_batch_influencing_each_other(cache: Path) -> None:
     """One row of the image serves all objects: the shared stem equals a repeated image."""
     network, _ = load_network(TINY_MODEL)
-    spec = stage_specs(network, (96, 128), fixed=True)["memory_encoder"]
+    spec = stage_specs(network, (96, 128))["memory_encoder"]
     assert all(set(dims) <= {0} for dims in spec.dynamic.values())
     image, masks, stride16 = spec.inputs.values()
     with torch.no_grad():

@@ -19,7 +19,7 @@ from stremn_ros.errors import ModelError, RuntimeUnavailableError
 from stremn_ros.runtime import builder, tensorrt_backend, tensorrt_stages
 from stremn_ros.runtime.cuda_stages import CudaStages
 from stremn_ros.runtime.models import load_network
-from stremn_ros.runtime.onnx_export import stage_specs
+from stremn_ros.runtime.plan_graphs import stage_specs
 from stremn_ros.runtime.stages import make_stages
 from stremn_ros.runtime.tensorrt_stages import (
     OBJECTS,
@@ -178,7 +178,7 @@ def test_a_process_that_fails_or_crashes_says_why() -> None:
 
 def test_only_the_number_of_objects_varies() -> None:
     network, _ = load_network(TINY_MODEL)
-    found = profiles(stage_specs(network, SIZE, fixed=True)["memory_encoder"])
+    found = profiles(stage_specs(network, SIZE)["memory_encoder"])
     assert found["image"] == ((1, 3, *SIZE),) * 3
     assert found["masks"] == ((1, 2, *SIZE), (1, 2, *SIZE), (OBJECTS, 2, *SIZE))
 
@@ -214,7 +214,7 @@ class OnCpu(TensorRTStages):
     def load_plans(self, size: tuple[int, int]) -> Any:
         if not self._fake:
             raise ModelError("no plans here")
-        specs = stage_specs(self.network, size, fixed=True)
+        specs = stage_specs(self.network, size)
 
         def plan(name: str) -> Any:
             def run(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -18,8 +18,18 @@ from stremn_ros.errors import InputError, StremnError
 from stremn_ros.evaluation.metrics import region_similarity
 from stremn_ros.segmenter import Segmenter
 
-# compare: the similarity of the newest template to every slot
-STAGES = ("encode_query", "read", "decode", "encode_memory", "project", "compare", "fuse")
+# segment: the first three in one, where a runtime has that; compare: the similarity of the newest
+# template to every slot
+STAGES = (
+    "encode_query",
+    "read",
+    "decode",
+    "segment",
+    "encode_memory",
+    "project",
+    "compare",
+    "fuse",
+)
 # What remembering costs beside its stages: choice of the pair, copies
 UPKEEP = "memory_upkeep"
 # The rest of a frame: resizing, label mask, states, boxes
@@ -41,6 +51,8 @@ class TimedStages:
             self.wait()
             begin = time.perf_counter()
             result = function(*arguments)
+            if result is None:  # the runtime has no such stage
+                return None
             self.wait()
             self.seconds[index] += time.perf_counter() - begin
             self.calls[index] += 1

@@ -40,7 +40,7 @@ class Refine(nn.Module):
         The reduction is a 1x1 convolution, so it commutes with the interpolation and is done
         first, at a quarter of the cost.
         """
-        up = F.interpolate(self.reduce(coarse), size=skip.shape[-2:], mode="bilinear")
+        up = F.interpolate(self.reduce(coarse), scale_factor=2.0, mode="bilinear")
         return self.block(up + skip)
 
 

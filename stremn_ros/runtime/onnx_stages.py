@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class OnnxStages(TorchStages):
 
     Tensors go in and out without a copy: inputs are bound to PyTorch's memory, outputs lie in ONNX
     Runtime's arena, which uses them again once PyTorch let go of them. What is small beside the
-    convolutions (similarities, choice of the pair, softmax of the masks) stays in PyTorch.
+    convolutions (choice of the pair, softmax of the masks) stays in PyTorch.
 
     Args:
         network: its heads are used; model: the folder whose export is loaded.
@@ -107,28 +108,67 @@ class OnnxStages(TorchStages):
         results = self._sessions[stage].run_with_ort_values(None, feeds)
         return [torch.from_numpy(result.numpy()) for result in results]
 
+    def _each(self, stage: str, **inputs: Tensor) -> list[Tensor]:
+        """A stage for each object, that is for each row of the inputs; one of one row serves all.
+
+        The graphs take one object: a batch of them would be no faster on a CPU.
+        """
+        rows = max(tensor.shape[0] for tensor in inputs.values())
+        parts = [
+            self._run(
+                stage,
+                **{
+                    name: tensor if tensor.shape[0] == 1 else tensor[n : n + 1]
+                    for name, tensor in inputs.items()
+                },
+            )
+            for n in range(rows)
+        ]
+        return parts[0] if rows == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
+
+    def _memory(self, keys: Tensor, values: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        if mask is None:
+            if self._no_bias.shape[-1] != keys.shape[1]:
+                self._no_bias = torch.zeros(1, 1, keys.shape[1])
+            mask = self._no_bias
+        return {"keys": keys, "values": values, "bias": mask}
+
     def encode_query(self, image: Tensor) -> Query:
-        return Query(*self._run("query_encoder", image=image))
+        return Query(*self._run("query_encoder", image=_planes(image)))
 
     def encode_memory(self, image: Tensor, masks: Tensor, stride16: Tensor) -> Tensor:
-        return self._run("memory_encoder", image=image, masks=masks, stride16=stride16)[0]
+        image = _planes(image)
+        return self._each("memory_encoder", image=image, masks=masks, stride16=stride16)[0]
 
     def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
-        value, *key = self._run("heads", template=template)
+        value, *key = self._each("heads", template=template)
         return key[0] if key else image_key, value
 
     def fuse(self, x_i: Tensor, x_j: Tensor) -> Tensor:
-        return self._run("fusion", x_i=x_i, x_j=x_j)[0]
+        return self._each("fusion", x_i=x_i, x_j=x_j)[0]
 
-    def read(self, query_key: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        objects, cells = keys.shape[:2]
-        if mask is None:
-            if self._no_bias.shape != (objects, 1, cells):
-                self._no_bias = torch.zeros(objects, 1, cells)
-            mask = self._no_bias
-        return self._run("read", query_key=query_key, keys=keys, values=values, bias=mask)[0]
+    def compare(self, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        forward, backward = self._each("compare", own=own, others=others)
+        return forward, backward
 
-    def decode(self, read: Tensor, query: Query) -> Tensor:
-        return self._run(
-            "decoder", read=read, value=query.value, skip8=query.skip8, skip4=query.skip4
-        )[0]
+    def segment(
+        self, image: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        memory = self._memory(keys, values, mask)
+        if keys.shape[0] == 1:
+            key, stride16, logits = self._run("segment", image=_planes(image), **memory)
+            return key, stride16, logits
+        query = self.encode_query(image)
+        maps = {name: getattr(query, name) for name in ("key", "value", "skip8", "skip4")}
+        return query.key, query.stride16, self._each("object", **maps, **memory)[0]
+
+
+def _planes(image: Tensor) -> Tensor:
+    """[1, 3, H, W], contiguous: by OpenCV, which is several times as fast at it as PyTorch."""
+    if image.is_contiguous():
+        return image
+    result = torch.empty(image.shape)
+    pixels = image[0].permute(1, 2, 0).numpy()
+    for channel, plane in enumerate(result[0].numpy()):
+        cv2.extractChannel(pixels, channel, plane)
+    return result

@@ -63,6 +63,16 @@ class Stages(Protocol):
 
     def decode(self, read: Tensor, query: Query) -> Tensor: ...
 
+    def segment(
+        self, image: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """``encode_query``, ``read`` and ``decode`` in one, where the runtime gains by it.
+
+        Returns:
+            The query's key and stride16, and the logits; None where the three are to be called.
+        """
+        ...
+
 
 def choose_device(device: str) -> torch.device:
     """``auto`` is the GPU where PyTorch has one, else the CPU.

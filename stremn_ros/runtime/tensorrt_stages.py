@@ -23,8 +23,9 @@ from ..errors import ModelError, RuntimeUnavailableError
 from ..network import Query, SegmentationNetwork
 from .cache import cache_folder, checked_entry, new_entry, sha256, write_key
 from .cuda_stages import CudaStages
+from .exporting import OPSET, StageSpec, difference, export_stage
 from .models import CONFIG, WEIGHTS, load_network
-from .onnx_export import OPSET, StageSpec, difference, export_stage, stage_specs
+from .plan_graphs import stage_specs
 from .precision import folded
 from .tensorrt_backend import Engine, Profile, find_tensorrt, flags, is_rtx
 
@@ -96,8 +97,8 @@ def export_half(
             "pip install onnx onnxscript onnxruntime"
         ) from None
     network, _ = load_network(model)
-    whole = stage_specs(network, size, fixed=True)
-    halves = stage_specs(folded(network).half(), size, fixed=True)
+    whole = stage_specs(network, size)
+    halves = stage_specs(folded(network).half(), size)
     differences: dict[str, float] = {}
     with new_entry(onnx_folder(model, size)) as folder:
         for number, name in enumerate(PLANS, 1):
@@ -224,7 +225,7 @@ def plan_jobs(model: Path, size: tuple[int, int]) -> dict[str, Any]:
             "sees none here; build on the robot"
         )
     network, _ = load_network(model)
-    specs = stage_specs(network, size, fixed=True)
+    specs = stage_specs(network, size)
     source = onnx_folder(model, size)
     return {
         "folder": str(plan_folder(model, size)),

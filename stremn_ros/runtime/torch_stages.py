@@ -69,3 +69,9 @@ class TorchStages:
     @torch.inference_mode()
     def decode(self, read: Tensor, query: Query) -> Tensor:
         return self.network.decode(read, query.value, query.skip8, query.skip4)
+
+    def segment(
+        self, image: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """None: in PyTorch the three stages are as fast one by one."""
+        return None

@@ -1,0 +1,226 @@
+"""A network's stages as the graphs that ONNX Runtime runs fastest on a CPU.
+
+One object at a time: on a CPU a batch saves nothing, and with one row all maps that are added have
+one shape, so that ONNX Runtime keeps them in its blocked layout from the image to the logits and
+adds within the convolutions. Each graph is compared with the network as it is when it is exported.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..memory.fusion import FusionCell
+from ..memory.similarity import mutual_similarity
+from ..network import Query, SegmentationNetwork, space_time_read
+from .exporting import StageSpec
+from .plan_graphs import Heads, MemoryEncoder, Part, QueryEncoder
+from .precision import folded
+
+
+class _Object(Part):
+    """Read and decoder of one object."""
+
+    def forward(
+        self,
+        key: Tensor,
+        value: Tensor,
+        skip8: Tensor,
+        skip4: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor,
+    ) -> tuple[Tensor, ...]:
+        return (self.network.decode(self.read(key, keys, values, bias), value, skip8, skip4),)
+
+    def read(self, query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        cells = query_key.flatten(2).transpose(1, 2)
+        read = space_time_read(cells, keys, values, bias, self.network.config.affinity)
+        return read.transpose(1, 2).unflatten(2, query_key.shape[-2:])
+
+
+class _FastObject(_Object):
+    def read(self, query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """``space_time_read`` in plain operations, of which ONNX Runtime makes three."""
+        cells = query_key.flatten(2).transpose(1, 2) / math.sqrt(query_key.shape[1])
+        # what is subtracted for a whole memory cell rides in one more channel of the product
+        less = -bias.transpose(1, 2).clamp(min=-1e4)
+        if self.network.config.affinity == "l2":
+            norm = keys.square().sum(dim=-1, keepdim=True) / math.sqrt(query_key.shape[1])
+            cells, less = 2.0 * cells, less + norm
+        one = -torch.ones_like(cells[..., :1])
+        scores = torch.cat([cells, one], dim=-1) @ torch.cat([keys, less], dim=-1).transpose(1, 2)
+        read = scores.softmax(dim=-1) @ values
+        return read.transpose(1, 2).unflatten(2, query_key.shape[-2:])
+
+
+class _Segment(nn.Module):
+    """All that a frame with one object wants, in one graph: its maps are not brought into another
+    layout between encoder and decoder, and what nobody else reads is not written."""
+
+    def __init__(self, one: _Object) -> None:
+        super().__init__()
+        self.one = one
+
+    def forward(
+        self, image: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, ...]:
+        query: Query = self.one.network.encode_query(image)
+        (logits,) = self.one(query.key, query.value, query.skip8, query.skip4, keys, values, bias)
+        return query.key, query.stride16, logits
+
+
+class _FastMemoryEncoder(Part):
+    """The stems of image and masks are one convolution of five planes."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__(network)
+        encoder = copy.deepcopy(network.memory_encoder)
+        stem = next(part for part in encoder.children() if isinstance(part, nn.Conv2d))
+        assert encoder.conv_extra is not None
+        joint = torch.cat([stem.weight.detach(), encoder.conv_extra.weight.detach()], dim=1)
+        stem.weight, stem.in_channels = nn.Parameter(joint), joint.shape[1]
+        encoder.conv_extra = None
+        self.encoder = encoder
+
+    def forward(self, image: Tensor, masks: Tensor, stride16: Tensor) -> tuple[Tensor, ...]:
+        normalised = (image - self.network.mean) / self.network.std
+        _, _, features = self.encoder(torch.cat([normalised, masks], dim=1))
+        return (self.network.template_head(torch.cat([features, stride16], dim=1)),)
+
+
+class _Half(nn.Module):
+    """One half of a convolution's output channels."""
+
+    def __init__(self, convolution: nn.Conv2d, index: int) -> None:
+        super().__init__()
+        self.convolution, self.index = convolution, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(x).chunk(2, dim=1)[self.index]
+
+
+class _Fusion(nn.Module):
+    def __init__(self, cell: FusionCell) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x_i: Tensor, x_j: Tensor) -> tuple[Tensor, ...]:
+        return (self.cell(x_i, x_j),)
+
+
+class _FastFusion(_Fusion):
+    """The Fusion Cell with the two convolutions of one input as one, so that it is read once.
+
+    Both halves name the same convolution of the same input; a runtime computes it once.
+    """
+
+    def __init__(self, cell: FusionCell) -> None:
+        super().__init__(copy.deepcopy(cell))
+        parts = self.cell.update_gate, self.cell.candidate
+        joint = nn.Conv2d(parts[0].in_channels, 2 * parts[0].out_channels, 3, padding=1)
+        for name in ("weight", "bias"):
+            values = [getattr(part, name).detach() for part in parts]
+            setattr(joint, name, nn.Parameter(torch.cat(values)))
+        self.cell.update_gate = _Half(joint, 0)  # type: ignore[assignment]
+        self.cell.candidate = _Half(joint, 1)  # type: ignore[assignment]
+
+
+class _Compare(nn.Module):
+    def forward(self, own: Tensor, others: Tensor) -> tuple[Tensor, ...]:
+        return mutual_similarity(own, others)
+
+
+def _plain_image(network: SegmentationNetwork) -> SegmentationNetwork:
+    """A copy that divides by the image's deviation, and normalises, in the first weights."""
+    network = folded(network)
+    for encoder in (network.query_encoder, network.memory_encoder):
+        stem = next(part for part in encoder.children() if isinstance(part, nn.Conv2d))
+        stem.weight.data.div_(network.std.view(1, 3, 1, 1))
+    network.std = torch.ones(1, 1, 1, 1)  # a division by one number 1 is left out
+    return network.eval()
+
+
+def cpu_specs(network: SegmentationNetwork, size: tuple[int, int]) -> dict[str, StageSpec]:
+    """The graphs with example inputs at ``size`` (rows, columns); for one object, of any size."""
+    config, fast = network.config, _plain_image(network)
+    rows, columns = size
+    h, w = rows // 16, columns // 16
+    generator = torch.Generator().manual_seed(0)
+    dim_h = torch.export.Dim("h", min=2, max=256)
+    dim_w = torch.export.Dim("w", min=2, max=256)
+    cells = torch.export.Dim("cells", min=4, max=1 << 24)  # of the memory: slots times h times w
+    own_cells = torch.export.Dim("own_cells", min=4, max=1 << 16)
+    slots = torch.export.Dim("slots", min=1, max=1 << 16)
+
+    def example(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    def maps(factor: int) -> dict[int, Any]:
+        if factor == 1:
+            return {2: dim_h, 3: dim_w}
+        return {2: factor * dim_h, 3: factor * dim_w}
+
+    # name -> example, dynamic dimensions
+    c16 = network.query_encoder.channels[2]
+    _, d8, d4 = config.decoder_channels
+    image = {"image": (example(1, 3, rows, columns) * 255.0, maps(16))}
+    memory = {
+        "keys": (example(1, 3 * h * w, config.key_channels), {1: cells}),
+        "values": (example(1, 3 * h * w, config.value_channels), {1: cells}),
+        "bias": (torch.zeros(1, 1, 3 * h * w), {2: cells}),
+    }
+    query = {
+        "key": (example(1, config.key_channels, h, w), maps(1)),
+        "value": (example(1, config.query_channels, h, w), maps(1)),
+        "skip8": (example(1, d8, 2 * h, 2 * w), maps(2)),
+        "skip4": (example(1, d4, 4 * h, 4 * w), maps(4)),
+    }
+    seen = {
+        "masks": (example(1, 2, rows, columns), maps(16)),
+        "stride16": (example(1, c16, h, w), maps(1)),
+    }
+    one, other = (example(1, config.template_channels, h, w) * 2.0 - 1.0 for _ in range(2))
+    compared = {
+        "own": (example(1, 1, h * w, config.key_channels), {2: own_cells}),
+        "others": (example(1, 3, h * w, config.key_channels), {1: slots, 2: own_cells}),
+    }
+    values = ("value",) if config.key_source == "image" else ("value", "key")
+    table: dict[str, tuple[nn.Module, nn.Module, dict[str, Any], tuple[str, ...]]] = {
+        "query_encoder": (QueryEncoder(fast), QueryEncoder(network), image, Query._fields),
+        "segment": (
+            _Segment(_FastObject(fast)),
+            _Segment(_Object(network)),
+            {**image, **memory},
+            ("key", "stride16", "logits"),
+        ),
+        "object": (_FastObject(fast), _Object(network), {**query, **memory}, ("logits",)),
+        "memory_encoder": (
+            _FastMemoryEncoder(fast),
+            MemoryEncoder(network),
+            {**image, **seen},
+            ("template",),
+        ),
+        "heads": (Heads(fast), Heads(network), {"template": (one, maps(1))}, values),
+        "fusion": (
+            _FastFusion(network.fusion),
+            _Fusion(network.fusion),
+            {"x_i": (one, maps(1)), "x_j": (other, maps(1))},
+            ("fused",),
+        ),
+        "compare": (_Compare(), _Compare(), compared, ("forward", "backward")),
+    }
+    return {
+        name: StageSpec(
+            module.eval(),
+            {key: tensor for key, (tensor, _) in inputs.items()},
+            {key: dimensions for key, (_, dimensions) in inputs.items()},
+            outputs,
+            reference.eval(),
+        )
+        for name, (module, reference, inputs, outputs) in table.items()
+    }
