@@ -7,25 +7,23 @@ ros2 launch stremn_ros segment.launch.py cameras:=left=/left/image_raw,right=/ri
 from __future__ import annotations
 
 import os
-import sys
 
-from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import (
-    DeclareLaunchArgument,
-    ExecuteProcess,
-    OpaqueFunction,
-    RegisterEventHandler,
-    SetEnvironmentVariable,
-)
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
-from launch.event_handlers import OnProcessStart
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from stremn_ros.nodes.dds_profile import profile_environment
+from stremn_ros.nodes.launching import (
+    AS_FILE,
+    SHARE,
+    full_name,
+    given_parameters,
+    lifecycle_node,
+    reader,
+    shared_arguments,
+)
 
-SHARE = get_package_share_directory("stremn_ros")
 # arguments that are parameters of the node: given ones win over the parameter file
 TEXT_PARAMETERS = (
     "model",
@@ -38,9 +36,7 @@ TEXT_PARAMETERS = (
 NUMBER_PARAMETERS = ("processing_size", "slots", "max_objects")
 
 ARGUMENTS = [
-    DeclareLaunchArgument(
-        "image_topic", default_value="image", description="Topic of the camera's images."
-    ),
+    *shared_arguments("segment.yaml", "stremn"),
     DeclareLaunchArgument(
         "cameras",
         default_value="",
@@ -48,60 +44,20 @@ ARGUMENTS = [
         "camera, on image_topic.",
     ),
     DeclareLaunchArgument(
-        "params_file",
-        default_value=os.path.join(SHARE, "config", "segment.yaml"),
-        description="YAML file with the node's parameters.",
-    ),
-    DeclareLaunchArgument(
-        "model",
-        default_value="",
-        description="Name of a model, or path of a model folder. Empty: as the parameter file "
-        "says.",
-    ),
-    DeclareLaunchArgument(
         "runtime",
         default_value="",
-        description="What runs the network: auto, torch or onnxruntime. Empty: as the parameter "
-        "file says.",
-    ),
-    DeclareLaunchArgument(
-        "device",
-        default_value="",
-        description="auto, cpu, cuda or cuda:1 and so on. Empty: as the parameter file says.",
-    ),
-    DeclareLaunchArgument(
-        "processing_size",
-        default_value="",
-        description="Rows of the picture that the network sees; fewer is faster and coarser. "
-        "Empty: as the parameter file says.",
-    ),
-    DeclareLaunchArgument(
-        "slots",
-        default_value="",
-        description="Memory slots per object, 2 to 16. Empty: as the parameter file says.",
+        description=f"What runs the network: auto, torch or onnxruntime. {AS_FILE}",
     ),
     DeclareLaunchArgument(
         "max_objects",
         default_value="",
-        description="Most objects followed at once. Empty: as the parameter file says.",
-    ),
-    DeclareLaunchArgument(
-        "image_transport",
-        default_value="",
-        description="raw, or compressed: JPEG or PNG from <image_topic>/compressed. Empty: as the "
-        "parameter file says.",
-    ),
-    DeclareLaunchArgument(
-        "image_reliability",
-        default_value="",
-        description="best_effort or reliable, asked of the image's publisher. Empty: as the "
-        "parameter file says.",
+        description=f"Most objects followed at once. {AS_FILE}",
     ),
     DeclareLaunchArgument(
         "snapshot_dir",
         default_value="",
         description="Folder for snapshots of the memory (save_memory, load_memory, autosave). "
-        "Empty: as the parameter file says.",
+        f"{AS_FILE}",
     ),
     DeclareLaunchArgument(
         "predict",
@@ -114,24 +70,6 @@ ARGUMENTS = [
         default_value="predict_rgb",
         description="Model of the prediction node: a name, or the path of a model folder.",
     ),
-    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
-    DeclareLaunchArgument(
-        "node_name",
-        default_value="stremn",
-        description="Name of the node; its topics and services are below /<namespace>/<node_name>.",
-    ),
-    DeclareLaunchArgument(
-        "autostart",
-        default_value="true",
-        choices=["true", "false"],
-        description="Configure and activate the node once it runs; false leaves that to you.",
-    ),
-    DeclareLaunchArgument(
-        "respawn",
-        default_value="false",
-        choices=["true", "false"],
-        description="Start the node again, two seconds after it died.",
-    ),
     DeclareLaunchArgument(
         "rviz",
         default_value="false",
@@ -142,24 +80,6 @@ ARGUMENTS = [
         "rviz_config",
         default_value=os.path.join(SHARE, "config", "stremn.rviz"),
         description="Configuration of rviz2.",
-    ),
-    DeclareLaunchArgument(
-        "log_level",
-        default_value="info",
-        choices=["debug", "info", "warn", "error", "fatal"],
-        description="Least severe messages that the node logs.",
-    ),
-    DeclareLaunchArgument(
-        "enclave",
-        default_value="",
-        description="SROS 2 enclave of the node; /stremn with the policy in config/security. "
-        "Empty: none.",
-    ),
-    DeclareLaunchArgument(
-        "fastdds_profile",
-        default_value=os.path.join(SHARE, "config", "fastdds_shm.xml"),
-        description="Fast DDS profile for the processes started here: shared memory that images "
-        "fit into. A profile that is set in the environment wins; empty sets none.",
     ),
 ]
 
@@ -179,86 +99,33 @@ def _cameras(text: str) -> dict[str, str]:
 
 
 def _actions(context: LaunchContext) -> list:
-    def value(name: str) -> str:
-        return LaunchConfiguration(name).perform(context)
-
-    parameters: dict[str, object] = {name: value(name) for name in TEXT_PARAMETERS if value(name)}
-    for name in NUMBER_PARAMETERS:
-        if value(name):
-            try:
-                parameters[name] = int(value(name))
-            except ValueError:
-                raise RuntimeError(f"{name}:={value(name)} is not a whole number") from None
-    if not os.path.isfile(value("params_file")):
-        raise RuntimeError(f"params_file:={value('params_file')}: there is no such file")
-
+    value = reader(context)
+    parameters = given_parameters(value, TEXT_PARAMETERS, NUMBER_PARAMETERS)
     cameras = _cameras(value("cameras"))
     remappings = [("image", value("image_topic"))]
     if cameras:
         parameters["cameras"] = list(cameras)
         remappings = [(f"{name}/image", topic) for name, topic in cameras.items()]
-
-    profile = value("fastdds_profile")
-    environment = [
-        SetEnvironmentVariable(name, path)
-        for name, path in (profile_environment(profile) if profile else {}).items()
-    ]
-
-    enclave = ["--enclave", value("enclave")] if value("enclave") else []
-    predicts = value("predict") == "true"
-    predict_name, predict_model = value("node_name") + "_predict", value("predict_model")
-    words = []
-    if predicts:  # it watches the first camera
-        namespace = "/" + value("namespace").strip("/")
-        topic = next(iter(cameras.values()), value("image_topic"))
-        words = ["-r", f"__node:={predict_name}", "-r", f"__ns:={namespace}"]
-        words += ["-r", f"image:={topic}", "-p", f"model:={predict_model}"]
-    node = Node(
-        package="stremn_ros",
-        executable="segment_predict_node" if predicts else "segment_node",
-        name=value("node_name"),
-        namespace=value("namespace"),
-        parameters=[value("params_file"), parameters],
-        remappings=remappings,
-        arguments=[
-            *(f"--predict={word}" for word in words),
-            "--ros-args",
-            "--log-level",
-            value("log_level"),
-            *enclave,
-        ],
-        respawn=value("respawn") == "true",
-        respawn_delay=2.0,
-        output="screen",
-        emulate_tty=True,
-    )
-
-    full_name = "/" + "/".join(
-        part for part in (value("namespace").strip("/"), value("node_name")) if part
-    )
-    handlers = []
-    if value("autostart") == "true":
-        started = [full_name, f"{full_name}_predict"] if predicts else [full_name]
-        command = [sys.executable, "-m", "stremn_ros.nodes.bring_up"]
-        security = ["--ros-args", *enclave] if enclave else []
-        handlers = [
-            RegisterEventHandler(
-                OnProcessStart(
-                    target_action=node,
-                    # new ones each time, as a node that died is started again
-                    on_start=lambda event, context: [
-                        ExecuteProcess(
-                            cmd=[*command, name, *security], name="bring_up", output="screen"
-                        )
-                        for name in started
-                    ],
-                )
-            )
-        ]
-
-    # of several cameras rviz shows the first
+    # of several cameras rviz shows the first, and the prediction node watches it
     first, shown = next(iter(cameras.items()), ("", value("image_topic")))
-    below = f"{full_name}/{first}" if first else full_name
+    name = full_name(value)
+
+    executable, words, also = "segment_node", [], []
+    if value("predict") == "true":
+        executable, also = "segment_predict_node", [f"{name}_predict"]
+        namespace = "/" + value("namespace").strip("/")
+        words = ["-r", f"__node:={value('node_name')}_predict", "-r", f"__ns:={namespace}"]
+        words += ["-r", f"image:={shown}", "-p", f"model:={value('predict_model')}"]
+    node = lifecycle_node(
+        value,
+        executable,
+        parameters,
+        remappings,
+        arguments=[f"--predict={word}" for word in words],
+        also=also,
+    )
+
+    below = f"{name}/{first}" if first else name
     rviz = Node(
         package="rviz2",
         executable="rviz2",
@@ -271,7 +138,7 @@ def _actions(context: LaunchContext) -> list:
         condition=IfCondition(LaunchConfiguration("rviz")),
         output="screen",
     )
-    return [*environment, *handlers, node, rviz]
+    return [*node, rviz]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from prediction_helpers import tiny_prediction_model
 from ros_helpers import wait_for
 from shapes import DISC, SQUARE, iou, scene
 
@@ -24,6 +25,7 @@ from stremn_ros.nodes.image_codec import decode_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+SHARED = ROOT / "stremn_ros" / "nodes" / "launching.py"
 
 
 def installed(name: str) -> bool:
@@ -40,14 +42,28 @@ needs_launch = pytest.mark.skipif(
 TINY = ROOT / "test" / "data" / "tiny_model"
 
 
+def sources(path: Path) -> list[Path]:
+    """A launch file, and what it shares with others."""
+    return [path, SHARED] if "nodes.launching import" in path.read_text() else [path]
+
+
+def text_of(node: ast.expr) -> str:
+    """Of a string, in parts or with a name in it."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    return "".join(part.value if isinstance(part, ast.Constant) else "x." for part in parts)
+
+
 def declared(path: Path) -> dict[str, str]:
     """Arguments that a launch file declares, with their descriptions, read without `launch`."""
-    found = {}
-    for node in ast.walk(ast.parse(path.read_text())):
+    found: dict[str, str] = {}
+    for node in (
+        node for source in sources(path) for node in ast.walk(ast.parse(source.read_text()))
+    ):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeclareLaunchArgument":
             words = {word.arg: word.value for word in node.keywords}
-            text = words.get("description")
-            found[node.args[0].value] = text.value if isinstance(text, ast.Constant) else ""
+            name = node.args[0].value
+            assert name not in found, f"{name} is declared twice"
+            found[name] = text_of(words["description"])
     return found
 
 
@@ -58,24 +74,27 @@ def test_every_argument_used_is_declared_and_described(path: Path) -> None:
     for name, description in arguments.items():
         assert len(description) > 10, name
         assert description.endswith("."), name
-    text = path.read_text()
-    used = set(re.findall(r'(?:LaunchConfiguration|value)\("(\w+)"\)', text))
-    for group in re.findall(r"_PARAMETERS = \((.*?)\)", text, re.DOTALL):
-        used |= set(re.findall(r'"(\w+)"', group))
+    used = set()
+    for text in (source.read_text() for source in sources(path)):
+        used |= set(re.findall(r'(?:LaunchConfiguration|value)\(["\'](\w+)["\']\)', text))
+        for group in re.findall(r"_PARAMETERS = \((.*?)\)", text, re.DOTALL):
+            used |= set(re.findall(r'"(\w+)"', group))
     assert used == set(arguments)
 
 
-def test_arguments_that_are_parameters_are_in_the_table() -> None:
-    text = (ROOT / "launch" / "segment.launch.py").read_text()
+@pytest.mark.parametrize(
+    ("name", "table"), [("segment", parameters.SEGMENT), ("predict", parameters.PREDICT)]
+)
+def test_arguments_that_are_parameters_are_in_the_table(name: str, table: str) -> None:
+    text = (ROOT / "launch" / f"{name}.launch.py").read_text()
     names = [
         name
         for group in re.findall(r"_PARAMETERS = \((.*?)\)", text, re.DOTALL)
         for name in re.findall(r'"(\w+)"', group)
     ]
-    table = parameters.parameters_of(parameters.SEGMENT)
     assert len(names) >= 6
-    assert set(names) <= set(table)
-    assert {"model", "runtime", "device", "processing_size", "slots"} <= set(names)
+    assert set(names) <= set(parameters.parameters_of(table))
+    assert {"model", "device", "processing_size", "slots"} <= set(names)
 
 
 def test_parameters_of_the_demos_source_are_in_the_table() -> None:
@@ -171,6 +190,25 @@ def test_segment_launch_activates_the_node_and_ends_cleanly(launched) -> None:
     log = launch.interrupt()
     assert "process has finished cleanly" in log
     assert "XMLPARSER" not in log
+
+
+@needs_launch
+def test_predict_launch_activates_the_node_and_ends_cleanly(launched, tmp_path) -> None:
+    model = tiny_prediction_model(tmp_path / "tiny")
+    launch = launched("predict.launch.py", f"model:={model}", "image_topic:=/cam", "horizon:=2")
+    launch.wait_for("[stremn_predict]: active: waiting for images on /cam")
+    assert "process has finished cleanly" in launch.interrupt()
+
+
+@needs_launch
+def test_both_nodes_are_activated_in_one_process(launched, tmp_path) -> None:
+    model = tiny_prediction_model(tmp_path / "tiny")
+    launch = launched(
+        "segment.launch.py", f"model:={TINY}", "predict:=true", f"predict_model:={model}"
+    )
+    for name in ("stremn", "stremn_predict"):
+        launch.wait_for(f"[{name}]: active: waiting for images on /image")
+    assert "process has finished cleanly" in launch.interrupt()
 
 
 @needs_launch
