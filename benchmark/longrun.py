@@ -9,6 +9,10 @@ stage, and J against the true masks. The exit code is 1 when the slot memory cha
 process grew by more than 2 % after its first stretch, or the last stretch took other operations
 than the second (where stretches are whole cycles of going and coming: multiples of twice
 --change-every).
+
+Other work on the machine changes the frame time more than age could, so with --fresh N the frames
+go on: N more are played, in turns, to the segmenter that has been through all of them and to a
+fresh one, whose frames N/2 to N are compared with those of the old one at the same moments.
 """
 
 from __future__ import annotations
@@ -16,12 +20,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
 from stremn_ros.errors import InputError, StremnError
-from stremn_ros.evaluation.bench import Run, measure, plot, scene
+from stremn_ros.evaluation.bench import (
+    Run,
+    back_and_forth,
+    measure,
+    plot,
+    scene,
+    time_stages,
+)
 from stremn_ros.evaluation.davis import open_davis
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.video import read_image
@@ -42,6 +54,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sequence", default="bear", help="its name (default: bear)")
     parser.add_argument(
         "--change-every", type=int, default=125, help="frames between an object's going and coming"
+    )
+    parser.add_argument(
+        "--fresh",
+        type=int,
+        default=0,
+        metavar="N",
+        help="frames beside a fresh segmenter, at the end",
     )
     parser.add_argument("--score-every", type=int, default=10, help="frames between two J")
     parser.add_argument("--model", default="segment_lite0")
@@ -101,21 +120,52 @@ def judge(run: Run) -> tuple[bool, list[str]]:
     return constant and growth <= ALLOWED_GROWTH and (same or not whole), lines
 
 
+def beside_fresh(
+    old: Segmenter, fresh: Segmenter, video: np.ndarray, labels: np.ndarray, frames: int
+) -> dict[str, float]:
+    """Plays frames to both in turns; median milliseconds (wall, CPU) over the second half.
+
+    The fresh one is seeded with all objects, the old one with those that are away just now.
+    """
+    clock = time_stages(fresh)  # the old one has one
+    order = back_and_forth(len(video))
+    index = next(order)
+    ids = fresh.seed(video[index], labels[index])
+    if away := sorted(set(ids) - set(old.ids)):
+        old.seed(video[index], labels[index], ids=away)
+    times: dict[str, list[float]] = {"old_ms": [], "fresh_ms": [], "old_cpu": [], "fresh_cpu": []}
+    for number in range(frames):
+        frame = video[next(order)]
+        turns = (("old", old), ("fresh", fresh))
+        for name, segmenter in turns if number % 2 else reversed(turns):
+            clock.wait()
+            begin, busy = time.perf_counter(), time.process_time()
+            segmenter.step(frame)
+            clock.wait()
+            times[f"{name}_ms"].append(1000 * (time.perf_counter() - begin))
+            times[f"{name}_cpu"].append(1000 * (time.process_time() - busy))
+    return {name: round(float(np.median(found[frames // 2 :])), 3) for name, found in times.items()}
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         video, labels = read_video(options)
         objects = len(np.unique(labels)) - 1
-        segmenter = Segmenter.load(
-            options.model,
-            device=options.device,
-            runtime=options.runtime,
-            auto_build=options.auto_build,
-            slots=options.slots,
-            update_rule=options.update_rule,
-            processing_size=options.processing_size,
-            max_objects=max(1, objects),
-        )
+
+        def load() -> Segmenter:
+            return Segmenter.load(
+                options.model,
+                device=options.device,
+                runtime=options.runtime,
+                auto_build=options.auto_build,
+                slots=options.slots,
+                update_rule=options.update_rule,
+                processing_size=options.processing_size,
+                max_objects=max(1, objects),
+            )
+
+        segmenter = load()
         run = measure(
             segmenter,
             video,
@@ -134,17 +184,28 @@ def main(arguments: list[str] | None = None) -> int:
             if options.davis
             else {"model": Path(options.model).name, "video": "drawn"},
         )
+        beside = {}
+        if options.fresh:
+            beside = beside_fresh(segmenter, load(), video, labels, options.fresh)
     except (InputError, StremnError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(file=sys.stderr)
     holds, lines = judge(run)
+    if beside:
+        lines.append(
+            f"median frame time beside a fresh segmenter, in turns: {beside['old_ms']:.2f} ms "
+            f"after {run.frames} frames, {beside['fresh_ms']:.2f} ms fresh "
+            f"({100 * (beside['old_ms'] / beside['fresh_ms'] - 1):+.1f} %); CPU time "
+            f"{beside['old_cpu']:.2f} and {beside['fresh_cpu']:.2f} ms "
+            f"({100 * (beside['old_cpu'] / beside['fresh_cpu'] - 1):+.1f} %)"
+        )
     print(run.table())
     print()
     print("\n".join(lines))
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        values = {**run.as_dict(), "holds": holds, "verdict": lines}
+        values = {**run.as_dict(), "beside_fresh": beside, "holds": holds, "verdict": lines}
         options.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     if options.plot is not None:
         plot(run, options.plot, f"{run.frames} frames, objects come and go")
