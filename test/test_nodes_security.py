@@ -11,12 +11,14 @@ from pathlib import Path
 import cv2
 import pytest
 import rclpy
+from prediction_helpers import tiny_prediction_model
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_helpers import image_message, own_node, wait_for
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.nodes.bring_up import bring_up
 from stremn_ros.nodes.peer import Peer
+from stremn_ros.nodes.predict_node import PredictNode
 from stremn_ros.nodes.video_source_node import VideoSource
 
 POLICY = Path(__file__).resolve().parents[1] / "config" / "security" / "stremn.policy.xml"
@@ -79,6 +81,14 @@ def test_the_policy_lists_what_the_segmentation_node_has():
         agreed(node)
 
 
+def test_the_policy_lists_what_the_prediction_node_has(tmp_path):
+    model = tiny_prediction_model(tmp_path / "tiny")
+    with own_node(f"model:={model}", kind=PredictNode) as node:
+        assert node.trigger_configure() == SUCCESS
+        assert node.trigger_activate() == SUCCESS
+        agreed(node)
+
+
 def test_the_policy_lists_what_the_video_source_has(tmp_path):
     for step in range(2):
         cv2.imwrite(str(tmp_path / f"{step}.png"), scene(step)[0])
@@ -101,15 +111,16 @@ def test_the_policy_lists_what_the_helper_that_activates_has():
         wait_for(lambda: used(peer.node), "the graph")
         assert used(peer.node) <= policy
         assert {item for item in policy if item[0] == "request"} == {
-            ("request", "/stremn/change_state"),
-            ("request", "/stremn/get_state"),
+            ("request", f"/{node}/{service}")
+            for node in ("stremn", "stremn_predict")
+            for service in ("change_state", "get_state")
         }
     finally:
         peer.close()
 
 
 def test_a_user_may_use_everything_the_node_offers_and_nothing_else():
-    node, user = allowed("stremn"), allowed("user")
+    node, user = allowed("stremn") | allowed("stremn_predict"), allowed("user")
     offered = {name for right, name in node if right in ("publish", "reply")}
     wanted = {name for right, name in user if right in ("subscribe", "request")}
     assert wanted - {"/clock", "/parameter_events"} == offered - {"/parameter_events"}
