@@ -112,6 +112,24 @@ def test_masks_agree_on_a_real_video(cache: Path) -> None:
     assert np.mean(same) > 0.995
 
 
+def test_one_graph_gives_what_its_parts_give_and_objects_do_not_meet(cache: Path) -> None:
+    """A frame with one object takes another graph than one with two, to the same result."""
+    stages = load("onnxruntime").wrap_stages(lambda stages: stages)
+    config = stages.config
+    generator = torch.Generator().manual_seed(1)
+    # as the stager gives it: planes only in the shape
+    image = (torch.rand(96, 160, 3, generator=generator) * 255.0).permute(2, 0, 1)[None]
+    keys = torch.rand(2, 120, config.key_channels, generator=generator)
+    values = torch.rand(2, 120, config.value_channels, generator=generator)
+    mask = torch.zeros(2, 1, 120)
+    mask[1, :, 60:] = -torch.inf
+    together = stages.segment(image, keys, values, mask)
+    for n, bias in enumerate((None, mask[1:])):
+        alone = stages.segment(image, keys[n : n + 1], values[n : n + 1], bias)
+        for one, both in zip(alone, (*together[:2], together[2][n : n + 1]), strict=True):
+            np.testing.assert_allclose(one.numpy(), both.numpy(), atol=1e-4)
+
+
 def test_pytorch_gets_its_threads_back(cache: Path) -> None:
     """Also where segmenters of two threads are in their scopes at a time."""
     before = torch.get_num_threads()
