@@ -28,8 +28,10 @@ from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from shapes import TINY_MODEL
 
 from stremn_interfaces.msg import ObjectArray
+from stremn_interfaces.srv import SeedMask
 from stremn_ros.nodes import image_codec, peer, process
 
 TIMEOUT = 180.0  # a machine that is busy with other things may take minutes to start a node
@@ -85,9 +87,10 @@ def tiny_model(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def own_node(*parameters, arguments=()):
-    """A SegmentNode in this process, in a DDS domain of its own: what is left of it until the
-    garbage collector comes would still offer /stremn's services, and answer none, to other tests.
+def own_node(*parameters, arguments=(), kind=None):
+    """A SegmentNode in this process (or another kind of node), in a DDS domain of its own: what is
+    left of it until the garbage collector comes would still offer /stremn's services, and answer
+    none, to other tests.
     """
     from stremn_ros.nodes.segment_node import SegmentNode
 
@@ -96,7 +99,7 @@ def own_node(*parameters, arguments=()):
     words = ["--ros-args", *arguments]
     for parameter in parameters:
         words += ["-p", parameter]
-    node = SegmentNode(context=context, cli_args=words)
+    node = (kind or SegmentNode)(context=context, cli_args=words)
     try:
         yield node
     finally:
@@ -120,6 +123,31 @@ class NodeProcess(process.NodeProcess):
             # that masks can be compared bit for bit.
             {"OMP_NUM_THREADS": "1", "ROS_LOG_DIR": str(folder), **(environment or {})},
         )
+
+
+@contextlib.contextmanager
+def segment_node(folder: Path, parameters=None, *, remaps=(), environment=None):
+    """The process of a segmentation node with the tiny model, told all; it must end cleanly."""
+    node = NodeProcess(
+        "segment_node",
+        folder,
+        {
+            "model": str(TINY_MODEL),
+            "runtime": "torch",
+            "image_reliability": "reliable",
+            "diagnostics_period": 0.1,
+            "log_period": 0.0,
+            **(parameters or {}),
+        },
+        remaps,
+        environment,
+    )
+    try:
+        yield node
+    finally:
+        code = node.stop()
+    assert code == 0, node.log[-4000:]
+    assert "Traceback" not in node.log
 
 
 class Peer(peer.Peer):
@@ -151,6 +179,11 @@ class Peer(peer.Peer):
     def transition(self, name, node="/stremn") -> bool:
         request = ChangeState.Request(transition=Transition(id=TRANSITIONS[name]))
         return self.call(ChangeState, f"{node}/change_state", request).success
+
+    def bring_up(self, process, node="/stremn"):
+        """Configures and activates; process: whose log tells why not."""
+        for step in ("configure", "activate"):
+            assert self.transition(step, node), process.log
 
     def set_parameter(self, name, value, node="/stremn"):
         """(successful, reason)"""
@@ -240,17 +273,26 @@ class SegmentPeer(Peer):
 
     def connect(self, array):
         """Sends frames until the first mask comes: then both ways are known to work."""
+        sent = set()
 
         def answered():
-            stamp = self.publish(array)
+            sent.add(self.publish(array))
             end = time.monotonic() + 1.0
             while time.monotonic() < end:
-                if stamp in self.masks and stamp in self.objects:
+                # of any: on a busy machine a frame may take longer than a second
+                if sent & self.masks.keys() & self.objects.keys():
                     return True
                 time.sleep(0.005)
             return False
 
         wait_for(answered, f"the first mask; the last diagnostics: {self.describe_status()}")
+
+    def seed(self, truth, stamp=0, **fields):
+        """Objects from a label mask; the answer, which must be a success."""
+        mask = image_message(truth, stamp, "mono8")
+        answer = self.call(SeedMask, f"{self.private}/seed_mask", mask=mask, **fields)
+        assert answer.success, answer.message
+        return answer
 
     def fresh_diagnostics(self):
         """The first diagnostics whose making began after this call."""

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from shapes import DISC, SQUARE, TINY_MODEL, scene
 
 from stremn_ros.errors import CapacityError, InputError
 from stremn_ros.segmenter import Segmenter
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(**options: object) -> Segmenter:

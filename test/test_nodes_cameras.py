@@ -7,45 +7,27 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from rclpy.lifecycle import TransitionCallbackReturn
-from ros_helpers import NodeProcess, SegmentPeer, image_message, own_node, wait_for
+from ros_helpers import SegmentPeer, own_node, segment_node, wait_for
 from shapes import DISC, SQUARE, TINY_MODEL, scene
 from std_srvs.srv import SetBool, Trigger
 
-from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask
+from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory
 from stremn_ros.segmenter import Segmenter
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cameras")
-    process = NodeProcess(
-        "segment_node",
+    with segment_node(
         folder,
-        {
-            "model": str(TINY_MODEL),
-            "runtime": "torch",
-            "cameras": ["left", "right"],
-            "image_reliability": "reliable",
-            "diagnostics_period": 0.1,
-            "snapshot_dir": str(folder / "snapshots"),
-        },
+        {"cameras": ["left", "right"], "snapshot_dir": str(folder / "snapshots")},
         remaps=["left/image:=/robot/left_camera/image_raw"],
-    )
-    process.snapshots = folder / "snapshots"
-    yield process
-    code = process.stop()
-    assert code == 0, process.log[-4000:]
-    assert "Traceback" not in process.log
+    ) as process:
+        process.snapshots = folder / "snapshots"
+        yield process
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +35,7 @@ def peers(node):
     left = SegmentPeer("/robot/left_camera/image_raw", camera="left")
     right = SegmentPeer("/right/image", camera="right")
     try:
-        assert left.transition("configure"), node.log
-        assert left.transition("activate"), node.log
+        left.bring_up(node)
         node.wait_for_log("waiting for images on /robot/left_camera/image_raw, /right/image")
         left.connect(scene(0)[0])
         right.connect(scene(0)[0])
@@ -64,21 +45,14 @@ def peers(node):
         right.close()
 
 
-def seed(peer, truth, names=()):
-    message = image_message(truth, 0, "mono8")
-    answer = peer.call(SeedMask, f"{peer.private}/seed_mask", mask=message, names=list(names))
-    assert answer.success, answer.message
-    return answer
-
-
 def test_each_has_a_memory_of_its_own_and_the_masks_of_a_node_of_its_own(node, peers):
     left, right = peers
     references = [Segmenter.load(str(TINY_MODEL), runtime="torch") for _ in peers]
     left.segment(scene(0)[0])
     right.segment(scene(7)[0])
-    seed(left, scene(0)[1], ["cup", "box"])
+    left.seed(scene(0)[1], names=["cup", "box"])
     truth = scene(7)[1]
-    answer = seed(right, truth * (truth == DISC), ["ball"])
+    answer = right.seed(truth * (truth == DISC), names=["ball"])
     assert list(answer.tracked_ids) == [DISC]
     references[0].seed(*scene(0))
     references[1].seed(scene(7)[0], truth * (truth == DISC))
@@ -108,7 +82,7 @@ def test_snapshots_are_apart(node, peers):
     for peer in peers:
         assert peer.call(Trigger, f"{peer.private}/reset").success
         peer.segment(scene(0)[0])
-    seed(left, scene(0)[1])
+    left.seed(scene(0)[1])
     assert left.call(SaveMemory, "/stremn/left/save_memory").success
     assert not right.call(SaveMemory, "/stremn/right/save_memory").success
     assert [path.name for path in node.snapshots.iterdir()] == ["stremn.left.safetensors"]
@@ -127,7 +101,7 @@ def test_a_camera_that_floods_or_is_slow_does_not_hold_up_another(node, peers):
     for peer in peers:
         assert peer.call(Trigger, f"{peer.private}/reset").success
         peer.segment(scene(0)[0])
-        seed(peer, scene(0)[1])
+        peer.seed(scene(0)[1])
     before = right.settled_counters()
     large = scene(0, (480, 640))[0]
     stop = threading.Event()

@@ -7,8 +7,7 @@ import array
 import cv2
 import numpy as np
 import pytest
-import torch
-from ros_helpers import NodeProcess, SegmentPeer, image_message, to_time, wait_for
+from ros_helpers import SegmentPeer, image_message, segment_node, to_time, wait_for
 from sensor_msgs.msg import CompressedImage
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
@@ -16,13 +15,7 @@ from stremn_interfaces.srv import SeedMask
 from stremn_ros.nodes import compressed_codec, image_codec
 from stremn_ros.segmenter import Segmenter
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class CompressedPeer(SegmentPeer):
@@ -50,23 +43,10 @@ class CompressedPeer(SegmentPeer):
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
-    process = NodeProcess(
-        "segment_node",
-        tmp_path_factory.mktemp("node"),
-        {
-            "model": str(TINY_MODEL),
-            "runtime": "torch",
-            "image_reliability": "reliable",
-            "image_transport": "compressed",
-            "diagnostics_period": 0.1,
-            "log_period": 0.0,
-        },
-        remaps=["image:=/camera/image"],
-    )
-    yield process
-    code = process.stop()
-    assert code == 0, process.log[-4000:]
-    assert "Traceback" not in process.log
+    folder = tmp_path_factory.mktemp("node")
+    parameters = {"image_transport": "compressed"}
+    with segment_node(folder, parameters, remaps=["image:=/camera/image"]) as process:
+        yield process
 
 
 def test_masks_of_compressed_images(node):

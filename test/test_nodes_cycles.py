@@ -1,8 +1,12 @@
-"""The life cycle again and again, while images come: nothing is left behind."""
+"""The life cycle again and again, while images come: nothing is left behind.
+
+The figures in docs/reliability.md: `STREMN_CYCLES=100 pytest -s test/test_nodes_cycles.py`
+"""
 
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from pathlib import Path
@@ -17,7 +21,8 @@ from shapes import TINY_MODEL, scene
 
 from stremn_ros.nodes.life_cycle import spin
 
-CYCLES = 100
+CYCLES = int(os.environ.get("STREMN_CYCLES", 40))
+SETTLED = 20 if CYCLES < 60 else 30  # cycles, after which nothing grows any more
 SUCCESS = TransitionCallbackReturn.SUCCESS
 
 
@@ -34,7 +39,7 @@ def open_files() -> int:
 
 
 @pytest.mark.slow
-def test_a_hundred_full_cycles_leave_nothing_behind(tmp_path):
+def test_full_cycles_leave_nothing_behind(tmp_path):
     """Images come through DDS all the time, into every state; each activation segments some."""
     seen, stop = [], threading.Event()
     with own_node(
@@ -92,6 +97,6 @@ def test_a_hundred_full_cycles_leave_nothing_behind(tmp_path):
             executor.shutdown()
             threads[1].join()
             camera.destroy_node()
-    first, last = seen[2], seen[-1]
+    first, last = seen[SETTLED // 10 - 1], seen[-1]
     assert last[1:] == first[1:]
     assert last[0] < first[0] * 1.02

@@ -11,12 +11,10 @@ import time
 import cv2
 import numpy as np
 import pytest
-import torch
-from ros_helpers import NodeProcess, SegmentPeer, image_message, to_stamp, wait_for
+from ros_helpers import SegmentPeer, segment_node, to_stamp, wait_for
 from shapes import TINY_MODEL, iou
 from std_srvs.srv import Trigger
 
-from stremn_interfaces.srv import SeedMask
 from stremn_ros.nodes import image_codec
 from stremn_ros.segmenter import Segmenter
 
@@ -39,45 +37,20 @@ def scene(step):
     return frame, truth
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory):
-    node = NodeProcess(
-        "segment_node",
-        tmp_path_factory.mktemp("node"),
-        {
-            "model": str(TINY_MODEL),
-            "runtime": "torch",
-            "image_reliability": "reliable",
-            "diagnostics_period": 0.1,
-            "seed_buffer": 20,
-        },
-    )
-    peer = SegmentPeer()
-    try:
-        assert peer.transition("configure"), node.log
-        assert peer.transition("activate"), node.log
-        peer.connect(scene(0)[0])
-        yield peer
-    finally:
-        peer.close()
-        code = node.stop()
-    assert code == 0, node.log[-4000:]
-    assert "Traceback" not in node.log
-
-
-def seed(peer, mask, stamp=0):
-    message = image_message(mask, stamp, "mono8")
-    answer = peer.call(SeedMask, "/stremn/seed_mask", mask=message)
-    assert answer.success, answer.message
-    return answer
+    folder = tmp_path_factory.mktemp("node")
+    with segment_node(folder, {"seed_buffer": 20, "log_period": 5.0}) as node:
+        peer = SegmentPeer()
+        try:
+            peer.bring_up(node)
+            peer.connect(scene(0)[0])
+            yield peer
+        finally:
+            peer.close()
 
 
 class Camera:
@@ -117,7 +90,7 @@ def follow(peer, late, with_stamp):
         detected = scene(step)[1]
         detected[detected != MOVING] = 0
         wait_for(lambda: camera.newest()[1] >= step + round(late / PERIOD), "the late answer")
-        answer = seed(peer, detected, stamp if with_stamp else 0)
+        answer = peer.seed(detected, stamp if with_stamp else 0)
         assert not with_stamp or to_stamp(answer.stamp) == stamp
         at = camera.newest()[1]
         masks = []
@@ -166,7 +139,7 @@ def test_the_masks_are_those_of_a_segmenter_that_forks_and_adopts(peer):
     reference = Segmenter.load(str(TINY_MODEL), runtime="torch")
     peer.segment(scene(0)[0])
     truth = scene(0)[1]
-    seed(peer, truth * (truth == STANDING))
+    peer.seed(truth * (truth == STANDING))
     reference.seed(scene(0)[0], truth * (truth == STANDING))
     stamps = [0]
     for step in range(1, 30):
@@ -179,7 +152,7 @@ def test_the_masks_are_those_of_a_segmenter_that_forks_and_adopts(peer):
     assert values["seed buffer [bytes]"] == str(20 * 3 * HEIGHT * WIDTH)
     truth = scene(24)[1]
     assert peer.set_parameter("catch_up_time", 30.0) == (True, "")
-    answer = seed(peer, truth * (truth == MOVING), stamps[24])
+    answer = peer.seed(truth * (truth == MOVING), stamps[24])
     assert peer.set_parameter("catch_up_time", 1.0) == (True, "")
     assert "0.500 s before the newest; carried forward through 5 of the 5" in answer.message
     fork = reference.fork([MOVING])

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import rclpy
-import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point32, Polygon
 from rclpy.executors import MultiThreadedExecutor
@@ -22,6 +21,7 @@ from ros_helpers import (
     NodeProcess,
     SegmentPeer,
     image_message,
+    segment_node,
     tiny_model,
     to_stamp,
     to_time,
@@ -91,13 +91,7 @@ def same(found, message, expected, names=None):
         assert item.name == (names or {}).get(item.id, "")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The network's sums in one order, here as in the node."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -112,23 +106,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def node(model, folder):
-    process = NodeProcess(
-        "segment_node",
-        folder,
-        {
-            "model": model,
-            "image_reliability": "reliable",
-            "max_objects": MAX_OBJECTS,
-            "min_score": 0.0,  # random weights are unsure of all they see
-            "diagnostics_period": 0.1,
-            "seed_wait": 0.3,
-            "log_period": 0.0,
-        },
-    )
-    yield process
-    code = process.stop()
-    assert code == 0, process.log[-4000:]
-    assert "Traceback" not in process.log
+    parameters = {
+        "model": model,
+        "runtime": "auto",
+        "max_objects": MAX_OBJECTS,
+        "min_score": 0.0,  # random weights are unsure of all they see
+        "seed_wait": 0.3,
+    }
+    with segment_node(folder, parameters) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")

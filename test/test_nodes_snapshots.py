@@ -14,7 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from ros_helpers import NodeProcess, SegmentPeer, image_message, wait_for
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
@@ -35,12 +34,7 @@ from stremn_ros.video import open_frames
 NAMES = {DISC: "cup", SQUARE: "box"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(**options):
@@ -311,6 +305,7 @@ def test_on_a_real_clip_the_masks_before_and_after_agree(run):
     mask = visualization.read_label_png(demo.shared_file("demo_seed.png"))
     mask = cv2.resize(mask, (640, 360), interpolation=cv2.INTER_NEAREST)
     options = {"model": "segment_lite0", "autosave_period": 0.1, "autoload": True}
+    options["processing_size"] = 192  # a third of the time of the default
     run.start(**options)
     run.peer.connect(frames[0])
     run.seed(mask, [])

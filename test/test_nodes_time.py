@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_helpers import SECOND, NodeProcess, SegmentPeer, image_message, to_time, wait_for
+from ros_helpers import SECOND, SegmentPeer, image_message, segment_node, to_time, wait_for
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
-from shapes import DISC, SQUARE, TINY_MODEL, scene
+from shapes import DISC, SQUARE, scene
 from std_srvs.srv import Trigger
 
 from stremn_interfaces.msg import TrackedObject
@@ -28,22 +28,8 @@ STATES = {
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
-    process = NodeProcess(
-        "segment_node",
-        tmp_path_factory.mktemp("time"),
-        {
-            "model": str(TINY_MODEL),
-            "runtime": "torch",
-            "image_reliability": "reliable",
-            "diagnostics_period": 0.1,
-            "log_period": 0.0,
-            "seed_wait": 0.2,
-        },
-    )
-    yield process
-    code = process.stop()
-    assert code == 0, process.log[-4000:]
-    assert "Traceback" not in process.log
+    with segment_node(tmp_path_factory.mktemp("time"), {"seed_wait": 0.2}) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +38,7 @@ def connected(node):
     peer.clock = peer.node.create_publisher(Clock, "/clock", 10)
     peer.seeds = peer.node.create_publisher(Image, "/stremn/seed", 10)
     try:
-        assert peer.transition("configure"), node.log
-        assert peer.transition("activate"), node.log
+        peer.bring_up(node)
         peer.connect(scene(0)[0])
         wait_for(peer.seeds.get_subscription_count, "the node to listen to seeds")
         yield peer

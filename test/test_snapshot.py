@@ -22,13 +22,7 @@ from stremn_ros.memory import snapshot as module
 from stremn_ros.memory.snapshot import KEY, Snapshot
 from stremn_ros.segmenter import ObjectState, Segmenter
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(model: Path = TINY_MODEL, **options: object) -> Segmenter:

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ros_helpers import NodeProcess, SegmentPeer, image_message, to_time, wait_for
+from ros_helpers import (
+    NodeProcess,
+    SegmentPeer,
+    image_message,
+    segment_node,
+    to_time,
+    wait_for,
+)
 from rosgraph_msgs.msg import Clock
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 from std_srvs.srv import Trigger
@@ -81,15 +88,9 @@ def other(what):
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
-    process = NodeProcess(
-        "segment_node",
+    with segment_node(
         folder,
         {
-            "model": str(TINY_MODEL),
-            "runtime": "torch",
-            "image_reliability": "reliable",
-            "diagnostics_period": 0.1,
-            "log_period": 0.0,
             "seed_wait": 60.0,
             "frame_timeout": 1.0,
             "stale_after": 0.0,
@@ -100,12 +101,9 @@ def node(tmp_path_factory):
         # killed had not read yet stays in the node's shared memory, and a larger mask no longer
         # finds room there.
         environment=profile_environment(PROFILE),
-    )
-    process.snapshots = folder / "snapshots"
-    yield process
-    code = process.stop()
-    assert code == 0, process.log[-4000:]
-    assert "Traceback" not in process.log
+    ) as process:
+        process.snapshots = folder / "snapshots"
+        yield process
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +111,7 @@ def peer(node):
     made = SegmentPeer()
     made.clock = made.node.create_publisher(Clock, "/clock", 10)
     try:
-        assert made.transition("configure"), node.log
-        assert made.transition("activate"), node.log
+        made.bring_up(node)
         made.connect(scene(0)[0])
         yield made
     finally:
@@ -125,9 +122,7 @@ def peer(node):
 def tracked(peer):
     """Both objects are followed, and after the test they still are."""
     peer.segment(scene(0)[0])
-    mask = image_message(scene(0)[1], 0, "mono8")
-    answer = peer.call(SeedMask, "/stremn/seed_mask", mask=mask, replace=True)
-    assert answer.success, answer.message
+    peer.seed(scene(0)[1], replace=True)
     yield peer
     labels, objects = follow(peer, range(20, 24))
     assert [item.id for item in objects.objects] == [DISC, SQUARE]

@@ -9,7 +9,7 @@ from storm import SERVICES, Maker, Storm
 from stremn_ros.errors import InputError
 from stremn_ros.nodes import image_codec
 
-INPUTS = 600
+INPUTS = 300
 
 
 @pytest.fixture(autouse=True)
