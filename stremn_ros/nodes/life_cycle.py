@@ -306,6 +306,8 @@ def spin(executor: MultiThreadedExecutor, node: LifecycleNode) -> None:
             # about to wait for its QoS events; rclpy guards all but those against that
             continue
         except Exception:  # of a callback: rclpy hands it on, but it must not end the node
+            if not executor.context.ok():
+                return  # told to stop just when rclpy was about to wait, which raises RCLError
             node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
 
 
