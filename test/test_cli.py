@@ -286,7 +286,7 @@ def test_export_makes_what_the_runtime_loads(shapes, tmp_path):
     assert "stremn export" in message
     done = stremn("export", TINY, "--runtime", "onnx", STREMN_CACHE=cache)
     assert done.returncode == 0, done.stderr
-    assert "6 stages" in done.stdout
+    assert "7 stages" in done.stdout
     assert cache in done.stdout
     for runtime, out in (("onnxruntime", "a"), ("torch", "b")):
         done = stremn(
