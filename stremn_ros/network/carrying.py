@@ -120,25 +120,16 @@ class Carrier(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Linear(HIDDEN, 2 * horizon),
         )
-        several = torch.zeros(1, layers + 1, 1, 1)
-        several[:, -1] = 1.0
-        self.register_buffer("several", several, persistent=False)
         last = self.steer[-1]
         assert isinstance(last, nn.Linear)
         nn.init.normal_(last.weight, std=0.01)
         nn.init.zeros_(last.bias)
 
-    several: Tensor
-
     def layers(self, fine: Tensor, frame: Tensor) -> Tensor:
         """The last frame's share in each layer [B, L, H, W]."""
-        shares = F.pixel_shuffle(self.divide(fine), 2)
-        one, several = (
-            (shares - OVERLAP_IS_RARE * self.several)
-            .softmax(dim=1)
-            .split((shares.shape[1] - 1, 1), dim=1)
-        )
-        return (one + several) * frame
+        *one, several = F.pixel_shuffle(self.divide(fine), 2).split(1, dim=1)
+        shares = torch.cat([*one, several - OVERLAP_IS_RARE], dim=1).softmax(dim=1)
+        return (shares[:, :-1] + shares[:, -1:]) * frame
 
     def forward(self, fine: Tensor, maps: list[Tensor], frame: Tensor, past: Tensor) -> Carried:
         """The coming frames.
@@ -146,7 +137,7 @@ class Carrier(nn.Module):
         Args:
             fine: [B, F, H/2, W/2]; maps: each [B, C, h, w], gathered under the layers.
             frame: the newest [B, 1, H, W]; past: those before, the newest first, [B, K, 1, H, W],
-            K at most ``past``.
+            K from 1 to ``past``.
         """
         layers = self.layers(fine, frame)
         still = layers.detach()
@@ -185,7 +176,8 @@ class Carrier(nn.Module):
         bend, spread = steered.unflatten(4, (2, self.horizon)).permute(4, 0, 1, 2, 5, 3)
         bend, spread = (bend[0] - bend[1]) / 2.0, spread.mean(dim=0)
         steps = torch.arange(1, self.horizon + 1, device=where.device, dtype=where.dtype)[:, None]
-        velocity = -speeds[:, :, 1 : min(4, known)].mean(dim=2, keepdim=True)
+        # of the last frame alone it is too coarse, where there are more
+        velocity = -speeds[:, :, min(1, known - 1) : 4].mean(dim=2, keepdim=True)
         spread = 0.5 * (1.0 + 0.3 * steps) * F.softplus(spread + 0.5) + SMALLEST_SPREAD
         return steps * velocity + REACH * bend, spread
 

@@ -279,7 +279,7 @@ class PredictionNetwork(nn.Module):
         Args:
             read: [B, Cv, h, w] from the memory; encoding: of the newest three frames.
             frames: the newest frames, oldest first, [B, N, C, H, W], N at least 1; the head
-            ``layers`` looks for its layers in up to ``config.past`` of them.
+            ``layers``, which needs 2, looks for its layers in up to ``config.past`` of them.
             candidates: [B, T, N, C, H, W] for the head ``blend``.
 
         Returns:

@@ -197,9 +197,9 @@ class PredictTask(Task):
             mse = float((predicted - truth).square().sum(dim=(2, 3, 4)).mean())
         total = loss(predicted, truth)
         if decoded.carried is not None:
-            *before, newest = frames[:, : batch.observe].unbind(1)
-            past = torch.stack(before[::-1], dim=1)
-            total = total + loss.of_layers(decoded.carried, newest, past, truth)
+            now = batch.observe - 1
+            before = frames[:, :now].flip(1)
+            total = total + loss.of_layers(decoded.carried, frames[:, now], before, truth)
         return total, {"mse": mse}
 
     def export(self, ema: dict[str, Tensor]) -> None:
