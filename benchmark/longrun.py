@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stremn_ros.cli.options import add_model_options, load_segmenter
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.evaluation.bench import (
     Run,
@@ -63,13 +64,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="frames beside a fresh segmenter, at the end",
     )
     parser.add_argument("--score-every", type=int, default=10, help="frames between two J")
-    parser.add_argument("--model", default="segment_lite0")
-    parser.add_argument("--slots", type=int)
-    parser.add_argument("--update-rule")
-    parser.add_argument("--processing-size", type=int, help="rows the network works at")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--runtime", default="auto")
-    parser.add_argument("--auto-build", action="store_true", help="export for the runtime first")
+    add_model_options(parser)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     return parser.parse_args(arguments)
@@ -154,16 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         objects = len(np.unique(labels)) - 1
 
         def load() -> Segmenter:
-            return Segmenter.load(
-                options.model,
-                device=options.device,
-                runtime=options.runtime,
-                auto_build=options.auto_build,
-                slots=options.slots,
-                update_rule=options.update_rule,
-                processing_size=options.processing_size,
-                max_objects=max(1, objects),
-            )
+            return load_segmenter(options, max(1, objects))
 
         segmenter = load()
         run = measure(

@@ -139,6 +139,8 @@ def test_what_is_mirrored_moves_as_in_a_mirror() -> None:
     torch.testing.assert_close(opposite, -path)
     torch.testing.assert_close(same, spread)
     assert (path[..., 0] - path[..., 1]).abs().max() > 0.1  # rows and columns by their own
+    only, _ = carrier._paths(layers, where[:, :, :1], match[:, :, :1], maps)
+    assert only.isfinite().all()  # a single earlier frame has to do
 
 
 @pytest.mark.parametrize(
