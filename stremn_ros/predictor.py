@@ -68,9 +68,11 @@ class ClipState:
     def reset(self) -> None:
         """Forgets everything."""
         self.memory.reset()
-        self.frames: deque[Tensor] = deque(maxlen=self.network.config.kept)
+        config = self.network.config
+        self.frames: deque[Tensor] = deque(maxlen=config.kept)
         self.seen = self._writes = 0
-        self._query: Encoding | None = None
+        # of the newest frames, each when it was the newest: as far back as references lie
+        self._encodings: deque[Encoding] = deque(maxlen=config.ages(config.kept)[-1] + 1)
         self._due = False
 
     def copy(self, other: ClipState) -> None:
@@ -79,7 +81,8 @@ class ClipState:
         self.memory.adopt(other.memory)
         self.frames.extend(other.frames)
         self.seen, self._writes = other.seen, other._writes
-        self._query, self._due = other._query, other._due
+        self._encodings.extend(other._encodings)
+        self._due = other._due
 
     def observe(self, frame: Tensor) -> None:
         """The next frame of each clip, [B, C, H, W] in 0..1."""
@@ -89,7 +92,8 @@ class ClipState:
         self.seen += 1
         if len(self.frames) < STACK:
             return
-        self._query = self.network.encode(torch.stack(list(self.frames)[-STACK:], dim=1))
+        stack = torch.stack(list(self.frames)[-STACK:], dim=1)
+        self._encodings.append(self.network.encode(stack))
         self._due = (self.seen - STACK) % self.update_every == 0
 
     def predict(self) -> Tensor:
@@ -98,8 +102,7 @@ class ClipState:
         Raises:
             InputError: fewer frames than a stack were seen.
         """
-        query = self._query
-        if query is None:
+        if not self._encodings:
             raise InputError(f"a prediction needs {STACK} frames; {self.seen} were seen")
         if not self._writes:  # the very first stack has only itself to read
             self._write()
@@ -108,12 +111,16 @@ class ClipState:
         if rows != list(range(len(keys))):
             keys, values = keys[rows], values[rows]
             mask = None if mask is None else mask[rows]
-        cells = query.key.flatten(2).transpose(1, 2)
+        ages = self.network.config.ages(self.seen)
+        queries = [self._encodings[-1 - age] for age in ages]
+        height, width = queries[0].key.shape[-2:]
+        cells = torch.cat([query.key.flatten(2) for query in queries], dim=2).transpose(1, 2)
         affinity = self.network.config.affinity
-        read = space_time_read(cells, keys, values, mask, affinity)
-        read = read.transpose(1, 2).unflatten(2, query.key.shape[-2:])
+        read = space_time_read(cells, keys, values, mask, affinity).transpose(1, 2)
+        reads = torch.cat(read.unflatten(2, (len(ages), height, width)).unbind(2))
+        asked = Encoding(*(torch.cat(maps) for maps in zip(*queries)))
         frames = torch.stack(list(self.frames), dim=1)
-        return self.network.decode(read, query, frames, self._candidates()).frames
+        return self.network.decode(reads, asked, frames, self._candidates(), ages).frames
 
     def _candidates(self) -> Tensor | None:
         if self._flow is None:
@@ -134,8 +141,7 @@ class ClipState:
         return range(self.clips) if newest else range(self.clips, 2 * self.clips)
 
     def _write(self) -> None:
-        query = self._query
-        assert query is not None
+        query = self._encodings[-1]
         begins: set[int] = set()
         if not self._writes:
             begins = {0}

@@ -14,6 +14,7 @@ from prediction_helpers import WIDTHS, moving_frames, tiny_network, tiny_predict
 from test_prediction_data import digits, draw_video, write_idx
 
 from stremn_ros import cli
+from stremn_ros.data.moving_mnist import draw_paths
 from stremn_ros.errors import InputError, ModelError
 from stremn_ros.evaluation.prediction import (
     COPY,
@@ -25,9 +26,17 @@ from stremn_ros.evaluation.prediction import (
     optical_flow,
 )
 from stremn_ros.motion import FlowExtrapolation
-from stremn_ros.network.carrying import Carried, Carrier, track, transport
+from stremn_ros.network.carrying import (
+    Carried,
+    Carrier,
+    Division,
+    track,
+    track_through,
+    transport,
+)
 from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork, correlate
+from stremn_ros.network.steering import Steer
 from stremn_ros.predictor import ClipState, Predictor, extend, forecast
 from stremn_ros.runtime.prediction_models import load_prediction_network, save_prediction_model
 from stremn_ros.training.predict import PredictTraining, train
@@ -108,39 +117,140 @@ def test_track_finds_layers_behind_others() -> None:
     assert poor[0, 1, 0] < match[0, 1, 0]
 
 
+def test_layers_are_taken_from_the_frame_that_explains_the_others() -> None:
+    """Two things cross, and can be told apart in one frame better than in another."""
+    drawn = []
+    for t in range(6):
+        pair = torch.zeros(2, 48, 48)
+        pair[0, 8 + 4 * t : 16 + 4 * t, 20:26] = 1.0
+        pair[1, 28 - 4 * t : 32 - 4 * t, 16:28] = 0.7
+        drawn.append(pair)
+    things = torch.stack(drawn)  # [N, L, H, W]
+    frames = things.amax(dim=1)[None, :, None]
+    carrier = Carrier(4, (3,), layers=2, horizon=3, past=5).eval()
+    none = torch.zeros(1, 2, 3)
+    halves = Division(frames[:, 5].expand(-1, 2, -1, -1) * 0.5, none)  # it sees no difference
+    early = Division(things[None, 1], none)
+    where, match = track_through(early.layers, frames[:, :, 0], 1)
+    steps = torch.arange(-1.0, 5.0) * 4.0
+    still = torch.zeros(6)
+    expected = torch.stack([torch.stack([steps, still], 1), torch.stack([-steps, still], 1)])
+    apart = [0, 1, 4, 5]
+    torch.testing.assert_close(where[0, :, apart], expected[:, apart], atol=0.1, rtol=0)
+    assert match[0, :, 1].eq(1.0).all()
+
+    # two clips: in the second it is the newest frame whose division is right
+    right = Division(things[None, 5], none)
+    wrong = Division(frames[:, 2].expand(-1, 2, -1, -1) * 0.5, none)
+    both = [
+        Division(*(torch.cat(parts) for parts in zip(halves, right, strict=True))),
+        Division(*(torch.cat(parts) for parts in zip(early, wrong, strict=True))),
+    ]
+    with torch.no_grad():
+        carried = carrier(both, (0, 4), frames.expand(2, -1, -1, -1, -1))
+        alone = carrier([Division(*(part[:1] for part in both[1]))], (4,), frames)
+    assert carried.ages.tolist() == [4, 0]
+    torch.testing.assert_close(carried.layers[0], things[1])
+    torch.testing.assert_close(carried.layers[1], things[5])
+    torch.testing.assert_close(carried.frames[:1], alone.frames)
+    # an untrained path goes straight on from where the things are now, from either frame
+    for n, since in ((0, 4), (1, 0)):
+        ahead = (torch.arange(1.0, 4.0) + since) * 4.0
+        torch.testing.assert_close(carried.path[n, 0, :, 0], ahead, atol=0.5, rtol=0)
+        torch.testing.assert_close(carried.path[n, 1, :, 0], -ahead, atol=0.5, rtol=0)
+
+
 def test_layers_learn_from_where_they_are_found() -> None:
     """The path loss pulls a path towards the true displacement; the replay loss divides layers."""
     thing = torch.zeros(1, 1, 32, 32)
     thing[..., 10:16, 8:12] = 1.0
     truth = torch.stack([thing.roll((2 * n, -n), (2, 3)) for n in (1, 2)], dim=1)
     path = torch.tensor([[[[2.0, -1.0], [4.0, 0.0]]]], requires_grad=True)
-    carried = Carried(truth, thing, path, replayed=truth[:, 1:].requires_grad_())
-    loss = PredictionLoss(path=1.0).of_layers(carried, thing, truth, truth)
+    seen = torch.stack([thing.roll((-2, 1), (2, 3)), thing], dim=1)
+    newest = torch.zeros(1, dtype=torch.int64)
+    carried = Carried(truth, thing, path, newest, replayed=seen.clone().requires_grad_())
+    loss = PredictionLoss(path=1.0).of_layers(carried, seen, truth)
     loss.backward()
     assert path.grad is not None
     assert path.grad[0, 0, 0].abs().max() < 1e-3
     assert path.grad[0, 0, 1, 0].abs() < 1e-3
     assert path.grad[0, 0, 1, 1] > 0.05  # one column too far to the right
-    share = 2.0 * 12.0 / (32 * 32)  # of the pixels that one step leaves or enters
-    replay = PredictionLoss(replay=0.5).of_layers(carried, thing, truth, truth)
+    assert not PredictionLoss(replay=0.5).of_layers(carried, seen, truth).item()
+    still = carried._replace(replayed=torch.stack([thing, thing], dim=1))
+    share = 2.0 * 12.0 / (32 * 32) / 2  # of the pixels that one step leaves or enters, of one frame
+    replay = PredictionLoss(replay=0.5).of_layers(still, seen, truth)
     assert replay.item() > 0.5 * 100.0 * share * 0.9
-    assert not PredictionLoss(replay=0.5).of_layers(carried, thing, truth.flip(1), truth).item()
+    # of the layers of the frame before, the paths reach one step farther
+    before = carried._replace(layers=seen[:, 0], ages=newest + 1, path=path.detach() * 0.0)
+    moved = torch.tensor([[[[4.0, -2.0], [6.0, -3.0]]]])
+    there = before._replace(path=moved)
+    assert PredictionLoss(path=1.0).of_layers(there, seen, truth).item() < 1e-3
+    assert PredictionLoss(path=1.0).of_layers(before, seen, truth).item() > 1.0
 
 
 def test_what_is_mirrored_moves_as_in_a_mirror() -> None:
     """Upside down and back to front, with the same features, the paths are the opposite ones."""
     torch.manual_seed(0)
-    carrier = Carrier(4, (3,), layers=2, horizon=5, past=4)
-    torch.nn.init.normal_(carrier.steer[-1].weight, std=0.3)
-    layers = torch.rand(1, 2, 16, 16)
-    where, match, maps = torch.randn(1, 2, 4, 2), torch.rand(1, 2, 4), [torch.ones(1, 3, 2, 2)]
-    path, spread = carrier._paths(layers, where, match, maps)
-    opposite, same = carrier._paths(layers.flip(2, 3), -where, match, maps)
+    steer = Steer(features=3, horizon=5, past=4)
+    for part in (steer.begin, steer.cell):
+        torch.nn.init.normal_(part[-1].weight, std=0.3)
+    size = (16, 24)
+    centres = torch.rand(1, 2, 2) * 15.0
+    where, match, features = torch.randn(1, 2, 4, 2), torch.rand(1, 2, 4), torch.rand(1, 2, 3)
+    path, spread = steer(centres, size, where, match, features)
+    across = torch.tensor([15.0, 23.0]) - centres
+    opposite, same = steer(across, size, -where, match, features)
     torch.testing.assert_close(opposite, -path)
     torch.testing.assert_close(same, spread)
     assert (path[..., 0] - path[..., 1]).abs().max() > 0.1  # rows and columns by their own
-    only, _ = carrier._paths(layers, where[:, :, :1], match[:, :, :1], maps)
+    only, _ = steer(centres, size, where[:, :, :1], match[:, :, :1], features)
     assert only.isfinite().all()  # a single earlier frame has to do
+
+
+def test_a_thing_on_its_way_goes_on() -> None:
+    """Untrained, a path is the past velocity gone on with, step by step, on each axis."""
+    steer = Steer(features=1, horizon=4, past=5)
+    for part in (steer.begin, steer.cell):
+        torch.nn.init.zeros_(part[-1].weight)
+    velocity = torch.tensor([2.0, -1.0])
+    where = -velocity * torch.arange(1.0, 6.0)[:, None]
+    path, spread = steer(
+        torch.full((1, 1, 2), 20.0), (64, 64), where[None, None], torch.ones(1, 1, 5),
+        torch.zeros(1, 1, 1),
+    )  # fmt: skip
+    torch.testing.assert_close(path[0, 0], velocity * torch.arange(1.0, 5.0)[:, None])
+    assert (spread[0, 0].diff(dim=0) > 0.0).all()  # what is farther off is less certain
+
+
+def test_paths_alone_teach_the_steer_to_bounce() -> None:
+    """After a few bare paths it foresees edges, which straight on does not."""
+    torch.manual_seed(0)
+    steer = Steer(features=2, horizon=10, past=9)
+    optimizer = torch.optim.AdamW(steer.parameters(), lr=3e-3)
+    loss = PredictionLoss(path=1.0)
+
+    def run(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        drawn = draw_paths(np.random.default_rng(seed), 128, 10, 10)
+        centres, where, match, coming = (torch.from_numpy(x)[:, None] for x in drawn)
+        path, spread = steer(centres, (64, 64), where, match, torch.zeros(128, 1, 2))
+        return path, spread, coming
+
+    with torch.no_grad():
+        path, _, coming = run(1000)
+        straight = (path - coming).abs().mean()
+    for seed in range(120):
+        optimizer.zero_grad()
+        loss.of_paths(*run(seed)).backward()
+        optimizer.step()
+    with torch.no_grad():
+        path, spread, coming = run(1000)
+    off = (path - coming).abs()
+    assert straight > 5.0
+    assert off.mean() < 0.4 * straight
+    # what it says of its uncertainty is true of its errors, near and far
+    for step in (0, 9):
+        told, real = spread[:, 0, step].mean(), off[:, 0, step].square().mean().sqrt()
+        assert 0.3 * real < told < 2.0 * real
 
 
 @pytest.mark.parametrize(
@@ -189,6 +299,8 @@ def test_configurations_that_cannot_be_say_so() -> None:
         ({"head": "dream"}, "head"),
         ({"widths": [4, 4]}, "six"),
         ({"colours": 2}, "colours"),
+        ({"references": [0, -1]}, "references"),
+        ({"references": 3}, "references"),
         ({"colour": 3}, "unknown"),
     ):
         with pytest.raises(ModelError, match=word):
@@ -454,19 +566,22 @@ def test_commands_evaluate_and_predict(tmp_path: Path, capsys: pytest.CaptureFix
 # ---------------------------------------------------------------------- training
 
 
+SMALL_NETWORK = {
+    "widths": list(WIDTHS),
+    "template_channels": 8,
+    "key_channels": 4,
+    "value_channels": 8,
+    "horizon": 3,
+}
+
+
 def settings(tmp_path: Path, **changes: object) -> Path:
     write_idx(tmp_path / "train-images-idx3-ubyte.gz", digits(520))
     values = {
         "run": str(tmp_path / "run"),
         "root": str(tmp_path),
         "phases": [{"iterations": 4, "batch": 2, "observe": [5], "coarse": 0.5}],
-        "network": {
-            "widths": list(WIDTHS),
-            "template_channels": 8,
-            "key_channels": 4,
-            "value_channels": 8,
-            "horizon": 3,
-        },
+        "network": SMALL_NETWORK,
         "horizon": 3,
         "warmup": 1,
         "decay": 2,
@@ -499,6 +614,42 @@ def test_training_in_pieces_is_one_training(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "curves.png").is_file()
 
 
+def test_paths_alone_train_the_steer_alone(tmp_path: Path) -> None:
+    """A phase without clips touches nothing else, and a later run starts from what fits."""
+    network = {**SMALL_NETWORK, "head": "layers"}
+    alone = [{"iterations": 3, "batch": 0, "paths": 8, "observe": [4, 12]}]
+    common = {"loss": {"path": 0.3}}
+    config = PredictTraining.read(settings(tmp_path, network=network, phases=alone, **common))
+    torch.manual_seed(config.seed)
+    fresh = PredictionNetwork(PredictionConfig.from_mapping(network)).state_dict()
+    config.ema_decay = 0.0
+    model = train(config)
+    trained = load_prediction_network(model)[0].state_dict()
+    changed = {name for name, value in trained.items() if not value.equal(fresh[name])}
+    assert changed
+    assert {name.rsplit(".", 2)[0] for name in changed} <= {"carry.steer.begin", "carry.steer.cell"}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(row["off"] > 0.0 and np.isnan(row["mse"]) for row in rows)
+
+    both = [{"iterations": 1, "batch": 2, "paths": 8, "observe": [4]}]
+    wider = {**network, "layers": 3}  # other shapes in the head, the same encoder
+    run = str(tmp_path / "next")
+    given = {**common, "network": wider, "phases": both, "start": str(model), "run": run}
+    config = PredictTraining.read(settings(tmp_path, **given))
+    config.learning_rate = 0.0
+    next_one = load_prediction_network(train(config))[0].state_dict()
+    for name, value in next_one.items():
+        if not name.startswith("carry.divide"):
+            assert value.equal(trained[name]), name
+    for wrong in (
+        {**common, "network": {**network, "head": "paint"}, "phases": alone},
+        {"network": network, "phases": alone},  # nothing in the loss asks for them
+        {"phases": [{"iterations": 1, "batch": 0}]},
+    ):
+        with pytest.raises(InputError, match="paths"):
+            PredictTraining.read(settings(tmp_path, **wrong))
+
+
 def test_training_on_videos_and_of_the_baseline(tmp_path: Path) -> None:
     for name in ("one", "two", "held"):
         draw_video(tmp_path / "videos" / name, 14, (48, 64))
@@ -510,15 +661,7 @@ def test_training_on_videos_and_of_the_baseline(tmp_path: Path) -> None:
         "phases": [{"iterations": 1, "batch": 2, "observe": [5], "size": 32}],
         "validate_every": 1,
     }
-    network = {
-        "colours": 3,
-        "widths": list(WIDTHS),
-        "template_channels": 8,
-        "key_channels": 4,
-        "value_channels": 8,
-        "horizon": 3,
-        "head": "blend",
-    }
+    network = {**SMALL_NETWORK, "colours": 3, "head": "blend"}
     folder = train(PredictTraining.read(settings(tmp_path, network=network, **common)))
     assert Predictor.load(str(folder), processing_size=32).horizon == 3
     base = {"architecture": "convlstm", "run": str(tmp_path / "base")}
@@ -534,6 +677,7 @@ def test_training_files_that_are_wrong_say_so(tmp_path: Path) -> None:
         ({"loss": {"l3": 1.0}}, "loss"),
         ({"update_rule": "none"}, "update_rule"),
         ({"phases": [{"iterations": 1, "observe": [2]}]}, "3 or more"),
+        ({"phases": [{"iterations": 1, "observe": [5], "reference": [3]}]}, "reference"),
     ):
         with pytest.raises(InputError, match=word):
             PredictTraining.read(settings(tmp_path, **changes))

@@ -11,7 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from stremn_ros.data import moving_mnist
-from stremn_ros.data.moving_mnist import MovingMnistTest, draw_sequences, read_digits, trajectories
+from stremn_ros.data.moving_mnist import (
+    MovingMnistTest,
+    draw_paths,
+    draw_sequences,
+    read_digits,
+    trajectories,
+)
 from stremn_ros.data.prediction_batches import PredictBatches, PredictPhase
 from stremn_ros.data.prediction_clips import FrameStore, find_videos, video_clips
 from stremn_ros.data.prediction_sets import human36m_clips, kth_clips
@@ -71,6 +77,21 @@ def test_sequences_show_the_brighter_of_two_digits_where_they_meet() -> None:
                 part = expected[y : y + 28, x : x + 28]
                 np.maximum(part, drawn[which[k, n]], out=part)
             np.testing.assert_array_equal(frames[n, t], expected)
+
+
+def test_paths_are_those_of_digits() -> None:
+    """Displacements from the newest place, the newest of the past first; few are off."""
+    drawn = draw_paths(np.random.default_rng(2), 400, 6, 3)
+    ways = trajectories(np.random.default_rng(2), 400, 9)
+    newest = ways[:, 5]
+    assert np.abs(drawn.centres - newest - 14.0).max() < 0.5
+    np.testing.assert_array_equal(drawn.coming, ways[:, 6:] - newest[:, None])
+    past = ways[:, 4::-1] - newest[:, None]
+    off = (drawn.where != past).any(axis=2)
+    assert 0.02 < off.mean() < 0.12
+    assert drawn.match[off].max() < 0.9
+    assert drawn.match[~off].min() > 0.75
+    assert drawn.where.shape == (400, 5, 2)
 
 
 def test_the_test_set_is_the_same_whatever_the_batches(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,41 @@ def trajectories(rng: np.random.Generator, count: int, length: int) -> NDArray[n
         position = position.clip(0.0, 1.0)
         result[:, t] = (SIZE - DIGIT) * position
     return result
+
+
+class Paths(NamedTuple):
+    """Digits on their way as a tracker sees them, in pixels (row, column), float32.
+
+    Attributes:
+        centres: of gravity in the newest frame [n, 2]; where: displacement in the frames before,
+            the newest first [n, observe - 1, 2]; match: how sure that is [n, observe - 1]; coming:
+            displacement in the frames to come [n, horizon, 2].
+    """
+
+    centres: NDArray[np.float32]
+    where: NDArray[np.float32]
+    match: NDArray[np.float32]
+    coming: NDArray[np.float32]
+
+
+def draw_paths(rng: np.random.Generator, count: int, observe: int, horizon: int) -> Paths:
+    """Paths of digits drawn at random, without the digits.
+
+    A tracker errs where things cover each other, so of a quarter of the paths every fourth past
+    displacement is off, with a poor match.
+    """
+    corners = trajectories(rng, count, observe + horizon).astype(np.float32)
+    newest = corners[:, observe - 1]
+    # a digit's centre of gravity is its square's middle, but for the rounding of MNIST's makers
+    centres = newest + DIGIT / 2.0 + rng.uniform(-0.499, 0.499, newest.shape)
+    past = corners[:, observe - 2 :: -1][:, : observe - 1] - newest[:, None]
+    poor = (rng.random((count, 1)) < 0.25) & (rng.random(past.shape[:2]) < 0.25)
+    error = rng.normal(0.0, 4.0, past.shape) * poor[..., None]
+    match = np.where(
+        poor, rng.uniform(0.2, 0.9, poor.shape), 1.0 - 0.2 * rng.random(poor.shape) ** 3
+    )
+    coming = corners[:, observe:] - newest[:, None]
+    return Paths(*(np.asarray(x, np.float32) for x in (centres, past + error, match, coming)))
 
 
 def draw_sequences(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..motion import FlowExtrapolation, candidates
-from .moving_mnist import draw_sequences
+from .moving_mnist import draw_paths, draw_sequences
 from .prediction_clips import FrameStore
 
 
@@ -20,8 +20,12 @@ class PredictPhase:
     """How clips are drawn during a part of the training.
 
     Attributes:
-        iterations: length of the phase; batch: clips.
+        iterations: length of the phase; batch: clips, 0 for a phase of paths alone.
+        paths: of digits without the digits, for the head ``layers`` to learn how they move (Moving
+            MNIST); they cost a hundredth of a clip.
         observe: how many frames are seen; each batch draws one of these numbers.
+        reference: how many frames before the newest is the one that the head ``layers`` divides;
+            each batch draws one of these numbers.
         one_digit: part of the batches with a single digit (Moving MNIST).
         size: pixels squared of the crops (videos); max_gap: largest distance between neighbouring
             frames of a clip (videos).
@@ -30,7 +34,9 @@ class PredictPhase:
 
     iterations: int
     batch: int = 16
+    paths: int = 0
     observe: tuple[int, ...] = (10,)
+    reference: tuple[int, ...] = (0,)
     one_digit: float = 0.0
     size: int = 128
     max_gap: int = 1
@@ -39,12 +45,18 @@ class PredictPhase:
 
 @dataclass(frozen=True)
 class PredictBatch:
-    """frames: uint8 [B, observe + horizon, C, H, W]; observe; candidates: uint8
-    [B, horizon, N, C, H, W] or None."""
+    """What one step learns from.
+
+    Attributes:
+        frames: uint8 [B, observe + horizon, C, H, W]; candidates: uint8 [B, horizon, N, C, H, W].
+        paths: see moving_mnist.Paths; reference: see PredictPhase.
+    """
 
     frames: Tensor
     observe: int
     candidates: Tensor | None = None
+    paths: tuple[Tensor, ...] | None = None
+    reference: int = 0
 
 
 class PredictBatches(Dataset[PredictBatch]):
@@ -92,7 +104,13 @@ class PredictBatches(Dataset[PredictBatch]):
         if self.digits is not None:
             count = 1 if rng.random() < phase.one_digit else 2
             drawn = draw_sequences(rng, self.digits, phase.batch, length, count)
-            return PredictBatch(torch.from_numpy(drawn[:, :, None]), observe)
+            paths: tuple[Tensor, ...] | None = None
+            if phase.paths:
+                parts = draw_paths(rng, phase.paths, observe, self.horizon)
+                paths = tuple(torch.from_numpy(part) for part in parts)
+            reference = int(rng.choice(phase.reference))
+            frames = torch.from_numpy(drawn[:, :, None])
+            return PredictBatch(frames, observe, paths=paths, reference=reference)
         assert self.store is not None
         clips = np.stack(
             [self.store.sample(rng, length, phase.size, phase.max_gap) for _ in range(phase.batch)]

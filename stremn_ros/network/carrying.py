@@ -1,29 +1,36 @@
-"""The head that carries the last frame's layers to where they will be. No state, no files."""
+"""The head that carries a frame's layers to where they will be. No state, no files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SMALLEST_SPREAD = 0.3  # pixels; below it the transport's gradient vanishes
-REACH = 4  # pixels a frame: the fastest movement that is tracked
+from .steering import REACH, SMALLEST_SPREAD, Steer
+
 SHARPNESS = 30.0  # of the soft maximum over displacements
-HIDDEN = 256
-REPLAYED = 2  # every n-th of the past frames is made of the layers
 OVERLAP_IS_RARE = 2.0  # taken from the logit of "in all layers"
 FAINTEST = -60.0  # exponent of the transport's weights
+
+
+class Division(NamedTuple):
+    """A frame in layers."""
+
+    layers: Tensor  # [B, L, H, W]
+    features: Tensor  # what the decoder says of each [B, L, F]
 
 
 class Carried(NamedTuple):
     """What the layers become."""
 
     frames: Tensor  # [B, T, 1, H, W]
-    layers: Tensor  # of the last frame [B, L, H, W]
-    path: Tensor  # where they are carried, in pixels [B, L, T, 2] (rows, columns)
-    replayed: Tensor | None  # [B, (K + 1) // 2, 1, H, W]: past frames made of them; in training
+    layers: Tensor  # of the frame that was divided [B, L, H, W]
+    path: Tensor  # from there, in pixels [B, L, T, 2] (rows, columns)
+    ages: Tensor  # how many frames before the newest it was [B]
+    replayed: Tensor | None  # [B, N, 1, H, W]: the frames seen, made of them, oldest first
 
 
 def transport(layers: Tensor, path: Tensor, spread: Tensor) -> Tensor:
@@ -95,11 +102,35 @@ def track(
         return where, match.amax(dim=(3, 4))
 
 
-class Carrier(nn.Module):
-    """Divides the last frame into layers, measures where each was, and carries it on.
+def track_through(layers: Tensor, frames: Tensor, own: int) -> tuple[Tensor, Tensor]:
+    """Where each layer of one frame of a clip is in all of them.
 
-    A pixel belongs to one layer, or to all where things overlap. Rows and columns are steered by
-    the same small network, one axis at a time, and what is mirrored moves as in a mirror.
+    Args:
+        layers: of frame number ``own`` [B, L, H, W]; frames: [B, N, H, W], the oldest first.
+
+    Returns:
+        Displacements in pixels [B, L, N, 2] and the match [B, L, N], see ``track``; in the frame
+        itself 0 and 1.
+    """
+    frame, clips = frames[:, own], layers.shape[:2]
+    where, match = [layers.new_zeros(*clips, 1, 2)], [layers.new_ones(*clips, 1)]
+    if own:
+        found, sure = track(layers, frame, frames[:, :own].flip(1))
+        where.insert(0, found.flip(2))
+        match.insert(0, sure.flip(2))
+    if own + 1 < frames.shape[1]:
+        found, sure = track(layers, frame, frames[:, own + 1 :])
+        where.append(found)
+        match.append(sure)
+    return torch.cat(where, dim=2), torch.cat(match, dim=2)
+
+
+class Carrier(nn.Module):
+    """Divides frames into layers, finds these in the frames seen, and carries them on.
+
+    A pixel belongs to one layer, or to all where things overlap. Where they do in the newest frame,
+    an earlier one is easier to divide: several are, and those layers are taken of which the frames
+    seen can best be made.
 
     Args:
         fine, maps: channels of the decoder's last block, and of each map gathered under a layer.
@@ -110,76 +141,60 @@ class Carrier(nn.Module):
         self, fine: int, maps: tuple[int, ...], layers: int, horizon: int, past: int
     ) -> None:
         super().__init__()
-        self.horizon, self.past = horizon, past
         self.divide = nn.Conv2d(fine, 4 * (layers + 1), 3, padding=1)
-        inputs = 2 * (1 + 2 * past) + past + sum(maps) + 1
-        self.steer = nn.Sequential(
-            nn.Linear(inputs, HIDDEN),
-            nn.LeakyReLU(0.2),
-            nn.Linear(HIDDEN, HIDDEN),
-            nn.LeakyReLU(0.2),
-            nn.Linear(HIDDEN, 2 * horizon),
-        )
-        last = self.steer[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.normal_(last.weight, std=0.01)
-        nn.init.zeros_(last.bias)
+        self.steer = Steer(sum(maps), horizon, past)
 
-    def layers(self, fine: Tensor, frame: Tensor) -> Tensor:
-        """The last frame's share in each layer [B, L, H, W]."""
-        *one, several = F.pixel_shuffle(self.divide(fine), 2).split(1, dim=1)
-        shares = torch.cat([*one, several - OVERLAP_IS_RARE], dim=1).softmax(dim=1)
-        return (shares[:, :-1] + shares[:, -1:]) * frame
-
-    def forward(self, fine: Tensor, maps: list[Tensor], frame: Tensor, past: Tensor) -> Carried:
-        """The coming frames.
+    def division(self, fine: Tensor, maps: list[Tensor], frame: Tensor) -> Division:
+        """Frames [B, 1, H, W] in layers.
 
         Args:
             fine: [B, F, H/2, W/2]; maps: each [B, C, h, w], gathered under the layers.
-            frame: the newest [B, 1, H, W]; past: those before, the newest first, [B, K, 1, H, W],
-            K from 1 to ``past``.
         """
-        layers = self.layers(fine, frame)
-        still = layers.detach()
-        where, match = track(still, frame[:, 0], past[:, :, 0])
-        path, spread = self._paths(still, where, match, maps)
-        replayed = None
-        if self.training:
-            back = where[:, :, ::REPLAYED]
-            replayed = _unite(transport(layers, back, torch.full_like(back, SMALLEST_SPREAD)))
-        return Carried(_unite(transport(layers, path, spread)), layers, path, replayed)
+        *one, several = F.pixel_shuffle(self.divide(fine), 2).split(1, dim=1)
+        shares = torch.cat([*one, several - OVERLAP_IS_RARE], dim=1).softmax(dim=1)
+        layers = (shares[:, :-1] + shares[:, -1:]) * frame
+        features = [_gathered(x, layers.detach()) for x in maps]
+        return Division(layers, torch.cat(features, dim=2))
 
-    def _paths(
-        self, layers: Tensor, where: Tensor, match: Tensor, maps: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Displacement and spread in pixels, each [B, L, T, 2]."""
-        known = where.shape[2]
-        ages = torch.arange(1, known + 1, device=where.device, dtype=where.dtype)
-        speeds = where / ages[:, None]
-        missing = self.past - known
-        axes = torch.cat(
+    def forward(self, divisions: list[Division], ages: Sequence[int], frames: Tensor) -> Carried:
+        """The coming frames.
+
+        Args:
+            divisions: of frames; ages: how many frames before the newest each of them was.
+            frames: all that were seen, the oldest first, [B, N, 1, H, W], N from 2 to past + 1.
+        """
+        several = len(ages) > 1
+        found = [
+            self._carry(division, frames, age, self.training or several)
+            for division, age in zip(divisions, ages, strict=True)
+        ]
+        if not several:
+            return found[0]
+        errors = torch.stack(
             [
-                _centres(layers)[:, :, None],
-                F.pad(where, (0, 0, 0, missing)) / (REACH * 2.0),
-                F.pad(speeds, (0, 0, 0, missing)) / (REACH / 2.0),
-            ],
-            dim=2,
-        ).transpose(2, 3)
-        shared = [F.pad(match, (0, missing)), *(_gathered(x, layers) for x in maps)]
-        both = torch.cat(shared, dim=2)[:, :, None].expand(-1, -1, 2, -1)
-        which = torch.tensor([0.0, 1.0], device=where.device).view(1, 1, 2, 1)
-        which = which.expand(*both.shape[:2], -1, -1)
-        known_both = torch.cat([axes, axes.flip(2)], dim=3)
-        mirrored = torch.stack([known_both, -known_both])
-        rest = torch.cat([both, which], dim=3).expand(2, -1, -1, -1, -1)
-        steered = self.steer(torch.cat([mirrored, rest], dim=4))
-        bend, spread = steered.unflatten(4, (2, self.horizon)).permute(4, 0, 1, 2, 5, 3)
-        bend, spread = (bend[0] - bend[1]) / 2.0, spread.mean(dim=0)
-        steps = torch.arange(1, self.horizon + 1, device=where.device, dtype=where.dtype)[:, None]
-        # of the last frame alone it is too coarse, where there are more
-        velocity = -speeds[:, :, min(1, known - 1) : 4].mean(dim=2, keepdim=True)
-        spread = 0.5 * (1.0 + 0.3 * steps) * F.softplus(spread + 0.5) + SMALLEST_SPREAD
-        return steps * velocity + REACH * bend, spread
+                (carried.replayed - frames).square().mean(dim=(1, 2, 3, 4))
+                for carried in found
+                if carried.replayed is not None
+            ]
+        )
+        best, clips = errors.argmin(dim=0), torch.arange(len(frames), device=frames.device)
+        return Carried(*(torch.stack(parts)[best, clips] for parts in zip(*found, strict=True)))
+
+    def _carry(self, division: Division, frames: Tensor, age: int, replay: bool) -> Carried:
+        layers, still = division.layers, division.layers.detach()
+        last = frames.shape[1] - 1
+        where, match = track_through(still, frames[:, :, 0], last - age)
+        replayed = None
+        if replay:
+            replayed = _unite(transport(layers, where, torch.full_like(where, SMALLEST_SPREAD)))
+        now = where[:, :, last:]
+        past = (where[:, :, :last] - now).flip(2)
+        centres, size = _centres(still) + now[:, :, 0], (layers.shape[2], layers.shape[3])
+        known = match[:, :, :last].flip(2)
+        path, spread = self.steer(centres, size, past, known, division.features)
+        path = path + now
+        ages = torch.full((len(frames),), age, device=frames.device)
+        return Carried(_unite(transport(layers, path, spread)), layers, path, ages, replayed)
 
 
 def _unite(carried: Tensor) -> Tensor:
@@ -188,12 +203,14 @@ def _unite(carried: Tensor) -> Tensor:
 
 
 def _centres(layers: Tensor) -> Tensor:
-    """Centres of gravity [B, L, 2], -1..1."""
-    mass = layers.sum(dim=(2, 3)).clamp(min=1.0)
+    """Centres of gravity in pixels [B, L, 2]; of an empty layer, the frame's middle."""
+    mass = layers.sum(dim=(2, 3))
     centres = []
     for axis in (3, 2):
-        places = torch.linspace(-1.0, 1.0, layers.shape[5 - axis], device=layers.device)
-        centres.append((layers.sum(dim=axis) * places).sum(dim=2) / mass)
+        length = layers.shape[5 - axis]
+        middle = (length - 1) / 2.0
+        places = torch.arange(length, device=layers.device, dtype=layers.dtype) - middle
+        centres.append((layers.sum(dim=axis) * places).sum(dim=2) / mass.clamp(min=1.0) + middle)
     return torch.stack(centres, dim=2)
 
 

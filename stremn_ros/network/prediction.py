@@ -12,7 +12,7 @@ how the last frame is to be carried there. ``head: paint`` is the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ..errors import ModelError
 from ..memory.fusion import FusionCell
-from .carrying import Carried, Carrier
+from .carrying import Carried, Carrier, Division
 
 STACK = 3  # frames that the encoder sees at once
 STRIDE = 8
@@ -41,10 +41,12 @@ class PredictionConfig:
         widths: of the six blocks; the first, third and fifth are strided.
         template_channels, key_channels, value_channels: of templates and what is read of them.
         horizon: frames that one read is decoded to.
-        head: ``paint``: the decoder draws the frames (paper). ``layers``: it divides the last frame
-            into layers, measures where each was before, and carries it along a path with a spread.
+        head: ``paint``: the decoder draws the frames (paper). ``layers``: it divides a frame into
+            layers, measures where each was and is, and carries it along a path with a spread.
             ``blend``: it mixes the candidates and adds what they lack.
-        layers: of the head ``layers``; past: earlier frames that it looks for them in.
+        layers: of the head ``layers``; past: earlier frames that it looks for them in; references:
+            how many frames before the newest are those that it divides, of which it takes the one
+            that explains the frames seen best.
         candidates: how many frames the ``blend`` head is given for each future frame.
         correlation: the sixth block also sees how well the newest of the three frames matches the
             oldest at each displacement.
@@ -60,6 +62,7 @@ class PredictionConfig:
     head: str = "layers"
     layers: int = 2
     past: int = 9
+    references: tuple[int, ...] = (0, 3, 6)
     candidates: int = 2
     correlation: bool = True
     affinity: str = "l2"
@@ -91,6 +94,11 @@ class PredictionConfig:
                 "network widths must be six whole numbers from 1 to 4096, and so must the other "
                 f"sizes be; got {numbers}"
             )
+        if not all(isinstance(age, int) and 0 <= age <= 4096 for age in self.references):
+            raise ModelError(
+                "network.references must be whole numbers, 0 for the newest frame; got "
+                f"{self.references}"
+            )
         if self.head == "layers" and self.colours != 1:
             raise ModelError("network.head layers is for frames of one colour; colours must be 1")
 
@@ -98,6 +106,14 @@ class PredictionConfig:
     def kept(self) -> int:
         """How many of the newest frames a stream keeps: those stacked, or searched."""
         return max(STACK, self.past + 1) if self.head == "layers" else STACK
+
+    def ages(self, seen: int) -> tuple[int, ...]:
+        """The references of a stream that has seen so many frames: 0, the newest, and those before
+        it of which all stacked frames are kept."""
+        if self.head != "layers":
+            return (0,)
+        possible = {age for age in self.references if age + STACK <= min(seen, self.kept)}
+        return tuple(sorted(possible | {0}))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> PredictionConfig:
@@ -107,16 +123,17 @@ class PredictionConfig:
         if unknown:
             raise ModelError(f"unknown entries of network: {unknown}; known are {sorted(known)}")
         given = dict(values)
-        if "widths" in given:
-            try:
-                given["widths"] = tuple(given["widths"])
-            except TypeError:
-                raise ModelError("network.widths must be a list of six") from None
+        for name, what in (("widths", "six"), ("references", "whole numbers")):
+            if name in given:
+                try:
+                    given[name] = tuple(given[name])
+                except TypeError:
+                    raise ModelError(f"network.{name} must be a list of {what}") from None
         return cls(**given)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain types for YAML."""
-        return {**asdict(self), "widths": list(self.widths)}
+        return {**asdict(self), "widths": list(self.widths), "references": list(self.references)}
 
 
 class Encoding(NamedTuple):
@@ -272,12 +289,18 @@ class PredictionNetwork(nn.Module):
         return self.value_head(template)
 
     def decode(
-        self, read: Tensor, encoding: Encoding, frames: Tensor, candidates: Tensor | None = None
+        self,
+        read: Tensor,
+        encoding: Encoding,
+        frames: Tensor,
+        candidates: Tensor | None = None,
+        ages: Sequence[int] = (0,),
     ) -> Decoded:
         """The coming frames.
 
         Args:
-            read: [B, Cv, h, w] from the memory; encoding: of the newest three frames.
+            read: [R * B, Cv, h, w] from the memory; encoding: of the newest three frames, or for
+            the head ``layers`` of R references, ``ages`` frames before them, one after the other.
             frames: the newest frames, oldest first, [B, N, C, H, W], N at least 1; the head
             ``layers``, which needs 2, looks for its layers in up to ``config.past`` of them.
             candidates: [B, T, N, C, H, W] for the head ``blend``.
@@ -289,16 +312,26 @@ class PredictionNetwork(nn.Module):
         x = _double(self.decoder[1](coarse))
         middle = self.decoder[3](self.decoder[2](torch.cat([x, encoding.skip4], dim=1)))
         x = self.decoder[4](torch.cat([_double(middle), encoding.skip2], dim=1))
-        newest = frames[:, -1]
         if self.config.head == "paint":
             drawn = F.pixel_shuffle(self.draw(self.decoder[5](x)), 2)
             return Decoded(torch.sigmoid(drawn - 2.0).unflatten(1, (-1, self.config.colours)))
         if self.config.head == "layers":
-            past = frames[:, :-1].flip(1)[:, : self.config.past]
-            carried = self.carry(self.decoder[5](x), [coarse, middle], newest, past)
+            last = frames.shape[1] - 1
+            divided = torch.cat([frames[:, last - age] for age in ages])
+            division = self.carry.division(self.decoder[5](x), [coarse, middle], divided)
+            parts = [Division(*part) for part in zip(*(y.chunk(len(ages)) for y in division))]
+            carried = self.carry(parts, ages, frames[:, -self.config.past - 1 :])
             return Decoded(carried.frames, carried)
         assert candidates is not None
-        return Decoded(self._blend(x, newest, candidates))
+        return Decoded(self._blend(x, frames[:, -1], candidates))
+
+    def steer(
+        self, centres: Tensor, size: tuple[int, int], where: Tensor, match: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Paths of things of which nothing but where they were is known; see Steer.forward."""
+        features = centres.new_zeros(*centres.shape[:2], self.carry.steer.features)
+        past = self.config.past
+        return self.carry.steer(centres, size, where[:, :, :past], match[:, :, :past], features)
 
     def _blend(self, x: Tensor, frame: Tensor, candidates: Tensor) -> Tensor:
         """Per pixel the best mixture of the candidates, and what is added to it."""

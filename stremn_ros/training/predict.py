@@ -19,18 +19,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from ..data.moving_mnist import TRAIN_NAMES, draw_sequences, find_digits
+from ..data.moving_mnist import SIZE, TRAIN_NAMES, draw_sequences, find_digits
 from ..data.prediction_batches import PredictBatch, PredictBatches, PredictPhase
 from ..data.prediction_clips import FrameStore, find_videos
 from ..errors import InputError
 from ..memory.rules import RULES
 from ..network.conv_lstm import ConvLstm
-from ..network.prediction import Decoded
-from ..runtime.models import find_model
+from ..network.prediction import Decoded, PredictionNetwork
+from ..runtime.models import WEIGHTS, find_model, read_weights
 from ..runtime.prediction_models import (
     Network,
     build_prediction_network,
-    load_prediction_network,
     save_prediction_model,
 )
 from .curves import Curves
@@ -114,8 +113,20 @@ class PredictTraining:
             raise InputError(f"{path}: data must be {MOVING_MNIST} or {VIDEOS}")
         if config.update_rule not in RULES:
             raise InputError(f"{path}: update_rule must be one of {sorted(RULES)}")
+        learns_paths = config.data == MOVING_MNIST and config.network.get("head") == "layers"
+        if any(phase.paths for phase in config.phases) and not (learns_paths and config.loss.path):
+            raise InputError(
+                f"{path}: paths are for Moving MNIST, the head 'layers' and a loss.path above 0"
+            )
+        if any(not phase.batch and not phase.paths for phase in config.phases):
+            raise InputError(f"{path}: a phase needs a batch of clips, of paths or of both")
         if any(min(phase.observe) < 3 for phase in config.phases):
             raise InputError(f"{path}: the encoder stacks 3 frames, so observe is 3 or more")
+        if any(
+            not 0 <= min(p.reference) <= max(p.reference) <= min(p.observe) - 3
+            for p in config.phases
+        ):
+            raise InputError(f"{path}: a reference is 0 to observe - 3 frames before the newest")
         return config
 
 
@@ -128,8 +139,7 @@ class PredictTask(Task):
         torch.manual_seed(config.seed)
         network = build_prediction_network(config.architecture, config.network)
         if config.start:
-            started, _ = load_prediction_network(find_model(config.start))
-            network.load_state_dict(started.state_dict())
+            _start_from(network, find_model(config.start))
         own = getattr(network.config, "horizon", config.horizon)
         if own != config.horizon:
             raise InputError(f"horizon is {config.horizon}, but network.horizon is {own}")
@@ -171,7 +181,13 @@ class PredictTask(Task):
         ]
         return FrameStore(videos, config.rows or max(phase.size for phase in config.phases))
 
-    def _predict(self, frames: Tensor, observe: int, candidates: Tensor | None) -> Decoded:
+    def _predict(
+        self,
+        frames: Tensor,
+        observe: int,
+        candidates: Tensor | None,
+        ages: Sequence[int] | None = None,
+    ) -> Decoded:
         return unroll_prediction(
             self.network,
             frames[:, :observe],
@@ -180,14 +196,36 @@ class PredictTask(Task):
             self.config.update_every,
             candidates,
             self.config.horizon,
+            ages,
         )
 
     def measure(self, batch: PredictBatch, iteration: int) -> tuple[Tensor, dict[str, float]]:
+        loss, figures = None, {"mse": float("nan")}
+        if len(batch.frames):
+            loss, figures = self._measure_clips(batch, iteration)
+        if batch.paths is not None:
+            of_paths, off = self._measure_paths(batch.paths)
+            loss = of_paths if loss is None else loss + of_paths
+            figures["off"] = off
+        assert loss is not None
+        return loss, figures
+
+    def _measure_paths(self, paths: tuple[Tensor, ...]) -> tuple[Tensor, float]:
+        """The loss, and the mean distance on an axis in pixels."""
+        assert isinstance(self.network, PredictionNetwork)
+        centres, where, match, truth = (part.to(self.device)[:, None] for part in paths)
+        path, spread = self.network.steer(centres, (SIZE, SIZE), where, match)
+        off = float((path.detach() - truth).abs().mean())
+        return self.config.loss.of_paths(path, spread, truth), off
+
+    def _measure_clips(
+        self, batch: PredictBatch, iteration: int
+    ) -> tuple[Tensor, dict[str, float]]:
         frames = batch.frames.to(self.device).float() / 255.0
         given = None
         if batch.candidates is not None:
             given = batch.candidates.to(self.device).float() / 255.0
-        decoded = self._predict(frames, batch.observe, given)
+        decoded = self._predict(frames, batch.observe, given, (batch.reference,))
         predicted, truth = decoded.frames, frames[:, batch.observe :]
         loss = self.config.loss
         coarse = self.stream.phase_of(iteration).coarse
@@ -197,9 +235,10 @@ class PredictTask(Task):
             mse = float((predicted - truth).square().sum(dim=(2, 3, 4)).mean())
         total = loss(predicted, truth)
         if decoded.carried is not None:
-            now = batch.observe - 1
-            before = frames[:, :now].flip(1)
-            total = total + loss.of_layers(decoded.carried, frames[:, now], before, truth)
+            assert decoded.carried.replayed is not None
+            first = batch.observe - decoded.carried.replayed.shape[1]
+            seen = frames[:, first : batch.observe]
+            total = total + loss.of_layers(decoded.carried, seen, truth)
         return total, {"mse": mse}
 
     def export(self, ema: dict[str, Tensor]) -> None:
@@ -220,11 +259,12 @@ class PredictTask(Task):
         """Squared error per frame of the averaged weights, clipped to 0..1, 10 frames seen."""
         kept = {key: value.clone() for key, value in self.network.state_dict().items()}
         self.network.load_state_dict(ema)
+        self.network.eval()
         try:
             errors = []
             phases = [replace(self.config.phases[-1], iterations=1, observe=(10,), one_digit=0.0)]
             rng = np.random.default_rng(VALIDATION_SEED)
-            clips, size = self.config.validate_clips, phases[0].batch
+            clips, size = self.config.validate_clips, phases[0].batch or 16
             if self.config.data == VIDEOS:
                 if not self.config.exclude:
                     raise InputError("validate_every needs videos that are held out (exclude)")
@@ -253,6 +293,18 @@ class PredictTask(Task):
             return float(torch.cat(errors).mean())
         finally:
             self.network.load_state_dict(kept)
+            self.network.train()
+
+
+def _start_from(network: Network, model: Path) -> None:
+    """Takes over the weights of a model that are in this network too, in name and shape."""
+    own, found = network.state_dict(), read_weights(model / WEIGHTS)
+    fitting = {name: x for name, x in found.items() if name in own and x.shape == own[name].shape}
+    if not fitting:
+        raise InputError(f"start: none of the weights of {model} fit this network")
+    network.load_state_dict({**own, **fitting})
+    if fresh := sorted(own.keys() - fitting.keys()):
+        log.info("start: %s has no fitting weights for %s", model, ", ".join(fresh))
 
 
 def train(config: PredictTraining) -> Path:

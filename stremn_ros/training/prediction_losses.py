@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..network.carrying import REPLAYED, Carried, track
+from ..network.carrying import Carried, track
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PredictionLoss:
             of the last one make of them: says what belongs together.
         path: weight, for the same head, of the distance between a layer's path and where template
             matching finds the layer in the true frames, in pixels; a pixel's colour says nothing
-            of a thing that is drawn a digit's width away.
+            of a thing that is drawn a digit's width away. Also that of the loss on bare paths.
     """
 
     l1: float = 0.0
@@ -59,22 +59,36 @@ class PredictionLoss:
                 loss = loss + self.coarse * difference.square().mean()
         return 100.0 * loss
 
-    def of_layers(self, carried: Carried, newest: Tensor, before: Tensor, truth: Tensor) -> Tensor:
+    def of_layers(self, carried: Carried, seen: Tensor, coming: Tensor) -> Tensor:
         """What is asked of the layers themselves.
 
         Args:
-            newest: the frame that was divided [B, 1, H, W]; before: those before, newest first
-            [B, K, 1, H, W]; truth: the frames to come [B, T, 1, H, W].
+            carried: all clips' layers from frames of one age; seen: the frames seen that they were
+            looked for in, oldest first [B, N, 1, H, W]; coming: the true frames [B, T, 1, H, W].
         """
         loss = carried.path.new_zeros(())
         if self.replay and carried.replayed is not None:
-            seen = before[:, ::REPLAYED][:, : carried.replayed.shape[1]]
             loss = loss + self.replay * 100.0 * (carried.replayed - seen).square().mean()
         if self.path:
-            where, match = track(carried.layers.detach(), newest[:, 0], truth[:, :, 0])
+            age = int(carried.ages[0])
+            own = seen.shape[1] - 1 - age
+            later = torch.cat([seen[:, own + 1 :], coming], dim=1)[:, :, 0]
+            where, match = track(carried.layers.detach(), seen[:, own, 0], later)
+            where, match = where[:, :, age:], match[:, :, age:]
             off = F.smooth_l1_loss(carried.path, where, reduction="none").mean(dim=3)
             loss = loss + self.path * (match.clamp(min=0.0) * off).mean()
         return loss
+
+    def of_paths(self, path: Tensor, spread: Tensor, truth: Tensor) -> Tensor:
+        """Of paths that are known to the pixel, and of how uncertain they are said to be.
+
+        Args:
+            path, spread: displacement and its standard deviation in pixels [B, L, T, 2]; truth: the
+            true displacement, same shape.
+        """
+        off = F.smooth_l1_loss(path, truth)
+        surprise = 0.5 * (path.detach() - truth).square() / spread.square() + spread.log()
+        return self.path * (off + 0.1 * surprise.mean())
 
 
 def shrinkage_factor(error: Tensor, a: float, c: float) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ def unroll_prediction(
     update_every: int,
     candidates: Tensor | None = None,
     horizon: int | None = None,
+    ages: Sequence[int] | None = None,
 ) -> Decoded:
     """The frames that follow clips; what Predictor does online, on stacked tensors.
 
@@ -26,6 +29,8 @@ def unroll_prediction(
         frames: [B, T, C, H, W] in 0..1, T at least 3; slots, rule, update_every: of the memory.
         candidates: [B, horizon, N, C, H, W] for a network with the head ``blend``.
         horizon: for a ConvLSTM; the prediction network has its own.
+        ages: of the frames that the head ``layers`` divides, counted back from the last; None for
+            the network's references.
 
     Returns:
         frames [B, horizon, C, H, W], and how the head ``layers`` carried them.
@@ -34,25 +39,29 @@ def unroll_prediction(
         assert horizon is not None
         return Decoded(network(frames, horizon))
     clips, seen = frames.shape[:2]
-    written = list(range(STACK - 1, seen - 1, update_every))
-    ends = [*written, seen - 1]
+    now = seen - 1
+    ages = network.config.ages(seen) if ages is None else ages
+    written = list(range(STACK - 1, now, update_every))
+    ends = sorted({*written, *(now - age for age in ages)})
     stacks = torch.stack([frames[:, end - STACK + 1 : end + 1] for end in ends], dim=1)
     encoded = network.encode(stacks.flatten(0, 1))
 
-    def at(maps: Tensor, n: int) -> Tensor:
-        return maps.unflatten(0, (clips, len(ends)))[:, n]
+    def at(maps: Tensor, end: int) -> Tensor:
+        return maps.unflatten(0, (clips, len(ends)))[:, ends.index(end)]
 
     memory = ClipMemory(network, slots, RULES[rule])
     nobody = torch.zeros(clips, dtype=torch.bool, device=frames.device)
-    # the very first stack has only itself to read
-    for n in range(max(1, len(written))):
-        memory.remember(at(encoded.template, n), at(encoded.key, n), nobody)
-    now = len(ends) - 1
-    query = Encoding(
-        at(encoded.template, now),
-        at(encoded.key, now),
-        at(encoded.skip2, now),
-        at(encoded.skip4, now),
+    for end in written or [now]:  # the very first stack has only itself to read
+        memory.remember(at(encoded.template, end), at(encoded.key, end), nobody)
+    queries = [Encoding(*(at(maps, now - age) for maps in encoded)) for age in ages]
+    reads = [
+        memory.read(query.key).transpose(1, 2).unflatten(2, query.key.shape[-2:])
+        for query in queries
+    ]
+    return network.decode(
+        torch.cat(reads),
+        Encoding(*(torch.cat(maps) for maps in zip(*queries))),
+        frames[:, -network.config.kept :],
+        candidates,
+        ages,
     )
-    read = memory.read(query.key).transpose(1, 2).unflatten(2, query.key.shape[-2:])
-    return network.decode(read, query, frames[:, -network.config.kept :], candidates)
