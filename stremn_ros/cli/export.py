@@ -33,6 +33,21 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         help="tensorrt only, whose plans have one size: rows x columns that the network works at, "
         "multiples of 16 (default: the model's rows at 16:9)",
     )
+    int8 = parser.add_argument_group(
+        "int8",
+        "onnx only: beside the export one whose largest convolutions are in int8, for runtime "
+        "onnxruntime_int8. What they are given is recorded first: best with your own camera's "
+        "videos, some hundred frames in all.",
+    )
+    int8.add_argument(
+        "--int8", nargs="+", metavar="VIDEO", help="videos or folders of images to play"
+    )
+    int8.add_argument(
+        "--mask", nargs="+", metavar="MASK", help="of the first frame of each of them"
+    )
+    int8.add_argument(
+        "--frames", type=int, default=60, metavar="N", help="of each (default: %(default)s)"
+    )
     parser.set_defaults(run=_run)
 
 
@@ -40,7 +55,15 @@ def _run(options: argparse.Namespace) -> int:
     from stremn_ros.runtime.models import find_model
 
     folder = find_model(options.model)
+    videos, masks = options.int8 or [], options.mask or []
+    if len(videos) != len(masks):
+        raise InputError(
+            f"--int8 names {counted(len(videos), 'video')}, --mask {counted(len(masks), 'mask')}: "
+            "each video needs the mask of its first frame"
+        )
     if options.runtime == "tensorrt":
+        if videos:
+            raise InputError("--int8 is for onnx: TensorRT's plans are in half precision")
         return _tensorrt(folder, options.size)
     if options.size is not None:
         raise InputError("--size is for tensorrt: an ONNX export works at every size")
@@ -55,7 +78,39 @@ def _run(options: argparse.Namespace) -> int:
         f"{counted(len(STAGES), 'stage')} in {entry_folder(folder)}; the largest difference "
         f"from PyTorch is {worst:.2g}"
     )
+    if videos:
+        _int8(folder, list(zip(videos, masks, strict=True)), options.frames)
     return 0
+
+
+def _int8(folder: Path, clips: list[tuple[str, str]], frames: int) -> None:
+    import itertools
+
+    from stremn_ros.runtime.models import load_network
+    from stremn_ros.runtime.quantizing import RecordingStages, export_int8, int8_folder
+    from stremn_ros.segmenter import Segmenter
+    from stremn_ros.video import open_frames
+    from stremn_ros.visualization import read_label_png
+
+    # every update fuses or writes: as many samples of the memory's stages as there can be
+    segmenter = Segmenter.load(str(folder), device="cpu", runtime="onnxruntime", update_every=1)
+    network, _ = load_network(folder)
+    recording = segmenter.wrap_stages(lambda _: RecordingStages(network, folder))
+    for video, mask in clips:
+        _tell(f"recording {video}")
+        images = itertools.islice(open_frames(video), frames)
+        segmenter.reset()
+        segmenter.seed(next(images), read_label_png(mask))
+        for image in images:
+            segmenter.step(image)
+    differences = export_int8(
+        folder, recording.samples, _tell, recordings=[Path(video).name for video, _ in clips]
+    )
+    worst = max(differences, key=lambda stage: differences[stage])
+    print(
+        f"{counted(len(differences), 'stage')} in int8 in {int8_folder(folder)}; the largest "
+        f"difference is {100 * differences[worst]:.2g} % ({worst})"
+    )
 
 
 def _tensorrt(folder: Path, wanted: int | tuple[int, int] | None) -> int:

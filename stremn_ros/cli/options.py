@@ -41,7 +41,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--runtime",
         default="auto",
-        help="auto, torch, onnxruntime, cudagraphs or tensorrt (default: auto)",
+        help="auto, torch, onnxruntime, onnxruntime_int8, cudagraphs or tensorrt (default: auto)",
     )
     group.add_argument(
         "--auto-build",

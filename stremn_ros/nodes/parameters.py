@@ -143,8 +143,9 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "runtime",
         "auto",
-        "What runs the network: auto, torch, onnxruntime, cudagraphs or tensorrt. auto takes the "
-        "fastest that is ready; the log and `stremn doctor` say which and why.",
+        "What runs the network: auto, torch, onnxruntime, onnxruntime_int8, cudagraphs or "
+        "tensorrt. auto takes the fastest that is ready and as exact; the log and `stremn doctor` "
+        "say which and why.",
         UNCONFIGURED,
     ),
     ParameterSpec(

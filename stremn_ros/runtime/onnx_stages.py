@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -65,13 +65,20 @@ class OnnxStages(TorchStages):
     Args:
         network: its heads are used; model: the folder whose export is loaded.
         threads: of ONNX Runtime; 0 takes PyTorch's number.
+        files: the stages' files, checked already, where they are not the model's export.
 
     Raises:
         RuntimeUnavailableError: onnxruntime cannot be imported. ModelError: there is no export of
         this model, or one that is damaged.
     """
 
-    def __init__(self, network: SegmentationNetwork, model: Path, threads: int = 0) -> None:
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        model: Path,
+        threads: int = 0,
+        files: Mapping[str, Path] | None = None,
+    ) -> None:
         super().__init__(network, torch.device("cpu"))
         onnxruntime = check_onnxruntime()
         options = onnxruntime.SessionOptions()
@@ -91,11 +98,11 @@ class OnnxStages(TorchStages):
             name: onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-            for name, path in checked_files(model).items()
+            for name, path in (files or checked_files(model)).items()
         }
         self._value = onnxruntime.OrtValue
         self._no_bias = torch.zeros(0)
-        self.name = f"onnxruntime {onnxruntime.__version__} (cpu)"
+        self.name = f"onnxruntime {onnxruntime.__version__} (cpu{', int8' if files else ''})"
 
     def scope(self) -> AbstractContextManager[None]:
         return _one_thread()

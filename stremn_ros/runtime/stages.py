@@ -16,10 +16,11 @@ from .builder import build_onnx, build_tensorrt
 from .cuda_stages import CudaStages
 from .onnx_export import checked_files
 from .onnx_stages import OnnxStages, check_onnxruntime
+from .quantizing import int8_files
 from .tensorrt_stages import TensorRTStages
 from .torch_stages import TorchStages
 
-RUNTIMES = ("torch", "onnxruntime", "cudagraphs", "tensorrt")
+RUNTIMES = ("torch", "onnxruntime", "onnxruntime_int8", "cudagraphs", "tensorrt")
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,8 @@ def make_stages(
 
     ``auto`` takes PyTorch on a GPU, and on a CPU ONNX Runtime where it is installed and the model
     was exported, else PyTorch. ``cudagraphs`` and ``tensorrt`` want a GPU and are taken only when
-    they are named: neither was ever run on one.
+    they are named: neither was ever run on one. ``onnxruntime_int8`` is taken only when named, too:
+    its masks are not quite the same.
 
     Args:
         network: with its weights; model: the folder it came from, which names its export.
@@ -132,6 +134,11 @@ def make_stages(
         return TorchStages(network, chosen)
     if runtime == "onnxruntime":
         return _onnx(network, chosen, model, auto_build)
+    if runtime == "onnxruntime_int8":
+        model = _on_cpu(runtime, chosen, model)
+        check_onnxruntime()
+        # not built by itself: it wants recordings
+        return OnnxStages(network, model, files=int8_files(model))
     if runtime == "cudagraphs":
         if chosen.type != "cuda":
             raise RuntimeUnavailableError(
@@ -163,10 +170,7 @@ def _fastest(
 def _onnx(
     network: SegmentationNetwork, device: torch.device, model: Path | None, auto_build: bool
 ) -> Stages:
-    if device.type != "cpu" or model is None:
-        raise RuntimeUnavailableError(
-            "runtime onnxruntime runs a model folder on the CPU; use device cpu, or runtime torch"
-        )
+    model = _on_cpu("onnxruntime", device, model)
     check_onnxruntime()
     if auto_build:
         try:
@@ -175,3 +179,11 @@ def _onnx(
             log.info("%s; exporting now, which takes a minute", error)
             build_onnx(model)
     return OnnxStages(network, model)
+
+
+def _on_cpu(runtime: str, device: torch.device, model: Path | None) -> Path:
+    if device.type != "cpu" or model is None:
+        raise RuntimeUnavailableError(
+            f"runtime {runtime} runs a model folder on the CPU; use device cpu, or runtime torch"
+        )
+    return model

@@ -1,0 +1,234 @@
+"""Static int8 of an export's largest convolutions, calibrated on what the stages are really given.
+
+Only dense convolutions of more than one pixel are quantised: they are most of the work, and their
+sums of hundreds of products forgive rounding. Depthwise and 1x1 convolutions, the read and the last
+layer, whose output is the mask, stay in single precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InputError, RuntimeUnavailableError
+from ..network import Query, SegmentationNetwork
+from .cache import cache_folder, checked_entry, new_entry, one_builder, write_key
+from .onnx_export import checked_files, wanted_key
+from .onnx_stages import OnnxStages
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # raise it when what is quantised, or how, changes
+STAGES = ("query_encoder", "segment", "object", "memory_encoder", "fusion")
+FEWEST_INPUTS, FEWEST_OUTPUTS = 16, 8  # channels of a convolution that is worth it
+SAMPLES = 48  # of each stage; the calibration holds them and their maps in memory
+EVERY = {"memory_encoder": 2, "fusion": 2}  # calls from one sample to the next
+EVERY_OTHER = 8
+
+Sample = dict[str, NDArray[np.float32]]
+
+
+def int8_key(model: Path) -> dict[str, Any]:
+    """What an int8 export of this model folder must have been made of."""
+    return {**wanted_key(model), "int8": FORMAT}
+
+
+def int8_folder(model: Path) -> Path:
+    """The cache folder of a model's int8 files."""
+    digest = hashlib.sha256(json.dumps(int8_key(model), sort_keys=True).encode()).hexdigest()[:12]
+    return cache_folder() / f"{model.name}-int8-{digest}"
+
+
+def int8_files(model: Path) -> dict[str, Path]:
+    """The stages' files, those of ``STAGES`` in int8, compared with their keys before use.
+
+    Raises:
+        ModelError: there is no such export, or it is incomplete, altered or of other weights.
+    """
+    folder, files = int8_folder(model), checked_files(model)
+    names = {stage: f"{stage}.onnx" for stage in STAGES}
+    checked_entry(
+        folder,
+        int8_key(model),
+        list(names.values()),
+        f"{model.name} has no int8 export",
+        f"make it with: stremn export {model} --runtime onnx --int8 VIDEO --mask MASK",
+    )
+    return {**files, **{stage: folder / name for stage, name in names.items()}}
+
+
+class RecordingStages(OnnxStages):
+    """ONNX Runtime in single precision that keeps samples of what the stages are given.
+
+    A frame with one object runs as one graph and several as others: each is recorded as if it had
+    run, so that one recording serves both.
+
+    Args:
+        network, model: see ``OnnxStages``.
+    """
+
+    def __init__(self, network: SegmentationNetwork, model: Path) -> None:
+        super().__init__(network, model)
+        self.samples: dict[str, list[Sample]] = {stage: [] for stage in STAGES}
+        self._calls: dict[str, int] = {}
+        self._image: Tensor | None = None
+
+    def _run(self, stage: str, **inputs: Tensor) -> list[Tensor]:
+        if stage == "query_encoder":
+            self._image = inputs["image"].clone()
+        calls = self._calls[stage] = self._calls.get(stage, -1) + 1
+        if calls % EVERY.get(stage, EVERY_OTHER) == 0:
+            self._keep(stage, inputs)
+        return super()._run(stage, **inputs)
+
+    def _keep(self, stage: str, inputs: dict[str, Tensor]) -> None:
+        memory: dict[str, Tensor] = {
+            name: inputs[name] for name in ("keys", "values", "bias") if name in inputs
+        }
+        if stage == "segment":
+            image = inputs["image"]
+            query = Query(*super()._run("query_encoder", image=image))
+            maps = {name: getattr(query, name) for name in ("key", "value", "skip8", "skip4")}
+            self._add("query_encoder", {"image": image})
+            self._add("object", {**maps, **memory})
+        elif stage == "object":
+            assert self._image is not None
+            self._add("query_encoder", {"image": self._image})
+            self._add("segment", {"image": self._image, **memory})
+        if stage in self.samples and stage != "query_encoder":
+            self._add(stage, inputs)
+
+    def _add(self, stage: str, inputs: dict[str, Tensor]) -> None:
+        samples = self.samples[stage]
+        if len(samples) < SAMPLES:
+            samples.append({name: tensor.numpy().copy() for name, tensor in inputs.items()})
+
+
+def export_int8(
+    model: Path,
+    samples: dict[str, list[Sample]],
+    progress: Callable[[str], None] = log.info,
+    **notes: Any,
+) -> dict[str, float]:
+    """Quantises the stages of a model's export and keeps them in the cache.
+
+    Args:
+        model: the model's folder, which has been exported; samples: from ``RecordingStages``;
+        progress: told what is going on; notes: kept beside the files, e.g. the recordings' names.
+
+    Returns:
+        For each stage the largest relative difference (L2) of any output from single precision,
+        over the last samples.
+
+    Raises:
+        InputError: too few samples. ModelError: there is no export to quantise.
+        RuntimeUnavailableError: onnx or onnxruntime are not installed.
+    """
+    try:
+        import onnxruntime  # noqa: F401
+        from onnxruntime import quantization  # noqa: F401  wants onnx
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"int8 needs onnx and onnxruntime ({error}); pip install onnx onnxruntime"
+        ) from None
+    for stage in STAGES:
+        if len(samples[stage]) < 4:
+            raise InputError(
+                f"the recordings gave {len(samples[stage])} samples of {stage}, 4 are needed: give "
+                "longer ones, of 100 frames for instance, in which the object stays in sight"
+            )
+    files = checked_files(model)
+    differences: dict[str, float] = {}
+    with one_builder(int8_folder(model)), new_entry(int8_folder(model)) as folder:
+        for number, stage in enumerate(STAGES, 1):
+            progress(f"{model.name}: quantising {stage} ({number} of {len(STAGES)})")
+            target = folder / f"{stage}.onnx"
+            _quantize(files[stage], target, samples[stage])
+            differences[stage] = _difference(files[stage], target, samples[stage][-2:])
+            progress(f"{model.name}: {stage} in int8 differs by {100 * differences[stage]:.2g} %")
+        write_key(
+            folder,
+            int8_key(model),
+            [f"{stage}.onnx" for stage in STAGES],
+            differences=differences,
+            **notes,
+        )
+    return differences
+
+
+def _quantize(source: Path, target: Path, samples: list[Sample]) -> None:
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._next: Iterator[Sample] = iter(samples)
+
+        def get_next(self) -> Sample | None:
+            return next(self._next, None)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        prepared = Path(temporary) / source.name
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        chosen = large_convolutions(onnx.load(str(prepared)).graph)
+        quantize_static(
+            str(prepared),
+            str(target),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            # sums of two products of 8 bits do not fit into the 16 bits of AVX2
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            op_types_to_quantize=["Conv"],
+            nodes_to_quantize=chosen,
+        )
+
+
+def large_convolutions(graph: Any) -> list[str]:
+    """Names of a graph's convolutions that are worth quantising (an onnx.GraphProto)."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    chosen = []
+    for node in graph.node:
+        if node.op_type != "Conv":
+            continue
+        outputs, inputs, *kernel = shapes[node.input[1]]
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        wide = inputs >= FEWEST_INPUTS and outputs >= FEWEST_OUTPUTS
+        if groups == 1 and wide and max(kernel) > 1:
+            chosen.append(node.name)
+    return chosen
+
+
+def _difference(single: Path, quantised: Path, samples: list[Sample]) -> float:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    a, b = (
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for path in (single, quantised)
+    )
+    worst = 0.0
+    for sample in samples:
+        for x, y in zip(a.run(None, sample), b.run(None, sample), strict=True):
+            worst = max(worst, float(np.linalg.norm(x - y) / max(np.linalg.norm(x), 1e-12)))
+    return worst

@@ -1,0 +1,168 @@
+"""Static int8: recorded, quantised, nearly the same masks; and refused when it is not whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from shapes import TINY_MODEL, scene
+
+from stremn_ros.errors import InputError, ModelError
+from stremn_ros.runtime.models import load_network
+from stremn_ros.runtime.onnx_export import export_onnx
+from stremn_ros.runtime.quantizing import (
+    STAGES,
+    RecordingStages,
+    export_int8,
+    int8_files,
+    int8_folder,
+    large_convolutions,
+)
+from stremn_ros.segmenter import Segmenter
+from stremn_ros.video import write_image
+from stremn_ros.visualization import write_label_png
+
+pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
+
+
+def load(runtime: str) -> Segmenter:
+    return Segmenter.load(str(TINY_MODEL), device="cpu", runtime=runtime, update_every=1)
+
+
+def record(objects: list[int], frames: int) -> RecordingStages:
+    network, _ = load_network(TINY_MODEL)
+    segmenter = load("onnxruntime")
+    recording = segmenter.wrap_stages(lambda _: RecordingStages(network, TINY_MODEL))
+    frame, labels = scene(0)
+    segmenter.seed(frame, np.where(np.isin(labels, objects), labels, 0).astype(np.uint8))
+    for n in range(1, frames):
+        segmenter.step(scene(n)[0])
+    return recording
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the tiny model's export, in single precision and in int8."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STREMN_CACHE", str(cache))
+        export_onnx(TINY_MODEL, (96, 128), lambda _: None)
+        with pytest.raises(ModelError, match=r"no int8 export.*--int8 VIDEO"):
+            load("onnxruntime_int8")
+        samples = record([1], 40).samples
+        found = export_int8(TINY_MODEL, samples, lambda _: None, recordings=["scene"])
+        assert set(found) == set(STAGES)
+        assert 0.0 < max(found.values()) < 0.2
+    return cache
+
+
+@pytest.fixture
+def cache(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it that a test may spoil."""
+    shutil.copytree(exported, tmp_path / "cache")
+    monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("objects", [[1], [1, 2]])
+def test_masks_are_nearly_those_of_single_precision(cache: Path, objects: list[int]) -> None:
+    """One recording serves frames with one object and with several."""
+    single, quantised = load("onnxruntime"), load("onnxruntime_int8")
+    assert "int8" in quantised.runtime_name
+    assert "int8" not in single.runtime_name
+    frame, labels = scene(0)
+    given = np.where(np.isin(labels, objects), labels, 0).astype(np.uint8)
+    differ, agree = False, []
+    for segmenter in (single, quantised):
+        segmenter.seed(frame, given)
+    for n in range(1, 20):
+        a, b = (segmenter.step(scene(n)[0]) for segmenter in (single, quantised))
+        agree.append(float((a.labels == b.labels).mean()))
+        pairs = zip(a.objects, b.objects, strict=True)
+        differ |= any(x.score != y.score for x, y in pairs)
+    assert min(agree) > 0.99
+    assert differ, "nothing is in int8"
+
+
+def test_dense_convolutions_alone_are_quantised(cache: Path) -> None:
+    files = int8_files(TINY_MODEL)
+    for stage in STAGES:
+        graph = onnx.load(str(files[stage])).graph
+        made = {name: node for node in graph.node for name in node.output}
+        for node in graph.node:
+            if node.op_type != "Conv":
+                continue
+            quantised = made.get(node.input[1])
+            chosen = quantised is not None and quantised.op_type == "DequantizeLinear"
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            kernel = next(a.ints for a in node.attribute if a.name == "kernel_shape")
+            if groups > 1 or max(kernel) == 1:
+                assert not chosen, (stage, node.name)
+        assert any(node.op_type == "QuantizeLinear" for node in graph.node), stage
+    assert not large_convolutions(onnx.load(str(files["heads"])).graph)
+
+
+def test_the_recorder_keeps_what_either_graph_would_have_had(cache: Path) -> None:
+    """From several objects it makes samples of the graph for one, and the other way round."""
+    for objects in ([1], [1, 2]):
+        samples = record(objects, 20).samples
+        assert all(samples[stage] for stage in STAGES), objects
+        first = {stage: samples[stage][0] for stage in STAGES}
+        assert first["segment"].keys() == {"image", "keys", "values", "bias"}
+        assert first["object"].keys() == {
+            "key", "value", "skip8", "skip4", "keys", "values", "bias",
+        }  # fmt: skip
+        assert first["segment"]["image"].shape[0] == 1
+        np.testing.assert_array_equal(first["segment"]["image"], first["query_encoder"]["image"])
+        network, _ = load_network(TINY_MODEL)
+        with torch.no_grad():
+            query = network.encode_query(torch.from_numpy(first["query_encoder"]["image"]))
+        np.testing.assert_allclose(first["object"]["skip4"], query.skip4.numpy(), atol=1e-3)
+
+
+def test_what_is_not_whole_is_refused(cache: Path) -> None:
+    folder = int8_folder(TINY_MODEL)
+    path = folder / "segment.onnx"
+    whole = path.read_bytes()
+    for spoil in (lambda: path.write_bytes(whole[: len(whole) // 2]), path.unlink):
+        spoil()
+        with pytest.raises(ModelError, match="missing, cut short or altered"):
+            load("onnxruntime_int8")
+        path.write_bytes(whole)
+    sidecar = json.loads((folder / "key.json").read_text())
+    sidecar["key"]["weights"] = "0"
+    (folder / "key.json").write_text(json.dumps(sidecar))
+    with pytest.raises(ModelError, match="but wanted is"):
+        load("onnxruntime_int8")
+    assert load("onnxruntime").seed(*scene(0)) == [1, 2]
+
+
+def test_a_recording_that_is_too_short_says_so_and_leaves_the_old_export(cache: Path) -> None:
+    before = (int8_folder(TINY_MODEL) / "key.json").read_bytes()
+    with pytest.raises(InputError, match="4 are needed"):
+        export_int8(TINY_MODEL, record([1], 3).samples, lambda _: None)
+    assert (int8_folder(TINY_MODEL) / "key.json").read_bytes() == before
+
+
+def test_the_command_records_and_quantises(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stremn_ros import cli
+
+    video = tmp_path / "video"
+    video.mkdir()
+    for n in range(40):
+        write_image(video / f"{n:03d}.png", scene(n)[0])
+    write_label_png(tmp_path / "mask.png", scene(0)[1])
+    shutil.rmtree(int8_folder(TINY_MODEL))
+    export = ["export", str(TINY_MODEL), "--runtime", "onnx", "--int8", str(video)]
+    assert cli.main(export) == 2
+    assert "each video needs the mask" in capsys.readouterr().err
+    assert cli.main([*export, "--mask", str(tmp_path / "mask.png")]) == 0
+    assert "5 stages in int8" in capsys.readouterr().out
+    assert load("onnxruntime_int8").seed(*scene(0)) == [1, 2]
