@@ -123,12 +123,12 @@ def table(result: Result) -> str:
         f"{result['frames']} frames, the memory updated with "
         + ("every one" if every == 1 else f"one in {every}")
         + f"; the first {result['not_timed']} are not timed. Milliseconds:",
-        f"{'':46}" + "".join(f"{name:>14}" for name in names),
+        f"{'':46}" + "".join(f"{name:>18}" for name in names),
     ]
 
     def line(title: str, values: list[float | None], digits: int) -> str:
         shown = ("-" if value is None else f"{value:.{digits}f}" for value in values)
-        return f"{title:46}" + "".join(f"{text:>14}" for text in shown)
+        return f"{title:46}" + "".join(f"{text:>18}" for text in shown)
 
     for key, title in _LINES.items():
         values = [result[name][key] for name in names]
