@@ -128,6 +128,8 @@ def test_layers_are_taken_from_the_frame_that_explains_the_others() -> None:
     things = torch.stack(drawn)  # [N, L, H, W]
     frames = things.amax(dim=1)[None, :, None]
     carrier = Carrier(4, (3,), layers=2, horizon=3, past=5).eval()
+    for part in (carrier.steer.begin, carrier.steer.cell):
+        torch.nn.init.zeros_(part[-1].weight)  # a path goes straight on
     none = torch.zeros(1, 2, 3)
     halves = Division(frames[:, 5].expand(-1, 2, -1, -1) * 0.5, none)  # it sees no difference
     early = Division(things[None, 1], none)
@@ -153,7 +155,7 @@ def test_layers_are_taken_from_the_frame_that_explains_the_others() -> None:
     torch.testing.assert_close(carried.layers[0], things[1])
     torch.testing.assert_close(carried.layers[1], things[5])
     torch.testing.assert_close(carried.frames[:1], alone.frames)
-    # an untrained path goes straight on from where the things are now, from either frame
+    # it goes on from where the things are now, whichever frame was divided
     for n, since in ((0, 4), (1, 0)):
         ahead = (torch.arange(1.0, 4.0) + since) * 4.0
         torch.testing.assert_close(carried.path[n, 0, :, 0], ahead, atol=0.5, rtol=0)
