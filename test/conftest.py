@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 
@@ -14,3 +17,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cache(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy, which a test may spoil, of the cache that its file's ``exported`` made."""
+    shutil.copytree(exported, tmp_path / "cache")
+    monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

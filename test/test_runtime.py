@@ -40,14 +40,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
-@pytest.fixture
-def cache(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it that a test may spoil."""
-    shutil.copytree(exported, tmp_path / "cache")
-    monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def load(runtime: str, **options: object) -> Segmenter:
     return Segmenter.load(str(TINY_MODEL), device="cpu", runtime=runtime, **options)
 

@@ -61,14 +61,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
-@pytest.fixture
-def cache(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it that a test may spoil."""
-    shutil.copytree(exported, tmp_path / "cache")
-    monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.mark.parametrize("objects", [[1], [1, 2]])
 def test_masks_are_nearly_those_of_single_precision(cache: Path, objects: list[int]) -> None:
     """One recording serves frames with one object and with several."""

@@ -37,7 +37,7 @@ SIZE = (96, 128)
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the tiny model's half-precision ONNX files and its plans, built for real."""
     cache = tmp_path_factory.mktemp("plans")
     said: list[str] = []
@@ -51,14 +51,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert any(f"building the plan of {name}" in line for line in said)
     assert any("goes on" in line for line in said), "the log was silent for seconds"
     return cache
-
-
-@pytest.fixture
-def cache(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it that a test may spoil."""
-    shutil.copytree(built, tmp_path / "cache")
-    monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def sidecar() -> tuple[Path, dict[str, Any]]:

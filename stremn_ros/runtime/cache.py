@@ -31,6 +31,12 @@ def cache_folder() -> Path:
     return Path(base) / "stremn_ros"
 
 
+def keyed_folder(name: str, key: Mapping[str, Any]) -> Path:
+    """The cache folder of what is made of this key: of another key it is another folder."""
+    digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:12]
+    return cache_folder() / f"{name}-{digest}"
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     digest = hashlib.sha256()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import RuntimeUnavailableError
-from .cache import cache_folder, checked_entry, new_entry, sha256, write_key
+from .cache import checked_entry, keyed_folder, new_entry, sha256, write_key
 from .cpu_graphs import cpu_specs
 from .exporting import OPSET, difference, export_stage
 from .models import CONFIG, WEIGHTS, load_network
@@ -43,9 +41,7 @@ def wanted_key(model: Path) -> dict[str, Any]:
 
 def entry_folder(model: Path) -> Path:
     """The cache folder of a model's ONNX files."""
-    key = wanted_key(model)
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-    return cache_folder() / f"{model.name}-onnx-{digest}"
+    return keyed_folder(f"{model.name}-onnx", wanted_key(model))
 
 
 def checked_files(model: Path) -> dict[str, Path]:

@@ -65,7 +65,8 @@ class OnnxStages(TorchStages):
     Args:
         network: its heads are used; model: the folder whose export is loaded.
         threads: of ONNX Runtime; 0 takes PyTorch's number.
-        files: the stages' files, checked already, where they are not the model's export.
+        files: the stages' files, checked already, where they are not the model's export;
+            kind: what they are, for the name.
 
     Raises:
         RuntimeUnavailableError: onnxruntime cannot be imported. ModelError: there is no export of
@@ -78,6 +79,7 @@ class OnnxStages(TorchStages):
         model: Path,
         threads: int = 0,
         files: Mapping[str, Path] | None = None,
+        kind: str = "cpu",
     ) -> None:
         super().__init__(network, torch.device("cpu"))
         onnxruntime = check_onnxruntime()
@@ -102,7 +104,7 @@ class OnnxStages(TorchStages):
         }
         self._value = onnxruntime.OrtValue
         self._no_bias = torch.zeros(0)
-        self.name = f"onnxruntime {onnxruntime.__version__} (cpu{', int8' if files else ''})"
+        self.name = f"onnxruntime {onnxruntime.__version__} ({kind})"
 
     def scope(self) -> AbstractContextManager[None]:
         return _one_thread()

@@ -7,8 +7,6 @@ layer, whose output is the mask, stay in single precision.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError, RuntimeUnavailableError
 from ..network import Query, SegmentationNetwork
-from .cache import cache_folder, checked_entry, new_entry, one_builder, write_key
+from .cache import checked_entry, keyed_folder, new_entry, one_builder, write_key
 from .onnx_export import checked_files, wanted_key
 from .onnx_stages import OnnxStages
 
@@ -44,8 +42,7 @@ def int8_key(model: Path) -> dict[str, Any]:
 
 def int8_folder(model: Path) -> Path:
     """The cache folder of a model's int8 files."""
-    digest = hashlib.sha256(json.dumps(int8_key(model), sort_keys=True).encode()).hexdigest()[:12]
-    return cache_folder() / f"{model.name}-int8-{digest}"
+    return keyed_folder(f"{model.name}-int8", int8_key(model))
 
 
 def int8_files(model: Path) -> dict[str, Path]:

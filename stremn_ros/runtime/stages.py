@@ -138,7 +138,7 @@ def make_stages(
         model = _on_cpu(runtime, chosen, model)
         check_onnxruntime()
         # not built by itself: it wants recordings
-        return OnnxStages(network, model, files=int8_files(model))
+        return OnnxStages(network, model, files=int8_files(model), kind="cpu, int8")
     if runtime == "cudagraphs":
         if chosen.type != "cuda":
             raise RuntimeUnavailableError(

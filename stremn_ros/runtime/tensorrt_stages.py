@@ -8,8 +8,6 @@ never executed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import platform
 from collections.abc import Callable, Mapping
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, RuntimeUnavailableError
 from ..network import Query, SegmentationNetwork
-from .cache import cache_folder, checked_entry, new_entry, sha256, write_key
+from .cache import cache_folder, checked_entry, keyed_folder, new_entry, sha256, write_key
 from .cuda_stages import CudaStages
 from .exporting import OPSET, StageSpec, difference, export_stage
 from .models import CONFIG, WEIGHTS, load_network
@@ -65,9 +63,8 @@ def onnx_key(model: Path, size: tuple[int, int]) -> dict[str, Any]:
 
 def onnx_folder(model: Path, size: tuple[int, int]) -> Path:
     """The cache folder of a model's half-precision ONNX files."""
-    text = json.dumps(onnx_key(model, size), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return cache_folder() / f"{model.name}-onnx-fp16-{size[0]}x{size[1]}-{digest}"
+    name = f"{model.name}-onnx-fp16-{size[0]}x{size[1]}"
+    return keyed_folder(name, onnx_key(model, size))
 
 
 def plan_folder(model: Path, size: tuple[int, int]) -> Path:
