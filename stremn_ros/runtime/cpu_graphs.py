@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..memory.fusion import FusionCell
-from ..memory.similarity import mutual_similarity
+from ..memory.similarity import align, mutual_similarity
 from ..network import Query, SegmentationNetwork, space_time_read
 from .exporting import StageSpec
 from .plan_graphs import Heads, MemoryEncoder, Part, QueryEncoder
 from .precision import folded
+from .winograd import Winograd
 
 
 class _Object(Part):
@@ -90,7 +92,30 @@ class _FastMemoryEncoder(Part):
     def forward(self, image: Tensor, masks: Tensor, stride16: Tensor) -> tuple[Tensor, ...]:
         normalised = (image - self.network.mean) / self.network.std
         _, _, features = self.encoder(torch.cat([normalised, masks], dim=1))
-        return (self.network.template_head(torch.cat([features, stride16], dim=1)),)
+        return (self.template(torch.cat([features, stride16], dim=1)),)
+
+    def template(self, x: Tensor) -> Tensor:
+        return self.network.template_head(x)
+
+
+class _WinogradMemoryEncoder(_FastMemoryEncoder):
+    """The template head's two convolutions in Winograd's form."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__(network)
+        head = network.template_head
+        self.first, self.second = Winograd(head.conv1), Winograd(head.conv2)
+
+    def template(self, x: Tensor) -> Tensor:
+        skip = self.network.template_head.skip
+        y = self.first(_channels_last(F.relu(x)))
+        y = self.second(F.relu(y)).permute(2, 0, 1)[None]
+        return y + (x if skip is None else skip(x))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """[1, C, h, w] -> [h, w, C]."""
+    return x[0].permute(1, 2, 0)
 
 
 class _Half(nn.Module):
@@ -113,6 +138,16 @@ class _Fusion(nn.Module):
         return (self.cell(x_i, x_j),)
 
 
+def _joint(*parts: nn.Conv2d) -> nn.Conv2d:
+    """3x3 convolutions of one input as one, their outputs in a row."""
+    outputs = sum(part.out_channels for part in parts)
+    joint = nn.Conv2d(parts[0].in_channels, outputs, 3, padding=1)
+    for name in ("weight", "bias"):
+        values = [getattr(part, name).detach() for part in parts]
+        setattr(joint, name, nn.Parameter(torch.cat(values)))
+    return joint
+
+
 class _FastFusion(_Fusion):
     """The Fusion Cell with the two convolutions of one input as one, so that it is read once.
 
@@ -122,12 +157,36 @@ class _FastFusion(_Fusion):
     def __init__(self, cell: FusionCell) -> None:
         super().__init__(copy.deepcopy(cell))
         parts = self.cell.update_gate, self.cell.candidate
-        joint = nn.Conv2d(parts[0].in_channels, 2 * parts[0].out_channels, 3, padding=1)
-        for name in ("weight", "bias"):
-            values = [getattr(part, name).detach() for part in parts]
-            setattr(joint, name, nn.Parameter(torch.cat(values)))
+        joint = _joint(*parts)
         self.cell.update_gate = _Half(joint, 0)  # type: ignore[assignment]
         self.cell.candidate = _Half(joint, 1)  # type: ignore[assignment]
+
+
+class _WinogradFusion(nn.Module):
+    """The Fusion Cell with its convolutions in Winograd's form, channels last throughout: so the
+    alignment wants them, too. The two convolutions of one input are one."""
+
+    def __init__(self, cell: FusionCell) -> None:
+        super().__init__()
+        self.filtered = cell.filtered
+        self.filter_gate = Winograd(cell.filter_gate)
+        self.joint = Winograd(_joint(cell.update_gate, cell.candidate))
+
+    def forward(self, x_i: Tensor, x_j: Tensor) -> tuple[Tensor, ...]:
+        """As ``FusionCell.forward``, for one pair."""
+        size = x_i.shape[2:]
+        i, j = (x.flatten(2).transpose(1, 2) for x in (x_i, x_j))
+
+        def convolve(convolution: Winograd, a: Tensor, b: Tensor) -> Tensor:
+            together = torch.cat([a, b], dim=2)[0].unflatten(0, size)
+            return convolution(together).flatten(0, 1)[None]
+
+        kept = torch.sigmoid(convolve(self.filter_gate, i, align(i, j)))
+        i_at_j = align(j, kept * i if self.filtered else i)
+        update, candidate = convolve(self.joint, i_at_j, j).chunk(2, dim=2)
+        update = torch.sigmoid(update)
+        fused = (1.0 - update) * j + update * torch.tanh(candidate)
+        return (fused.transpose(1, 2).unflatten(2, size),)
 
 
 class _Compare(nn.Module):
@@ -145,8 +204,13 @@ def _plain_image(network: SegmentationNetwork) -> SegmentationNetwork:
     return network.eval()
 
 
-def cpu_specs(network: SegmentationNetwork, size: tuple[int, int]) -> dict[str, StageSpec]:
-    """The graphs with example inputs at ``size`` (rows, columns); for one object, of any size."""
+def cpu_specs(
+    network: SegmentationNetwork, size: tuple[int, int], winograd: bool = True
+) -> dict[str, StageSpec]:
+    """The graphs with example inputs at ``size`` (rows, columns); for one object, of any size.
+
+    winograd: False leaves every convolution one that can be quantised.
+    """
     config, fast = network.config, _plain_image(network)
     rows, columns = size
     h, w = rows // 16, columns // 16
@@ -200,14 +264,14 @@ def cpu_specs(network: SegmentationNetwork, size: tuple[int, int]) -> dict[str, 
         ),
         "object": (_FastObject(fast), _Object(network), {**query, **memory}, ("logits",)),
         "memory_encoder": (
-            _FastMemoryEncoder(fast),
+            (_WinogradMemoryEncoder if winograd else _FastMemoryEncoder)(fast),
             MemoryEncoder(network),
             {**image, **seen},
             ("template",),
         ),
         "heads": (Heads(fast), Heads(network), {"template": (one, maps(1))}, values),
         "fusion": (
-            _FastFusion(network.fusion),
+            (_WinogradFusion if winograd else _FastFusion)(network.fusion),
             _Fusion(network.fusion),
             {"x_i": (one, maps(1)), "x_j": (other, maps(1))},
             ("fused",),

@@ -20,6 +20,9 @@ from torch import Tensor
 from ..errors import InputError, RuntimeUnavailableError
 from ..network import Query, SegmentationNetwork
 from .cache import checked_entry, keyed_folder, new_entry, one_builder, write_key
+from .cpu_graphs import cpu_specs
+from .exporting import export_stage
+from .models import load_network
 from .onnx_export import checked_files, wanted_key
 from .onnx_stages import OnnxStages
 
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # raise it when what is quantised, or how, changes
 STAGES = ("query_encoder", "segment", "object", "memory_encoder", "fusion")
+EXAMPLE = (96, 160)  # rows and columns that the graphs are traced with; they take any
 FEWEST_INPUTS, FEWEST_OUTPUTS = 16, 8  # channels of a convolution that is worth it
 SAMPLES = 48  # of each stage; the calibration holds them and their maps in memory
 EVERY = {"memory_encoder": 2, "fusion": 2}  # calls from one sample to the next
@@ -144,12 +148,17 @@ def export_int8(
                 "longer ones, of 100 frames for instance, in which the object stays in sight"
             )
     files = checked_files(model)
+    network, _ = load_network(model)
+    plain = cpu_specs(network, EXAMPLE, winograd=False)
     differences: dict[str, float] = {}
     with one_builder(int8_folder(model)), new_entry(int8_folder(model)) as folder:
         for number, stage in enumerate(STAGES, 1):
             progress(f"{model.name}: quantising {stage} ({number} of {len(STAGES)})")
             target = folder / f"{stage}.onnx"
-            _quantize(files[stage], target, samples[stage])
+            with tempfile.TemporaryDirectory() as temporary:
+                source = Path(temporary) / f"{stage}.onnx"
+                export_stage(plain[stage], source)
+                _quantize(source, target, samples[stage])
             differences[stage] = _difference(files[stage], target, samples[stage][-2:])
             progress(f"{model.name}: {stage} in int8 differs by {100 * differences[stage]:.2g} %")
         write_key(

@@ -1,0 +1,46 @@
+"""Winograd's form of a convolution against the convolution."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from stremn_ros.runtime.winograd import Winograd
+
+
+@pytest.mark.parametrize("size", [(15, 27), (1, 1), (2, 3), (4, 5), (16, 16)])
+@pytest.mark.parametrize("channels", [(5, 3), (1, 7), (64, 32)])
+def test_it_is_the_convolution(size: tuple[int, int], channels: tuple[int, int]) -> None:
+    """At sizes that tiles fit and do not fit; sums in float64 are the reference."""
+    torch.manual_seed(1)
+    convolution = nn.Conv2d(*channels, 3, padding=1)
+    x = torch.randn(*size, channels[0])
+    fast = Winograd(convolution)(x)
+    expected = convolution.double()(x.double().permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    assert fast.shape == (*size, channels[1])
+    torch.testing.assert_close(fast.double(), expected, atol=1e-5, rtol=0)
+
+
+def test_an_impulse_gives_the_kernel() -> None:
+    """One pixel shows which way the kernel lies: not transposed, not turned."""
+    convolution = nn.Conv2d(1, 1, 3, padding=1)
+    x = torch.zeros(7, 8, 1)
+    x[3, 4] = 1.0
+    found = Winograd(convolution)(x)[2:5, 3:6, 0] - convolution.bias
+    torch.testing.assert_close(found, convolution.weight[0, 0].flip(0, 1), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 4, 1),
+        nn.Conv2d(4, 4, 3, padding=1, stride=2),
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.Conv2d(4, 4, 3, padding=1, bias=False),
+    ],
+)
+def test_no_other_convolution_is_taken(convolution: nn.Conv2d) -> None:
+    with pytest.raises(ValueError, match="no dense 3x3 convolution"):
+        Winograd(convolution)
