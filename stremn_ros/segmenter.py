@@ -704,10 +704,14 @@ class Segmenter:
     def _inside(self, seen: _Frame, ids: list[int]) -> list[list[float]]:
         """Of each object, the pixels where it is the likeliest and its probabilities' sum there."""
         inside = torch.stack([seen.probabilities[object_id] for object_id in ids])
-        strongest = inside[0] if len(ids) == 1 else inside.amax(dim=0)
-        # the background may be likelier than all of them
-        own = (inside == strongest) & (strongest >= 1.0 - inside.sum(dim=0))
-        sums = torch.stack([own.sum(dim=(1, 2)), (inside * own).sum(dim=(1, 2))], dim=1)
+        if len(ids) == 1:
+            own = inside >= 0.5
+        else:
+            strongest = inside.amax(dim=0)
+            # the background may be likelier than all of them
+            own = (inside == strongest) & (strongest >= 1.0 - inside.sum(dim=0))
+        inside, weight = inside.flatten(1), own.flatten(1).to(inside.dtype)
+        sums = torch.stack([weight.sum(dim=1), torch.linalg.vecdot(inside, weight)], dim=1)
         return sums.tolist()
 
     def _describe(self, object_id: int, score: float, labels: NDArray[np.uint8]) -> TrackedObject:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ def aggregate_logits(logits: Tensor, epsilon: float = 1e-6) -> Tensor:
         [..., O + 1, H, W]; index 0 is the background.
     """
     log_odds = logits
+    if logits.shape[-3] == 1:  # the background is what the object is not
+        return torch.cat([-logits.clamp(min=math.log(epsilon)), log_odds], dim=-3)
     # log prod(1 - p_o) = sum of log sigmoid(-logit), which needs no clamping of p
     log_background = torch.nn.functional.logsigmoid(-logits).sum(dim=-3, keepdim=True)
     remainder = -torch.expm1(log_background.clamp(max=-epsilon))

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ..memory.fusion import FusionCell
 from ..memory.similarity import align, mutual_similarity
 from ..network import Query, SegmentationNetwork, space_time_read
+from ..network.blocks import ResidualBlock
 from .exporting import StageSpec
 from .plan_graphs import Heads, MemoryEncoder, Part, QueryEncoder
 from .precision import folded
@@ -92,30 +93,48 @@ class _FastMemoryEncoder(Part):
     def forward(self, image: Tensor, masks: Tensor, stride16: Tensor) -> tuple[Tensor, ...]:
         normalised = (image - self.network.mean) / self.network.std
         _, _, features = self.encoder(torch.cat([normalised, masks], dim=1))
-        return (self.template(torch.cat([features, stride16], dim=1)),)
-
-    def template(self, x: Tensor) -> Tensor:
-        return self.network.template_head(x)
+        return (self.network.template_head(torch.cat([features, stride16], dim=1)),)
 
 
-class _WinogradMemoryEncoder(_FastMemoryEncoder):
-    """The template head's two convolutions in Winograd's form."""
+class _WinogradBlock(nn.Module):
+    """A ``ResidualBlock`` of one map with its two convolutions in Winograd's form."""
 
-    def __init__(self, network: SegmentationNetwork) -> None:
-        super().__init__(network)
-        head = network.template_head
-        self.first, self.second = Winograd(head.conv1), Winograd(head.conv2)
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__()
+        self.first, self.second = Winograd(block.conv1), Winograd(block.conv2)
+        self.skip = block.skip
 
-    def template(self, x: Tensor) -> Tensor:
-        skip = self.network.template_head.skip
-        y = self.first(_channels_last(F.relu(x)))
-        y = self.second(F.relu(y)).permute(2, 0, 1)[None]
-        return y + (x if skip is None else skip(x))
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, C, h, w] -> [1, outputs, h, w]; between them the channels lie last."""
+        x = x[0].permute(1, 2, 0)
+        y = self.second(F.relu(self.first(F.relu(x))))
+        if self.skip is not None:  # 1x1
+            x = F.linear(x, self.skip.weight.flatten(1), self.skip.bias)
+        return (x + y).permute(2, 0, 1)[None]
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    """[1, C, h, w] -> [h, w, C]."""
-    return x[0].permute(1, 2, 0)
+class _OnePlane(nn.Module):
+    """A 3x3 convolution to one plane as a 1x1 convolution to its nine taps, and their sum.
+
+    Blocked layouts compute 8 or 16 planes at least, of which all but one would be of no use.
+    """
+
+    TAPS = 16  # a whole block; those after the ninth are zero
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        inputs = convolution.in_channels
+        self.taps = nn.Conv2d(inputs, self.TAPS, 1, bias=False)
+        self.sum = nn.Conv2d(self.TAPS, 1, 3, padding=1)
+        with torch.no_grad():
+            self.taps.weight.zero_()
+            self.taps.weight[:9] = convolution.weight.view(inputs, 9).T[..., None, None]
+            self.sum.weight.zero_()
+            self.sum.weight.view(self.TAPS, 9).fill_diagonal_(1.0)
+            self.sum.bias.copy_(convolution.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sum(self.taps(x))
 
 
 class _Half(nn.Module):
@@ -212,6 +231,11 @@ def cpu_specs(
     winograd: False leaves every convolution one that can be quantised.
     """
     config, fast = network.config, _plain_image(network)
+    fast.classify = _OnePlane(fast.classify)  # type: ignore[assignment]
+    if winograd:
+        # where maps are small and channels many; finer maps lose by it
+        for name in ("template_head", "decode16"):
+            setattr(fast, name, _WinogradBlock(getattr(fast, name)))
     rows, columns = size
     h, w = rows // 16, columns // 16
     generator = torch.Generator().manual_seed(0)
@@ -264,7 +288,7 @@ def cpu_specs(
         ),
         "object": (_FastObject(fast), _Object(network), {**query, **memory}, ("logits",)),
         "memory_encoder": (
-            (_WinogradMemoryEncoder if winograd else _FastMemoryEncoder)(fast),
+            _FastMemoryEncoder(fast),
             MemoryEncoder(network),
             {**image, **seen},
             ("template",),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,6 +84,8 @@ class OnnxStages(TorchStages):
     ) -> None:
         super().__init__(network, torch.device("cpu"))
         onnxruntime = check_onnxruntime()
+        for kind_of_number in (np.float32, np.float64):
+            np.finfo(kind_of_number)  # asked later it would warn that denormal numbers are zero
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -177,7 +180,5 @@ def _planes(image: Tensor) -> Tensor:
     if image.is_contiguous():
         return image
     result = torch.empty(image.shape)
-    pixels = image[0].permute(1, 2, 0).numpy()
-    for channel, plane in enumerate(result[0].numpy()):
-        cv2.extractChannel(pixels, channel, plane)
+    cv2.split(image[0].permute(1, 2, 0).numpy(), list(result[0].numpy()))
     return result

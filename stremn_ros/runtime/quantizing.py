@@ -1,14 +1,15 @@
 """Static int8 of an export's largest convolutions, calibrated on what the stages are really given.
 
-Only dense convolutions of more than one pixel are quantised: they are most of the work, and their
-sums of hundreds of products forgive rounding. Depthwise and 1x1 convolutions, the read and the last
-layer, whose output is the mask, stay in single precision.
+Dense convolutions of more than one pixel are quantised, and what lies between them: they are most
+of the work, and their sums of hundreds of products forgive rounding. Depthwise and 1x1 convolutions,
+the read and the sums at stride 4, where the mask's outline is made, stay in single precision.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ from .onnx_stages import OnnxStages
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when what is quantised, or how, changes
+FORMAT = 2  # raise it when what is quantised, or how, changes
 STAGES = ("query_encoder", "segment", "object", "memory_encoder", "fusion")
 EXAMPLE = (96, 160)  # rows and columns that the graphs are traced with; they take any
-FEWEST_INPUTS, FEWEST_OUTPUTS = 16, 8  # channels of a convolution that is worth it
+FEWEST_INPUTS, FEWEST_OUTPUTS = 32, 8  # channels of a convolution that is worth it
+# 1x1 convolutions between large ones, whose maps would else be brought out of int8 and back
+BETWEEN = ("decode16.skip.weight", "refine8.reduce.weight")
 SAMPLES = 48  # of each stage; the calibration holds them and their maps in memory
 EVERY = {"memory_encoder": 2, "fusion": 2}  # calls from one sample to the next
 EVERY_OTHER = 8
@@ -192,7 +195,7 @@ def _quantize(source: Path, target: Path, samples: list[Sample]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         prepared = Path(temporary) / source.name
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        chosen = large_convolutions(onnx.load(str(prepared)).graph)
+        chosen = worth_quantising(onnx.load(str(prepared)).graph)
         quantize_static(
             str(prepared),
             str(target),
@@ -204,24 +207,45 @@ def _quantize(source: Path, target: Path, samples: list[Sample]) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            op_types_to_quantize=["Conv"],
+            op_types_to_quantize=["Conv", "Resize", "Add", "Relu"],
             nodes_to_quantize=chosen,
         )
 
 
-def large_convolutions(graph: Any) -> list[str]:
-    """Names of a graph's convolutions that are worth quantising (an onnx.GraphProto)."""
+def worth_quantising(graph: Any) -> list[str]:
+    """Names of a graph's nodes (an onnx.GraphProto) that are to be in int8.
+
+    These are its large convolutions, and what lies between them alone, so that maps need not be
+    brought into single precision and back: enlargements and sums of their outputs, and a ReLU that
+    alone reads one. The last costs nothing: it is a quantised output that starts at zero.
+    """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    chosen = []
+    readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(output.name for output in graph.output)
+    chosen: list[str] = []
+    made: dict[str, str] = {}  # tensor -> operation, of the nodes chosen
     for node in graph.node:
-        if node.op_type != "Conv":
-            continue
-        outputs, inputs, *kernel = shapes[node.input[1]]
-        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-        wide = inputs >= FEWEST_INPUTS and outputs >= FEWEST_OUTPUTS
-        if groups == 1 and wide and max(kernel) > 1:
+        source = node.input[0] if node.input else ""
+        if node.op_type == "Conv":
+            fits = _large(node, shapes)
+        elif node.op_type == "Add":
+            fits = all(name in made for name in node.input)
+        elif node.op_type == "Resize":
+            fits = source in made
+        else:
+            fits = node.op_type == "Relu" and made.get(source) == "Conv" and readers[source] == 1
+        if fits:
             chosen.append(node.name)
+            made[node.output[0]] = node.op_type
     return chosen
+
+
+def _large(convolution: Any, shapes: dict[str, tuple[int, ...]]) -> bool:
+    weight = convolution.input[1]
+    outputs, inputs, *kernel = shapes[weight]
+    groups = next((a.i for a in convolution.attribute if a.name == "group"), 1)
+    wide = inputs >= FEWEST_INPUTS and outputs >= FEWEST_OUTPUTS
+    return groups == 1 and wide and (max(kernel) > 1 or weight.endswith(BETWEEN))
 
 
 def _difference(single: Path, quantised: Path, samples: list[Sample]) -> float:

@@ -3,7 +3,8 @@
 A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), F(3x3, 3x3):
 nine results of a tile of 5x5 take 25 multiplications a channel instead of 81. It pays where maps
 are small and channels many, and where they lie last: a tile's rows are then copied, not gathered
-number by number.
+number by number. The weights are the left factor of each product: a library for products packs the
+right one anew each time, and the tiles are a tenth of the weights.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Winograd(nn.Module):
         if not plain or c.groups != 1 or c.bias is None:
             raise ValueError(f"{c} is no dense 3x3 convolution of stride 1 with padding and bias")
         results, weights, inputs = (_tensor(matrix) for matrix in _transforms())
-        weight = torch.einsum("ai,bj,ocij->abco", weights, weights, c.weight.detach().double())
+        weight = torch.einsum("ai,bj,ocij->aboc", weights, weights, c.weight.detach().double())
         self.register_buffer("weight", weight.flatten(0, 1).float().contiguous())
         self.register_buffer("of_inputs", torch.kron(inputs, inputs).float())
         self.register_buffer("of_results", torch.kron(results, results).float())
@@ -91,7 +92,9 @@ class Winograd(nn.Module):
         columns = place[:, None, None] + TILE * torch.arange(across)
         index = (rows * (TILE * across + 2) + columns).flatten()
         tiles = padded.flatten(0, 1).index_select(0, index).reshape(SIDE * SIDE, -1)
-        products = (self.of_inputs @ tiles).reshape(SIDE * SIDE, -1, channels) @ self.weight
+        tiles = (self.of_inputs @ tiles).reshape(SIDE * SIDE, -1, channels)
+        products = self.weight @ tiles.transpose(1, 2)
         y = self.of_results @ products.reshape(SIDE * SIDE, -1)
+        y = y.reshape(TILE * TILE, outputs, -1).transpose(1, 2)
         y = y.reshape(TILE, TILE, down, across, outputs) + self.bias
         return y.permute(2, 0, 3, 1, 4).reshape(TILE * down, TILE * across, outputs)[:h, :w]
