@@ -120,6 +120,8 @@ def test_aggregation_survives_extreme_logits() -> None:
     assert torch.isfinite(result).all()
     assert result[0, 0, 0] > 0.99
     assert result[0, 0, 1] < 0.01
+    alone = aggregate_logits(logits[:1]).softmax(dim=0)
+    torch.testing.assert_close(alone[1], torch.tensor([[0.0, 1.0, 0.5]]), atol=2e-6, rtol=0)
 
 
 def make_bank(

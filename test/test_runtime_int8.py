@@ -15,12 +15,13 @@ from stremn_ros.errors import InputError, ModelError
 from stremn_ros.runtime.models import load_network
 from stremn_ros.runtime.onnx_export import export_onnx
 from stremn_ros.runtime.quantizing import (
+    BETWEEN,
     STAGES,
     RecordingStages,
     export_int8,
     int8_files,
     int8_folder,
-    large_convolutions,
+    worth_quantising,
 )
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.video import write_image
@@ -82,6 +83,7 @@ def test_masks_are_nearly_those_of_single_precision(cache: Path, objects: list[i
 
 
 def test_dense_convolutions_alone_are_quantised(cache: Path) -> None:
+    """And of those of one pixel only the two that lie between others."""
     files = int8_files(TINY_MODEL)
     for stage in STAGES:
         graph = onnx.load(str(files[stage])).graph
@@ -89,14 +91,40 @@ def test_dense_convolutions_alone_are_quantised(cache: Path) -> None:
         for node in graph.node:
             if node.op_type != "Conv":
                 continue
-            quantised = made.get(node.input[1])
-            chosen = quantised is not None and quantised.op_type == "DequantizeLinear"
+            source = made.get(node.input[1])
+            chosen = source is not None and source.op_type == "DequantizeLinear"
             groups = next((a.i for a in node.attribute if a.name == "group"), 1)
             kernel = next(a.ints for a in node.attribute if a.name == "kernel_shape")
             if groups > 1 or max(kernel) == 1:
-                assert not chosen, (stage, node.name)
+                between = chosen and any(name in source.input[0] for name in BETWEEN)
+                assert chosen == between, (stage, node.name)
         assert any(node.op_type == "QuantizeLinear" for node in graph.node), stage
-    assert not large_convolutions(onnx.load(str(files["heads"])).graph)
+    assert not worth_quantising(onnx.load(str(files["heads"])).graph)
+
+
+def test_what_lies_between_chosen_convolutions_is_chosen() -> None:
+    """A drawn graph: two large convolutions, one of few channels, and what joins them."""
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    image = value("image", onnx.TensorProto.FLOAT, [1, 32, 8, 8])
+    result = value("out", onnx.TensorProto.FLOAT, None)
+    shapes = {"big.weight": (32, 32, 3, 3), "small.weight": (32, 8, 3, 3)}
+    weights = [
+        onnx.numpy_helper.from_array(np.zeros(shape, np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        node("Conv", ["image", "big.weight"], ["a"], "large"),
+        node("Relu", ["a"], ["b"], "alone"),
+        node("Conv", ["b", "big.weight"], ["c"], "large too"),
+        node("Relu", ["c"], ["d"], "not alone"),
+        node("Resize", ["c"], ["e"], "enlarged"),
+        node("Add", ["e", "c"], ["f"], "sum"),
+        node("Conv", ["d", "small.weight"], ["g"], "small"),
+        node("Add", ["f", "g"], ["h"], "sum with another"),
+        node("Relu", ["h"], ["out"], "after it"),
+    ]
+    graph = onnx.helper.make_graph(nodes, "drawn", [image], [result], weights)
+    assert worth_quantising(graph) == ["large", "alone", "large too", "enlarged", "sum"]
 
 
 def test_the_recorder_keeps_what_either_graph_would_have_had(cache: Path) -> None:

@@ -1,4 +1,4 @@
-"""Winograd's form of a convolution against the convolution."""
+"""The CPU graphs' forms of convolutions against the convolutions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from stremn_ros.network.blocks import ResidualBlock
+from stremn_ros.runtime.cpu_graphs import _OnePlane, _WinogradBlock
 from stremn_ros.runtime.winograd import Winograd
 
 
@@ -44,3 +46,21 @@ def test_an_impulse_gives_the_kernel() -> None:
 def test_no_other_convolution_is_taken(convolution: nn.Conv2d) -> None:
     with pytest.raises(ValueError, match="no dense 3x3 convolution"):
         Winograd(convolution)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(24, 16), (16, 16)])
+def test_a_residual_block_in_that_form(inputs: int, outputs: int) -> None:
+    """With a 1x1 convolution beside it, and without."""
+    torch.manual_seed(2)
+    block = ResidualBlock(inputs, outputs)
+    x = torch.randn(1, inputs, 7, 11)
+    with torch.no_grad():
+        torch.testing.assert_close(_WinogradBlock(block)(x), block(x), atol=2e-5, rtol=0)
+
+
+def test_one_plane_of_taps_and_their_sum() -> None:
+    torch.manual_seed(3)
+    convolution = nn.Conv2d(12, 1, 3, padding=1)
+    x = torch.randn(2, 12, 9, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(_OnePlane(convolution)(x), convolution(x), atol=1e-5, rtol=0)

@@ -124,14 +124,15 @@ class _OnePlane(nn.Module):
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         inputs = convolution.in_channels
+        assert convolution.bias is not None
         self.taps = nn.Conv2d(inputs, self.TAPS, 1, bias=False)
         self.sum = nn.Conv2d(self.TAPS, 1, 3, padding=1)
+        self.sum.bias = convolution.bias
         with torch.no_grad():
             self.taps.weight.zero_()
             self.taps.weight[:9] = convolution.weight.view(inputs, 9).T[..., None, None]
             self.sum.weight.zero_()
             self.sum.weight.view(self.TAPS, 9).fill_diagonal_(1.0)
-            self.sum.bias.copy_(convolution.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.sum(self.taps(x))

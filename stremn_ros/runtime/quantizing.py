@@ -1,8 +1,9 @@
 """Static int8 of an export's largest convolutions, calibrated on what the stages are really given.
 
 Dense convolutions of more than one pixel are quantised, and what lies between them: they are most
-of the work, and their sums of hundreds of products forgive rounding. Depthwise and 1x1 convolutions,
-the read and the sums at stride 4, where the mask's outline is made, stay in single precision.
+of the work, and their sums of hundreds of products forgive rounding. Depthwise and 1x1
+convolutions, the read and the sums at stride 4, where the mask's outline is made, stay in single
+precision.
 """
 
 from __future__ import annotations
