@@ -28,6 +28,7 @@ from stremn_ros.runtime.tensorrt_stages import (
     checked_plans,
     onnx_folder,
     plan_folder,
+    plan_sizes,
     profiles,
 )
 from stremn_ros.segmenter import Segmenter
@@ -254,7 +255,11 @@ def test_configure_builds_or_says_that_there_is_nothing(
     stages = OnCpu(load_network(TINY_MODEL)[0], plans=True)
     with pytest.raises(ModelError, match=r"no TensorRT plans .* --runtime tensorrt --size 96x128"):
         stages.prepare(SIZE)
-    (tmp_path / f"{TINY_MODEL.name}-tensorrt-64x64").mkdir()
+    for name in ("64x64", "of-old"):
+        folder = tmp_path / f"{TINY_MODEL.name}-tensorrt-{name}"
+        folder.mkdir()
+        (folder / "key.json").write_text("{}")
+    assert plan_sizes(TINY_MODEL) == [(64, 64)]
     stages.prepare(SIZE)
     assert not stages._plans, "nothing is loaded for a guess"
     stages._build = lambda *_: None

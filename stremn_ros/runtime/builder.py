@@ -75,11 +75,21 @@ def _good(check: Callable[[], object]) -> bool:
     return True
 
 
-def run(words: list[str], what: str, progress: Progress, given: str = "") -> None:
+def run(
+    words: list[str],
+    what: str,
+    progress: Progress,
+    given: str = "",
+    limit: float | None = None,
+) -> None:
     """Runs this module as a process; says every few seconds that it goes on.
 
+    Args:
+        words: of ``main``; what: it is, for messages; given: its standard input.
+        limit: seconds after which it is killed.
+
     Raises:
-        RuntimeUnavailableError: it failed or crashed.
+        RuntimeUnavailableError: it failed, crashed or took too long.
     """
     begin = time.monotonic()
     with subprocess.Popen(
@@ -101,6 +111,9 @@ def run(words: list[str], what: str, progress: Progress, given: str = "") -> Non
             target=_say_that_it_goes_on, args=(ended, begin, what, progress), daemon=True
         )
         beat.start()
+        stop = threading.Timer(limit or threading.TIMEOUT_MAX, process.kill)
+        stop.daemon = True
+        stop.start()
         reason = ""
         try:
             process.stdin.write(given)
@@ -117,7 +130,10 @@ def run(words: list[str], what: str, progress: Progress, given: str = "") -> Non
         finally:
             ended.set()
             beat.join()
+            stop.cancel()
         reader.join()
+    if limit and code < 0 and time.monotonic() - begin >= limit:
+        raise RuntimeUnavailableError(f"the {what} did not end within {limit:.0f} s")
     if code < 0:
         raise RuntimeUnavailableError(f"the {what} crashed (signal {-code}): {' '.join(tail[-3:])}")
     if code:
@@ -164,7 +180,8 @@ def _build_plans(jobs: dict[str, Any]) -> None:
 
 
 def main(words: list[str]) -> int:
-    """The process: ``onnx MODEL``, ``onnx-fp16 MODEL H W``, or ``plans`` with jobs on stdin."""
+    """The process: ``onnx MODEL``, ``onnx-fp16 MODEL H W``, ``plans`` with jobs on stdin, or
+    ``trial RUNTIME MODEL DEVICE H W FILE``, which writes its outcome to FILE."""
     try:
         if words[0] == "plans":
             _build_plans(json.loads(sys.stdin.read()))
@@ -172,11 +189,17 @@ def main(words: list[str]) -> int:
             from .onnx_export import export_onnx
 
             export_onnx(Path(words[1]), progress=_say)
+        elif words[0] == "trial":
+            from .trial import try_runtime
+
+            runtime, model, device, rows, columns, file = words[1:]
+            outcome = try_runtime(runtime, Path(model), device, (int(rows), int(columns)))
+            Path(file).write_text(json.dumps(outcome))
         else:
             from .tensorrt_stages import export_half
 
             export_half(Path(words[1]), (int(words[2]), int(words[3])), _say)
-    except (StremnError, OSError) as error:
+    except (StremnError, OSError, RuntimeError) as error:
         sys.stdout.write(f"{ERROR}{' '.join(str(error).split())}\n")
         return 2
     return 0

@@ -19,6 +19,7 @@ from .onnx_stages import OnnxStages, check_onnxruntime
 from .quantizing import int8_files
 from .tensorrt_stages import TensorRTStages
 from .torch_stages import TorchStages
+from .trial import outcomes
 
 RUNTIMES = ("torch", "onnxruntime", "onnxruntime_int8", "cudagraphs", "tensorrt")
 
@@ -108,10 +109,10 @@ def make_stages(
 ) -> Stages:
     """A network on a runtime; the log says which and why.
 
-    ``auto`` takes PyTorch on a GPU, and on a CPU ONNX Runtime where it is installed and the model
-    was exported, else PyTorch. ``cudagraphs`` and ``tensorrt`` want a GPU and are taken only when
-    they are named: neither was ever run on one. ``onnxruntime_int8`` is taken only when named, too:
-    its masks are not quite the same.
+    ``auto`` takes ONNX Runtime on a CPU, where it is installed and the model was exported, else
+    PyTorch. On a GPU it takes the fastest of ``tensorrt`` (where the model has plans),
+    ``cudagraphs`` and ``torch`` that works: they are tried (``trial``). ``onnxruntime_int8`` is
+    taken only when it is named: its masks are not quite the same.
 
     Args:
         network: with its weights; model: the folder it came from, which names its export.
@@ -154,10 +155,7 @@ def _fastest(
     network: SegmentationNetwork, device: torch.device, model: Path | None, auto_build: bool
 ) -> Stages:
     if device.type != "cpu":
-        log.info(
-            "runtime auto takes PyTorch on %s: cudagraphs and tensorrt are taken when named", device
-        )
-        return TorchStages(network, device)
+        return _fastest_on_gpu(network, device, model)
     try:
         stages: Stages = _onnx(network, device, model, auto_build)
     except (ModelError, RuntimeUnavailableError) as error:
@@ -165,6 +163,39 @@ def _fastest(
         return TorchStages(network, device)
     log.info("runtime auto takes %s: it is the fastest on a CPU", stages.name)
     return stages
+
+
+def _fastest_on_gpu(
+    network: SegmentationNetwork, device: torch.device, model: Path | None
+) -> Stages:
+    """What the trials found to work and to be the fastest."""
+    if model is None:
+        log.info("runtime auto takes PyTorch: without a model folder nothing else is tried")
+        return TorchStages(network, device)
+    try:
+        found = outcomes(model, device)
+    except ModelError as error:
+        log.warning("runtime auto takes PyTorch, as nothing else can be tried: %s", error)
+        return TorchStages(network, device)
+    for outcome in found:
+        log.info("%s", outcome)
+    good = sorted(
+        (outcome for outcome in found if outcome.good), key=lambda each: each.milliseconds
+    )
+    for outcome in good:
+        try:
+            if outcome.runtime == "tensorrt":
+                # of another size, CUDA graphs run it
+                stages: Stages = TensorRTStages(network, model, device, strict=False)
+            else:
+                stages = CudaStages(network, device)
+        except (RuntimeUnavailableError, RuntimeError) as error:
+            log.warning("%s worked when it was tried and does not now: %s", outcome.runtime, error)
+            continue
+        log.info("runtime auto takes %s: it is the fastest that works here", stages.name)
+        return stages
+    log.info("runtime auto takes PyTorch on %s: nothing faster works here", device)
+    return TorchStages(network, device)
 
 
 def _onnx(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, RuntimeUnavailableError
 from ..network import Query, SegmentationNetwork
-from .cache import cache_folder, checked_entry, keyed_folder, new_entry, sha256, write_key
+from .cache import KEY, cache_folder, checked_entry, keyed_folder, new_entry, sha256, write_key
 from .cuda_stages import CudaStages
 from .exporting import OPSET, StageSpec, difference, export_stage
 from .models import CONFIG, WEIGHTS, load_network
@@ -70,6 +71,14 @@ def onnx_folder(model: Path, size: tuple[int, int]) -> Path:
 def plan_folder(model: Path, size: tuple[int, int]) -> Path:
     """The cache folder of a model's plans; nothing of the machine is in its name."""
     return cache_folder() / f"{model.name}-tensorrt-{size[0]}x{size[1]}"
+
+
+def plan_sizes(model: Path) -> list[tuple[int, int]]:
+    """The sizes that a model has plans for, whether they fit or not, the latest build last."""
+    shape = re.compile(re.escape(f"{model.name}-tensorrt-") + r"(\d+)x(\d+)")
+    keys = sorted(cache_folder().glob(f"*/{KEY}"), key=lambda path: path.stat().st_mtime)
+    found = (shape.fullmatch(key.parent.name) for key in keys)
+    return [(int(match[1]), int(match[2])) for match in found if match]
 
 
 def export_half(
@@ -127,18 +136,22 @@ def export_half(
 # ---------------------------------------------------------------- keys of plans
 
 
+def gpu_key(device: torch.device | None = None) -> dict[str, Any]:
+    """What of a GPU a plan or a trial depends on; None where there is none."""
+    if not torch.cuda.is_available() or (device is not None and device.type != "cuda"):
+        return dict.fromkeys(("gpu", "compute_capability", "multiprocessors"))
+    found = torch.cuda.get_device_properties(device or 0)
+    return {
+        "gpu": found.name,
+        "compute_capability": f"{found.major}.{found.minor}",
+        "multiprocessors": found.multi_processor_count,
+    }
+
+
 def machine_key(trt: Any) -> dict[str, Any]:
     """What of this machine a plan depends on; None where there is no GPU."""
-    gpu: dict[str, Any] = dict.fromkeys(("gpu", "compute_capability", "multiprocessors"))
-    if torch.cuda.is_available():
-        found = torch.cuda.get_device_properties(0)
-        gpu = {
-            "gpu": found.name,
-            "compute_capability": f"{found.major}.{found.minor}",
-            "multiprocessors": found.multi_processor_count,
-        }
     return {
-        **gpu,
+        **gpu_key(),
         "tensorrt": f"{trt.__name__} {trt.__version__}",
         "cuda": torch.version.cuda,
         "system": f"{platform.system()} {platform.machine()}",
@@ -306,7 +319,7 @@ class TensorRTStages(CudaStages):
         """
         if self._build is not None:
             self._use(size)
-        elif self._strict and not any(cache_folder().glob(f"{self._model.name}-tensorrt-*")):
+        elif self._strict and not plan_sizes(self._model):
             raise ModelError(
                 f"{self._model.name} has no TensorRT plans in {cache_folder()}; "
                 f"{remedy(self._model, size)}, or set auto_build"
