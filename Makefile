@@ -20,7 +20,7 @@ help:
 setup:
 	@sh scripts/setup.sh "$(PYTHON)"
 
-# the export makes frames about 1.8 times as fast on a CPU; it is done once, and the demo does without it, too
+# the export makes frames 1.5 to 1.8 times as fast on a CPU; it is done once, and the demo does without it, too
 demo: setup
 	@-$(VENV)/bin/stremn export segment_lite0 --runtime onnx
 	@$(VENV)/bin/stremn demo
