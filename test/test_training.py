@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,10 @@ from stremn_ros.data.mixture import Phase
 from stremn_ros.errors import InputError
 from stremn_ros.memory.rules import RULES
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
+from stremn_ros.network.encoders import FrozenNorm, SameConv2d, conv_norm
 from stremn_ros.runtime.models import load_network
 from stremn_ros.segmenter import Segmenter
+from stremn_ros.training import unroll as unroll_module
 from stremn_ros.training.curves import draw_curves, read_journal
 from stremn_ros.training.loop import rate_factor
 from stremn_ros.training.losses import (
@@ -33,6 +36,7 @@ from stremn_ros.training.losses import (
     segmentation_loss,
 )
 from stremn_ros.training.segment import (
+    SegmentTask,
     SegmentTraining,
     build_network,
     main,
@@ -263,6 +267,51 @@ def test_a_model_to_start_from_may_lack_the_presence_head_only(
     other = {**network, "key_source": "template"}
     with pytest.raises(InputError, match="another network: missing"):
         build_network(config(photos, tmp_path, start=str(start), network=other))
+
+
+def test_mixed_precision_convolves_in_bfloat16_and_reads_in_single(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where it is asked for on a CPU."""
+    types: dict[str, set[torch.dtype]] = {"convolution": set(), "read": set()}
+    convolve, read = F.conv2d, unroll_module.space_time_read
+
+    def watched(x: torch.Tensor, *given: Any, **options: Any) -> torch.Tensor:
+        result = convolve(x, *given, **options)
+        types["convolution"].add(result.dtype)
+        return result
+
+    def watched_read(*given: torch.Tensor, **options: Any) -> torch.Tensor:
+        result = read(*given, **options)
+        types["read"] |= {result.dtype, *(part.dtype for part in given)}
+        return result
+
+    monkeypatch.setattr(F, "conv2d", watched)
+    monkeypatch.setattr(unroll_module, "space_time_read", watched_read)
+    found = {}
+    for mixed in (None, True):
+        task = SegmentTask(config(photos, tmp_path, mixed_precision=mixed), "cpu")
+        for seen in types.values():
+            seen.clear()
+        loss, _ = task.measure(task.batches[0], 0)
+        loss.backward()
+        found[mixed] = float(loss.detach())
+        assert types["read"] == {torch.float32}
+        assert types["convolution"] == {torch.bfloat16 if mixed else torch.float32}
+        assert all(p.dtype == torch.float32 for p in task.network.parameters())
+    assert found[None] != found[True]
+    assert found[True] == pytest.approx(found[None], rel=0.05)
+
+
+def test_a_depthwise_convolution_stays_single_in_mixed_precision_on_a_cpu() -> None:
+    x = torch.rand(1, 4, 8, 8)
+    for groups, dtype in ((4, torch.float32), (1, torch.bfloat16)):
+        convolution, norm = SameConv2d(4, 4, 3, groups=groups), FrozenNorm(4)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = conv_norm(x.bfloat16(), convolution, norm)
+        assert found.dtype == dtype
+        expected = conv_norm(x, convolution, norm)
+        torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.02)
 
 
 def test_frozen_parts_stay_as_they_were(photos: Path, tmp_path: Path) -> None:

@@ -215,12 +215,18 @@ class ClipMemory:
         count, used = self.templates.shape[:2]
         values = self.network.memory_value(self.templates.flatten(0, 1))
         values = _cells(values).unflatten(0, (count, used)).flatten(1, 2)
-        return space_time_read(
-            _cells(query_key),
-            self.keys.flatten(1, 2),
-            values,
-            affinity=self.network.config.affinity,
-        )
+        # never in half precision: distances of keys are small differences of large sums
+        with torch.autocast(query_key.device.type, enabled=False):
+            return space_time_read(
+                _single(_cells(query_key)),
+                _single(self.keys.flatten(1, 2)),
+                _single(values),
+                affinity=self.network.config.affinity,
+            )
+
+
+def _single(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _cells(maps: Tensor) -> Tensor:
