@@ -398,12 +398,10 @@ class Segmenter:
         ids = [object_id for object_id in self._memory.ids if object_id in seen.probabilities]
         if not ids:
             return
-        with self._stages.update_scope():
-            masks = torch.stack([seen.probabilities[object_id] for object_id in ids])
-            pair = torch.stack([masks, masks.sum(dim=0) - masks], dim=1)
-            templates = self._stages.encode_memory(seen.image, pair, seen.stride16)
-            keys = seen.key.expand(len(ids), -1, -1, -1)
-            self._memory.remember(ids, templates, keys)
+        masks = torch.stack([seen.probabilities[object_id] for object_id in ids])
+        pair = torch.stack([masks, masks.sum(dim=0) - masks], dim=1)
+        templates = self._stages.encode_memory(seen.image, pair, seen.stride16)
+        self._memory.remember(ids, templates, seen.key.expand(len(ids), -1, -1, -1))
 
     def step(self, frame: NDArray[np.uint8]) -> SegmentResult:
         """``segment`` and ``remember`` in one."""

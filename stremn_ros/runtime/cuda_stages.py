@@ -1,4 +1,4 @@
-"""The stages on an NVIDIA GPU with PyTorch: half precision, CUDA graphs, a stream for updates.
+"""The stages on an NVIDIA GPU with PyTorch: half precision and CUDA graphs.
 
 Written without a GPU at hand: what can run on a CPU is tested there, the rest is unverified
 (docs/performance.md lists it). ``TorchStages`` on a GPU is the plain way.
@@ -6,10 +6,7 @@ Written without a GPU at hand: what can run on a CPU is tested there, the rest i
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,12 +20,13 @@ from .torch_stages import TorchStages
 class CudaStages(TorchStages):
     """Runs a network's stages as CUDA graphs with half-precision encoders and decoder.
 
-    The memory's update runs on a stream of its own: the next frame's encoder starts at once, and
-    only its read waits for the update.
+    All of it is on one stream. A mask goes out before the memory is updated, so that the update
+    runs while the next frame is on its way; a stream of its own would let it run beside that
+    frame's encoder, too, at the price of a race for every tensor that both touch.
 
     Args:
-        network: in float32; device: a GPU (a CPU runs the same without graphs and streams, for
-            tests); dtype: of encoders, heads and decoder.
+        network: in float32; device: a GPU (a CPU runs the same without graphs, for tests).
+        dtype: of encoders, heads and decoder.
     """
 
     def __init__(
@@ -45,30 +43,11 @@ class CudaStages(TorchStages):
         self._value = Graphed(self.mixed.memory_value, device)
         self._fuse = Graphed(self.network.fusion, device)
         self._decode = Graphed(self.mixed.decode, device)
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._updated: Any = None
         self.name = f"torch {str(dtype).removeprefix('torch.')} with CUDA graphs ({device})"
-
-    def update_scope(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._stream is None else self._on_own_stream()
-
-    @contextlib.contextmanager
-    def _on_own_stream(self) -> Iterator[None]:
-        assert self._stream is not None
-        self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._stream):
-            yield
-            self._updated = torch.cuda.Event()
-            self._updated.record(self._stream)
-
-    def _wait_for_update(self) -> None:
-        if self._updated is not None:
-            torch.cuda.current_stream(self.device).wait_event(self._updated)
-            self._updated = None
 
     @torch.inference_mode()
     def encode_query(self, image: Tensor) -> Query:
-        # a query outlives the call: the update reads it while the next frame's is being made
+        # a query outlives the call, whose results lie in memory that the next one writes again
         return Query(*(part.clone() for part in self._encode_query(image)))
 
     @torch.inference_mode()
@@ -82,11 +61,6 @@ class CudaStages(TorchStages):
     @torch.inference_mode()
     def fuse(self, x_i: Tensor, x_j: Tensor) -> Tensor:
         return cast(Tensor, self._fuse(x_i, x_j))
-
-    @torch.inference_mode()
-    def read(self, query_key: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        self._wait_for_update()
-        return super().read(query_key, keys, values, mask)
 
     @torch.inference_mode()
     def decode(self, read: Tensor, query: Query) -> Tensor:

@@ -28,9 +28,6 @@ class TorchStages:
     def prepare(self, size: tuple[int, int]) -> None:
         """Nothing: every size runs at once."""
 
-    def update_scope(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
     @torch.inference_mode()
     def encode_query(self, image: Tensor) -> Query:
         return self.network.encode_query(image)

@@ -194,10 +194,9 @@ class _Frame:
         """A frame and the update of the memory with it."""
         query = stages.encode_query(self.image)
         stages.decode(stages.read(query.key, self.keys, self.values, None), query)
-        with stages.update_scope():
-            template = stages.encode_memory(self.image, self.masks, query.stride16)
-            stages.project(template, query.key)
-            stages.fuse(template, self.other)
+        template = stages.encode_memory(self.image, self.masks, query.stride16)
+        stages.project(template, query.key)
+        stages.fuse(template, self.other)
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:
