@@ -303,6 +303,26 @@ def test_mixed_precision_convolves_in_bfloat16_and_reads_in_single(
     assert found[True] == pytest.approx(found[None], rel=0.05)
 
 
+@pytest.mark.parametrize("options", [{}, {"input_to_memory": True}, {"update_rule": "learned"}])
+def test_mixed_precision_fuses_slots(photos: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    """Clips longer than the memory has slots, by each way to choose what is fused."""
+    phases = [Phase(1, frames=6, size=64, batch=1, slots=3)]
+    figures = []
+    for mixed in (False, True):
+        task = SegmentTask(
+            config(photos, tmp_path, phases=phases, mixed_precision=mixed, **options), "cpu"
+        )
+        torch.manual_seed(0)
+        loss, _ = task.measure(task.batches[0], 0)
+        loss.backward()
+        gradient = task.network.fusion.candidate.weight.grad
+        assert gradient is not None
+        assert torch.isfinite(gradient).all()
+        assert gradient.any()
+        figures.append(float(loss.detach()))
+    assert figures[1] == pytest.approx(figures[0], rel=0.05)
+
+
 def test_a_depthwise_convolution_stays_single_in_mixed_precision_on_a_cpu() -> None:
     x = torch.rand(1, 4, 8, 8)
     for groups, dtype in ((4, torch.float32), (1, torch.bfloat16)):

@@ -146,7 +146,7 @@ class ClipMemory:
         if self.rule.scored:
             self._make_scored_room(table)
             return
-        similarity = table.cpu().numpy()
+        similarity = table.float().cpu().numpy()
         chosen = [self.rule.choose(similarity[n]) for n in range(count)]
         templates, keys = self.templates, self.keys
         for step in range(max(len(pairs) for pairs in chosen)):
@@ -200,7 +200,7 @@ class ClipMemory:
         assert self.rule.absorb is not None
         rows = torch.arange(len(template))
         with torch.no_grad():
-            near = slot_similarity(key[:, None], self.keys[:, 1:]).cpu().numpy()
+            near = slot_similarity(key[:, None], self.keys[:, 1:]).float().cpu().numpy()
         j = torch.tensor([self.rule.absorb(row) + 1 for row in near])
         fused = self.network.fusion(template, self.templates[rows, j])
         here = (torch.arange(self.templates.shape[1])[None] == j[:, None]).to(template.device)
