@@ -111,9 +111,10 @@ def run(
             target=_say_that_it_goes_on, args=(ended, begin, what, progress), daemon=True
         )
         beat.start()
-        stop = threading.Timer(limit or threading.TIMEOUT_MAX, process.kill)
+        stop = threading.Timer(limit or 0.0, process.kill)
         stop.daemon = True
-        stop.start()
+        if limit:
+            stop.start()
         reason = ""
         try:
             process.stdin.write(given)
