@@ -2,8 +2,9 @@
 
 Dense convolutions of more than one pixel are quantised, and what lies between them: they are most
 of the work, and their sums of hundreds of products forgive rounding. Depthwise and 1x1
-convolutions, the read and the sums at stride 4, where the mask's outline is made, stay in single
-precision.
+convolutions, the keys, the read and the sums at stride 4, where the mask's outline is made, stay
+in single precision. So does the query encoder: a frame with one object does not run it, save for
+the seed, whose keys every later frame is compared with.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ from .onnx_stages import OnnxStages
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # raise it when what is quantised, or how, changes
-STAGES = ("query_encoder", "segment", "object", "memory_encoder", "fusion")
+FORMAT = 3  # raise it when what is quantised, or how, changes
+STAGES = ("segment", "object", "memory_encoder", "fusion")
 EXAMPLE = (96, 160)  # rows and columns that the graphs are traced with; they take any
 FEWEST_INPUTS, FEWEST_OUTPUTS = 32, 8  # channels of a convolution that is worth it
 # 1x1 convolutions between large ones, whose maps would else be brought out of int8 and back
 BETWEEN = ("decode16.skip.weight", "refine8.reduce.weight")
+# where in the memory a frame looks: its keys' rounding is one error over the whole mask
+EXACT = ("key_head.weight",)
 SAMPLES = 48  # of each stage; the calibration holds them and their maps in memory
 EVERY = {"memory_encoder": 2, "fusion": 2}  # calls from one sample to the next
 EVERY_OTHER = 8
@@ -100,16 +103,13 @@ class RecordingStages(OnnxStages):
             name: inputs[name] for name in ("keys", "values", "bias") if name in inputs
         }
         if stage == "segment":
-            image = inputs["image"]
-            query = Query(*super()._run("query_encoder", image=image))
+            query = Query(*super()._run("query_encoder", image=inputs["image"]))
             maps = {name: getattr(query, name) for name in ("key", "value", "skip8", "skip4")}
-            self._add("query_encoder", {"image": image})
             self._add("object", {**maps, **memory})
         elif stage == "object":
             assert self._image is not None
-            self._add("query_encoder", {"image": self._image})
             self._add("segment", {"image": self._image, **memory})
-        if stage in self.samples and stage != "query_encoder":
+        if stage in self.samples:
             self._add(stage, inputs)
 
     def _add(self, stage: str, inputs: dict[str, Tensor]) -> None:
@@ -246,7 +246,9 @@ def _large(convolution: Any, shapes: dict[str, tuple[int, ...]]) -> bool:
     outputs, inputs, *kernel = shapes[weight]
     groups = next((a.i for a in convolution.attribute if a.name == "group"), 1)
     wide = inputs >= FEWEST_INPUTS and outputs >= FEWEST_OUTPUTS
-    return groups == 1 and wide and (max(kernel) > 1 or weight.endswith(BETWEEN))
+    if weight.endswith(EXACT) or groups != 1 or not wide:
+        return False
+    return max(kernel) > 1 or weight.endswith(BETWEEN)
 
 
 def _difference(single: Path, quantised: Path, samples: list[Sample]) -> float:
