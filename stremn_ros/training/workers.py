@@ -28,6 +28,11 @@ class Workers:
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
+        # imported later, by the first optimizer, its functions' default arguments would be the
+        # group that is open then, and keep it and its threads alive beyond ``close``: into the end
+        # of the interpreter, where a thread that lets go of a tensor aborts the process
+        import torch.distributed.nn
+
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         return cls(torch.distributed.get_rank(), count)
 
@@ -69,7 +74,7 @@ class Workers:
         return bool(low == high)
 
     def close(self) -> None:
-        """Leaves the group."""
+        """Leaves the group and ends its threads."""
         if self.count > 1:
             torch.distributed.destroy_process_group()
 
