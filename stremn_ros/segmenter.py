@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from .errors import CapacityError, InputError, ModelError, UnknownObjectError
+from .masks import MAX_ID, checked_mask, drop_small_parts, label_mask
 from .memory import (
     RULES,
     GrowingMemory,
@@ -36,15 +36,12 @@ from .memory import (
     slot_attention,
 )
 from .memory.snapshot import Snapshot, fingerprint
-from .network import aggregate_logits
-from .parts import drop_small_parts
+from .network import aggregate_logits, object_probabilities
 from .runtime.models import SCORER_PREFIX, find_model, load_network
 from .runtime.stages import Stages, make_stages
 from .runtime.staging import make_stager, resize
+from .sizes import STRIDE, checked_size, could_be, fitted_size, shape_text
 
-MAX_ID = 255
-STRIDE = 16
-MIN_SIDE, MAX_SIDE = 32, 4096
 LINEAR_FRAMES = 5  # between two templates of the rule `linear`, as in STM
 
 
@@ -159,7 +156,7 @@ class Segmenter:
             raise InputError(f"update_every is {update_every}; it must be at least 1")
         self._stages = stages
         self._stager = make_stager(stages.device)
-        self._requested_size = _checked_size(processing_size)
+        self._requested_size = checked_size(processing_size)
         self.max_objects, self.update_every = max_objects, update_every
         self.lost_after, self.smallest_part = lost_after, smallest_part
         self.min_score, self.return_score = min_score, return_score
@@ -317,7 +314,7 @@ class Segmenter:
             CapacityError: more objects than max_objects. Nothing is changed in either case.
         """
         _check_frame(frame)
-        labels = _checked_mask(mask, frame.shape[:2])
+        labels = checked_mask(mask, frame.shape[:2])
         present = [int(value) for value in np.unique(labels) if value]
         wanted = present if ids is None else sorted(set(ids))
         if absent := [value for value in wanted if value not in present]:
@@ -371,7 +368,7 @@ class Segmenter:
             if self._unseen[object_id]:
                 needed = max(needed, self.return_score)
             shown.append(area > 0 and scores[-1] >= needed)
-        labels = _labels(logits, ids, shown, (height, width))
+        labels = label_mask(logits, ids, shown, (height, width))
         if self.smallest_part > 0:
             drop_small_parts(labels, ids, self.smallest_part)
         objects = [self._describe(*each, labels) for each in zip(ids, scores, strict=True)]
@@ -571,9 +568,9 @@ class Segmenter:
                 f"{self.max_objects}: load the model with max_objects={len(snapshot.ids)} or more"
             )
         size = snapshot.processing_size
-        if size is not None and not _could_be(size, self._requested_size):
+        if size is not None and not could_be(size, self._requested_size):
             raise InputError(
-                f"the snapshot was made at a processing size of {_shape(size)}, this segmenter "
+                f"the snapshot was made at a processing size of {shape_text(size)}, this segmenter "
                 f"works at {self._requested_size}: load the model with processing_size={size[0]}"
             )
         # beside the present memory, so that a bad snapshot leaves that as it is
@@ -685,7 +682,7 @@ class Segmenter:
         key, stride16, each = self._segment(image)
         self._query_key = key
         logits = aggregate_logits(each[:, 0])
-        probabilities = _probabilities(logits, image.shape[-2:])
+        probabilities = object_probabilities(logits, image.shape[-2:])
         by_id = dict(zip(self._memory.ids, probabilities, strict=True))
         return _Frame(frame, image, key, stride16, by_id), logits
 
@@ -730,92 +727,9 @@ class Segmenter:
         )
 
 
-def _probabilities(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Aggregated logits [O + 1, h, w] -> the objects' probabilities [O, *size]."""
-    if len(logits) == 2:  # the softmax of two is the sigmoid of their difference
-        odds = F.interpolate((logits[1:] - logits[:1])[None], size=size, mode="bilinear")[0]
-        return odds.sigmoid_()
-    return F.interpolate(logits[None], size=size, mode="bilinear")[0].softmax(dim=0)[1:]
-
-
-def _labels(
-    logits: Tensor, ids: list[int], shown: list[bool], size: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """Aggregated logits [O + 1, h, w] -> label mask uint8 of the objects shown, at size."""
-    if not any(shown):
-        return np.zeros(size, np.uint8)
-    if not all(shown):
-        kept = [n for n, here in enumerate(shown) if here]
-        logits, ids = logits[[0, *(n + 1 for n in kept)]], [ids[n] for n in kept]
-    maps = logits.cpu().numpy()
-    if len(ids) == 1:
-        return (resize(maps[1] - maps[0], size) > 0.0).view(np.uint8) * np.uint8(ids[0])
-    full = np.stack([resize(part, size) for part in maps])
-    return np.array([0, *ids], np.uint8)[full.argmax(axis=0)]
-
-
-def _checked_size(size: int | tuple[int, int] | Sequence[int]) -> int | tuple[int, int]:
-    sides = (size,) if isinstance(size, int) else tuple(size)
-    if len(sides) not in (1, 2) or not all(MIN_SIDE <= side <= MAX_SIDE for side in sides):
-        raise InputError(
-            f"processing_size is {size}; it must be rows, or (rows, columns), each "
-            f"{MIN_SIDE}..{MAX_SIDE}"
-        )
-    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
-
-
-def fitted_size(requested: int | tuple[int, int], source: tuple[int, int]) -> tuple[int, int]:
-    """Processing size for a source of (rows, columns): multiples of 16, at most 4:1.
-
-    Args:
-        requested: rows, whose columns follow from the source, or (rows, columns).
-    """
-
-    def rounded(length: float) -> int:
-        return max(MIN_SIDE, STRIDE * round(length / STRIDE))
-
-    if isinstance(requested, tuple):
-        return rounded(requested[0]), rounded(requested[1])
-    aspect = min(max(source[1] / source[0], 0.25), 4.0)
-    return rounded(requested), rounded(requested * aspect)
-
-
-def _could_be(size: tuple[int, int], requested: int | tuple[int, int]) -> bool:
-    """Whether a source exists for which ``fitted_size`` gives this size."""
-    if isinstance(requested, tuple):
-        return size == fitted_size(requested, (1, 1))
-    rows, columns = size
-    low, high = (fitted_size(requested, source)[1] for source in ((4, 1), (1, 4)))
-    return (
-        rows == fitted_size(requested, (1, 1))[0]
-        and columns % STRIDE == 0
-        and low <= columns <= high
-    )
-
-
 def _check_frame(frame: NDArray[np.uint8]) -> None:
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
         kind = getattr(frame, "dtype", type(frame).__name__)
         raise InputError(f"a frame must be a uint8 array [H, W, 3], not {kind}")
     if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
         raise InputError(f"a frame must have the shape [H, W, 3], not {list(frame.shape)}")
-
-
-def _checked_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    if not isinstance(mask, np.ndarray) or not (
-        np.issubdtype(mask.dtype, np.integer) or mask.dtype == bool
-    ):
-        kind = getattr(mask, "dtype", type(mask).__name__)
-        raise InputError(f"a mask must be an integer array [H, W], not {kind}")
-    if mask.shape != size:
-        raise InputError(
-            f"the mask is {_shape(mask.shape)}, but the frame is {_shape(size)}; they must match"
-        )
-    low, high = int(mask.min()), int(mask.max())
-    if low < 0 or high > MAX_ID:
-        raise InputError(f"mask values are {low}..{high}; object ids are 1..{MAX_ID}, 0 is none")
-    return mask
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(str(length) for length in shape)

@@ -18,21 +18,22 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What each part may import of the package, beside itself. memory <- network <- runtime <-
 # segmenter, predictor <- nodes, cli; data <- training, evaluation <- cli.
-HELPERS = {"errors", "motion", "parts", "seeding", "video", "visualization"}
+HELPERS = {"errors", "motion", "seeding", "sizes", "video", "visualization"}
 LIBRARY = {"errors", "memory", "network", "runtime"}
 ONLINE = LIBRARY | {"segmenter", "predictor"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "motion": set(),
-    "parts": set(),
     "seeding": {"errors"},
+    "sizes": {"errors"},
     "video": {"errors"},
     "visualization": {"errors", "video"},
     "memory": {"errors"},
     "network": {"errors", "memory"},
     "runtime": {"errors", "memory", "network"},
-    "segmenter": LIBRARY | HELPERS,
+    "masks": {"errors", "runtime", "sizes"},
+    "segmenter": LIBRARY | HELPERS | {"masks"},
     "predictor": LIBRARY | HELPERS,
     "nodes": ONLINE | HELPERS,
     "data": HELPERS,

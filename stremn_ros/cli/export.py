@@ -117,7 +117,7 @@ def _tensorrt(folder: Path, wanted: int | tuple[int, int] | None) -> int:
     from stremn_ros.runtime.builder import build_tensorrt
     from stremn_ros.runtime.models import read_config
     from stremn_ros.runtime.tensorrt_stages import PLANS, plan_folder
-    from stremn_ros.segmenter import fitted_size
+    from stremn_ros.sizes import fitted_size
 
     if wanted is None:
         wanted = read_config(folder).defaults.get("processing_size", 240)

@@ -1,6 +1,6 @@
 """PyTorch modules of the networks: no state between frames, no ROS, no files but test models."""
 
-from .aggregation import aggregate_logits
+from .aggregation import aggregate_logits, object_probabilities
 from .config import SegmentationConfig
 from .segmentation import Query, SegmentationNetwork, space_time_read
 
@@ -9,5 +9,6 @@ __all__ = [
     "SegmentationConfig",
     "SegmentationNetwork",
     "aggregate_logits",
+    "object_probabilities",
     "space_time_read",
 ]

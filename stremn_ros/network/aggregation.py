@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def aggregate_logits(logits: Tensor, epsilon: float = 1e-6) -> Tensor:
@@ -24,7 +26,22 @@ def aggregate_logits(logits: Tensor, epsilon: float = 1e-6) -> Tensor:
     if logits.shape[-3] == 1:  # the background is what the object is not
         return torch.cat([-logits.clamp(min=math.log(epsilon)), log_odds], dim=-3)
     # log prod(1 - p_o) = sum of log sigmoid(-logit), which needs no clamping of p
-    log_background = torch.nn.functional.logsigmoid(-logits).sum(dim=-3, keepdim=True)
+    log_background = F.logsigmoid(-logits).sum(dim=-3, keepdim=True)
     remainder = -torch.expm1(log_background.clamp(max=-epsilon))
     background = log_background - torch.log(remainder.clamp(min=epsilon))
     return torch.cat([background, log_odds], dim=-3)
+
+
+def object_probabilities(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Each object's probability: the softmax over background and objects, enlarged to a size.
+
+    Args:
+        logits: aggregated, [O + 1, h, w], the background first; size: rows and columns.
+
+    Returns:
+        [O, *size].
+    """
+    if len(logits) == 2:  # the softmax of two is the sigmoid of their difference
+        odds = F.interpolate((logits[1:] - logits[:1])[None], size=size, mode="bilinear")[0]
+        return odds.sigmoid_()
+    return F.interpolate(logits[None], size=size, mode="bilinear")[0].softmax(dim=0)[1:]
