@@ -12,8 +12,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from stremn_ros import doctor
-from stremn_ros.doctor import NOTE, OK, PROBLEM, Check, Probe, Report, probe
+from stremn_ros.doctor import (
+    NOTE,
+    OK,
+    PROBLEM,
+    Check,
+    Probe,
+    Report,
+    library_checks,
+    probe,
+    probes,
+    ros_checks,
+)
 from stremn_ros.runtime.cache import sha256, write_key
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,12 +108,12 @@ def test_interfaces_that_were_not_built_are_told_from_built_ones(tmp_path, monke
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     bare.chmod(0o755)
-    monkeypatch.setattr(doctor.sys, "executable", str(bare))
-    check = doctor._check_interfaces(probe(doctor._INTERFACES))
+    monkeypatch.setattr(probes.sys, "executable", str(bare))
+    check = ros_checks.check_interfaces(probe(probes.INTERFACES))
     assert check.status == PROBLEM
     assert "not built" in check.found
     assert "colcon build" in check.advice
-    assert "rclpy" in doctor._check_interfaces(Probe({}, "No module named 'rclpy'"), True).advice
+    assert "rclpy" in ros_checks.check_interfaces(Probe({}, "No module named 'rclpy'"), True).advice
 
 
 def test_report_counts_only_what_is_needed():
@@ -132,7 +142,7 @@ def test_shared_memory_profile(tmp_path, inside, free, status, words):
     path = tmp_path / "p.xml"
     path.write_text(PROFILE.format(inside))
     for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
-        check = doctor._check_shared_memory(
+        check = ros_checks.check_shared_memory(
             {variable: str(path)}, "rmw_fastrtps_cpp", lambda _: SimpleNamespace(free=free)
         )
         assert check.status == status
@@ -140,40 +150,40 @@ def test_shared_memory_profile(tmp_path, inside, free, status, words):
 
 
 def test_shared_memory_without_profile_or_with_another_middleware(tmp_path):
-    unset = doctor._check_shared_memory({}, "rmw_fastrtps_cpp")
+    unset = ros_checks.check_shared_memory({}, "rmw_fastrtps_cpp")
     assert unset.status == NOTE
     assert "512 KiB" in unset.found
     assert "export FASTDDS_DEFAULT_PROFILES_FILE=" in unset.advice
     gone = {"FASTDDS_DEFAULT_PROFILES_FILE": str(tmp_path / "gone.xml")}
-    assert doctor._check_shared_memory(gone, "rmw_fastrtps_cpp").status == PROBLEM
-    jazzy = doctor._check_shared_memory({"ROS_DISTRO": "jazzy"}, "rmw_fastrtps_cpp")
+    assert ros_checks.check_shared_memory(gone, "rmw_fastrtps_cpp").status == PROBLEM
+    jazzy = ros_checks.check_shared_memory({"ROS_DISTRO": "jazzy"}, "rmw_fastrtps_cpp")
     assert "export FASTRTPS_DEFAULT_PROFILES_FILE=" in jazzy.advice
     both = {**gone, "FASTRTPS_DEFAULT_PROFILES_FILE": str(tmp_path / "gone.xml")}
-    assert "both set" in doctor._check_shared_memory(both, "rmw_fastrtps_cpp").found
-    assert doctor._check_shared_memory({}, "rmw_cyclonedds_cpp").status == OK
+    assert "both set" in ros_checks.check_shared_memory(both, "rmw_fastrtps_cpp").found
+    assert ros_checks.check_shared_memory({}, "rmw_cyclonedds_cpp").status == OK
 
 
 def test_a_gpu_that_pytorch_cannot_use_is_said(monkeypatch):
     values = {"version": "2.0", "available": False, "threads": 4, "cuda_build": None}
-    monkeypatch.setattr(doctor.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
-    assert "CPU build" in doctor._check_torch(Probe(values)).advice
-    assert "driver" in doctor._check_torch(Probe({**values, "cuda_build": "12.8"})).advice
-    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
-    assert doctor._check_torch(Probe(values)).status == OK
-    assert doctor._check_torch(Probe({}, "ImportError: x")).needed_for == "library"
+    monkeypatch.setattr(library_checks.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    assert "CPU build" in library_checks.check_torch(Probe(values)).advice
+    assert "driver" in library_checks.check_torch(Probe({**values, "cuda_build": "12.8"})).advice
+    monkeypatch.setattr(library_checks.shutil, "which", lambda _: None)
+    assert library_checks.check_torch(Probe(values)).status == OK
+    assert library_checks.check_torch(Probe({}, "ImportError: x")).needed_for == "library"
 
 
 def test_ros_distribution(monkeypatch):
     def wheels(*names):
         found = [SimpleNamespace(metadata={"Name": name}) for name in names]
-        monkeypatch.setattr(doctor.importlib.metadata, "distributions", lambda: found)
+        monkeypatch.setattr(ros_checks.importlib.metadata, "distributions", lambda: found)
 
     wheels("numpy")
-    assert doctor._check_distribution({}).status == PROBLEM
-    assert doctor._check_distribution({"ROS_DISTRO": "jazzy"}).found == "jazzy is sourced"
+    assert ros_checks.check_distribution({}).status == PROBLEM
+    assert ros_checks.check_distribution({"ROS_DISTRO": "jazzy"}).found == "jazzy is sourced"
     wheels("ros-kilted-rclpy", "ros-rcl-interfaces")
-    assert doctor._check_distribution({}).found == "wheels of kilted are installed"
-    assert "mixed" in doctor._check_distribution({"ROS_DISTRO": "jazzy"}).advice
+    assert ros_checks.check_distribution({}).found == "wheels of kilted are installed"
+    assert "mixed" in ros_checks.check_distribution({"ROS_DISTRO": "jazzy"}).advice
 
 
 def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
@@ -192,7 +202,7 @@ def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
         (cache / name / "x.onnx").write_bytes(content)
     monkeypatch.setenv("STREMN_CACHE", str(cache))
     monkeypatch.setenv("STREMN_MODELS", str(models))
-    check = doctor._check_cache(probe(doctor._CACHE))
+    check = library_checks.check_cache(probe(probes.CACHE))
     assert check.status == NOTE
     lines = dict(line.split(": ", 1) for line in check.found.splitlines()[1:])
     assert lines["good"].endswith("whole")
@@ -202,33 +212,33 @@ def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
     assert "anew: short" in check.advice
     assert "deleted: .half-x1, old" in check.advice
     monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "nowhere"))
-    assert doctor._check_cache(probe(doctor._CACHE)).status == OK
+    assert library_checks.check_cache(probe(probes.CACHE)).status == OK
 
 
 def test_gpu_parts_say_what_is_missing():
     def cuda(available=False, **values):
-        return doctor._check_cuda(Probe(values), Probe({"available": available}))
+        return library_checks.check_cuda(Probe(values), Probe({"available": available}))
 
-    gone = doctor._check_cuda(Probe({}, "OSError: libcuda.so.1"), Probe({}))
+    gone = library_checks.check_cuda(Probe({}, "OSError: libcuda.so.1"), Probe({}))
     assert gone.status == NOTE
     assert "libcuda.so.1" in gone.found
     assert "error 100" in cuda(driver="12.8", build="12.8", code=100).found
     assert "PyTorch with CUDA" in cuda(driver="12.8", build=None, code=0).advice
     assert cuda(True, driver="12.8", build="12.8", code=0).status == OK
     rtx = Probe({"name": "tensorrt_rtx_bindings", "version": "1.7", "rtx": True})
-    assert "not run" in doctor._check_tensorrt(rtx, False).found
-    assert "stremn export" in doctor._check_tensorrt(rtx, True).found
-    assert "no module x" in doctor._check_tensorrt(Probe({}, "no module x"), False).found
-    assert "CPATH" in doctor._check_pycuda(Probe({}, "ImportError: x")).advice
+    assert "not run" in library_checks.check_tensorrt(rtx, False).found
+    assert "stremn export" in library_checks.check_tensorrt(rtx, True).found
+    assert "no module x" in library_checks.check_tensorrt(Probe({}, "no module x"), False).found
+    assert "CPATH" in library_checks.check_pycuda(Probe({}, "ImportError: x")).advice
 
 
 def test_onnxruntime_without_an_exporter_is_a_note():
     values = {"version": "1.2", "providers": ["CPU"], "errors": {"onnxscript": "ImportError: x"}}
-    check = doctor._check_onnxruntime(Probe(values))
+    check = library_checks.check_onnxruntime(Probe(values))
     assert check.status == NOTE
     assert "pip install onnxscript" in check.advice
     assert "ImportError: x" in check.found
-    assert doctor._check_onnxruntime(Probe({**values, "errors": {}})).status == OK
+    assert library_checks.check_onnxruntime(Probe({**values, "errors": {}})).status == OK
 
 
 def test_the_runtime_comes_with_the_reason():
@@ -239,6 +249,6 @@ def test_the_runtime_comes_with_the_reason():
         "milliseconds": 80.0,
         "why": ["runtime auto takes PyTorch: no export"],
     }
-    check = doctor._check_run(Probe(values))
+    check = library_checks.check_run(Probe(values))
     assert "takes PyTorch: no export" in check.found
     assert "stremn export" in check.advice
