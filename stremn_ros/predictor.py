@@ -12,14 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import InputError, ModelError, RuntimeUnavailableError
+from .errors import InputError, ModelError
 from .memory import SlotMemory
 from .motion import FlowExtrapolation, candidates
 from .network import space_time_read
 from .network.conv_lstm import ConvLstm
 from .network.prediction import STACK, STRIDE, Encoding, PredictionNetwork
+from .runtime.allocator import keep_freed_memory
 from .runtime.models import find_model
 from .runtime.prediction_models import Network, load_prediction_network
+from .runtime.stages import choose_device
 
 MAX_HORIZON = 100
 
@@ -274,12 +276,10 @@ class Predictor:
         network, spec = load_prediction_network(find_model(model))
         if isinstance(network, ConvLstm):
             raise ModelError(f"{model} is the ConvLSTM baseline, which only `evaluate` runs")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            network = network.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise RuntimeUnavailableError(f"device {device!r} cannot be used: {error}") from None
+        chosen = choose_device(device)
+        if chosen.type == "cpu":
+            keep_freed_memory()
+        network = network.to(chosen)
         given = {key: value for key, value in options.items() if value is not None}
         return cls(network, **{**spec.defaults, **given})
 

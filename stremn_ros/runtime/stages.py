@@ -91,6 +91,11 @@ def choose_device(device: str) -> torch.device:
             f"device {device!r} was asked for, but PyTorch {torch.__version__} sees no GPU; "
             "use device auto or cpu"
         )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise RuntimeUnavailableError(
+            f"device {device!r} was asked for, but the GPUs here are cuda:0 to "
+            f"cuda:{torch.cuda.device_count() - 1}"
+        )
     if chosen.type not in ("cpu", "cuda"):
         raise RuntimeUnavailableError(f"device {device!r} is not supported; use cpu or cuda")
     return chosen
