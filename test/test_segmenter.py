@@ -17,6 +17,7 @@ from stremn_ros.errors import (
     RuntimeUnavailableError,
     UnknownObjectError,
 )
+from stremn_ros.runtime.stages import choose_device
 from stremn_ros.segmenter import ObjectState, Segmenter
 
 
@@ -277,6 +278,15 @@ def test_devices_and_runtimes_that_are_not_there() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeUnavailableError, match="sees no GPU"):
             Segmenter.load(str(TINY_MODEL), device="cuda")
+
+
+def test_a_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device in ("cuda:2", "cuda:9"):
+        with pytest.raises(RuntimeUnavailableError, match="cuda:0 to cuda:1"):
+            choose_device(device)
+    assert choose_device("cuda:1").index == 1
 
 
 def copy_model(folder: Path) -> Path:
