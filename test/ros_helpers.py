@@ -156,10 +156,10 @@ class Peer(peer.Peer):
     def __init__(self, name="peer"):
         super().__init__(name)
 
-    def call(self, kind, name, request=None, /, timeout=TIMEOUT, **fields):
+    def call(self, kind, name, request=None, /, timeout=TIMEOUT, repeat=None, **fields):
         """A service call from this process to another."""
         request = request if request is not None else kind.Request(**fields)
-        return super().call(kind, name, request, timeout)
+        return super().call(kind, name, request, timeout, repeat)
 
     def call_later(self, kind, name, request=None, /, **fields):
         """Sends the request; the function returned waits for the response."""
@@ -174,7 +174,7 @@ class Peer(peer.Peer):
     # -- lifecycle and parameters
 
     def state(self, node="/stremn") -> str:
-        return self.call(GetState, f"{node}/get_state").current_state.label
+        return self.call(GetState, f"{node}/get_state", repeat=5.0).current_state.label
 
     def transition(self, name, node="/stremn") -> bool:
         request = ChangeState.Request(transition=Transition(id=TRANSITIONS[name]))

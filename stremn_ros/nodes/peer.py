@@ -59,15 +59,25 @@ class Peer:
         wait_for(client.service_is_ready, f"the service {name}", timeout)
         return client.call_async(request)
 
-    def call(self, kind: Any, name: str, request: Any, timeout: float = 60.0) -> Any:
-        """The response of a service; StremnError when none comes within `timeout` seconds."""
+    def call(
+        self, kind: Any, name: str, request: Any, timeout: float = 60.0, repeat: float | None = None
+    ) -> Any:
+        """The response of a service; StremnError when none comes within `timeout` seconds.
+
+        repeat: ask again after so many seconds without one, for requests that may be made twice.
+        The first response to a new client is lost where the server, on a busy machine, has not
+        discovered its reader yet: rmw_fastrtps waits 0.1 s for that and gives up.
+        """
         end = time.monotonic() + timeout
-        future = self.ask(kind, name, request, timeout)
-        answered = threading.Event()
-        future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(max(0.0, end - time.monotonic())):
-            raise StremnError(f"{name} did not answer within {timeout:g} s")
-        return future.result()
+        while True:
+            future = self.ask(kind, name, request, timeout)
+            answered = threading.Event()
+            future.add_done_callback(lambda _, answered=answered: answered.set())
+            left = max(0.0, end - time.monotonic())
+            if answered.wait(left if repeat is None else min(left, repeat)):
+                return future.result()
+            if repeat is None or time.monotonic() >= end:
+                raise StremnError(f"{name} did not answer within {timeout:g} s")
 
     def close(self) -> None:
         self._executor.shutdown()
