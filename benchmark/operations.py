@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +53,12 @@ class Counting:
 def machine_rate(repeats: int = 20) -> float:
     """Operations per second, in thousands of millions: the median of several products."""
     a, b = (torch.rand(SIDE, SIDE) for _ in range(2))
-    return 2e-9 * SIDE**3 / _median_seconds(lambda: a @ b, repeats)
-
-
-def _median_seconds(run: Callable[[], object], repeats: int) -> float:
     taken = []
     for _ in range(repeats):
         begin = time.perf_counter()
-        run()
+        a @ b
         taken.append(time.perf_counter() - begin)
-    return float(np.median(taken))
+    return 2e-9 * SIDE**3 / float(np.median(taken))
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ from .motion import FlowExtrapolation, candidates
 from .network import space_time_read
 from .network.conv_lstm import ConvLstm
 from .network.prediction import STACK, STRIDE, Encoding, PredictionNetwork
-from .runtime.allocator import keep_freed_memory
 from .runtime.models import find_model
 from .runtime.prediction_models import Network, load_prediction_network
 from .runtime.stages import choose_device
@@ -276,10 +275,7 @@ class Predictor:
         network, spec = load_prediction_network(find_model(model))
         if isinstance(network, ConvLstm):
             raise ModelError(f"{model} is the ConvLSTM baseline, which only `evaluate` runs")
-        chosen = choose_device(device)
-        if chosen.type == "cpu":
-            keep_freed_memory()
-        network = network.to(chosen)
+        network = network.to(choose_device(device))
         given = {key: value for key, value in options.items() if value is not None}
         return cls(network, **{**spec.defaults, **given})
 

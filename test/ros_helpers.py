@@ -23,7 +23,7 @@ import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -174,7 +174,7 @@ class Peer(peer.Peer):
     # -- lifecycle and parameters
 
     def state(self, node="/stremn") -> str:
-        return self.call(GetState, f"{node}/get_state", repeat=5.0).current_state.label
+        return super().state(node, TIMEOUT)
 
     def transition(self, name, node="/stremn") -> bool:
         request = ChangeState.Request(transition=Transition(id=TRANSITIONS[name]))

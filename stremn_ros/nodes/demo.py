@@ -270,13 +270,12 @@ class _Demo:
 
     def _transition(self, peer: Any, name: str, process: Any) -> None:
         from lifecycle_msgs.msg import Transition
-        from lifecycle_msgs.srv import ChangeState, GetState
+        from lifecycle_msgs.srv import ChangeState
 
         number = getattr(Transition, f"TRANSITION_{name.upper()}")
         request = ChangeState.Request(transition=Transition(id=number))
         try:
-            # first what may be asked twice, until the node has discovered this peer
-            peer.call(GetState, f"{NODE}/get_state", GetState.Request(), 120.0, repeat=5.0)
+            peer.state(NODE, 120.0)  # first, see there
             done = peer.call(ChangeState, f"{NODE}/change_state", request, 120.0)
         except StremnError as error:
             raise StremnError(f"{error}\n{process.tail}") from None

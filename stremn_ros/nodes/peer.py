@@ -6,9 +6,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import rclpy
+from lifecycle_msgs.srv import GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from stremn_ros.errors import StremnError
@@ -69,15 +71,19 @@ class Peer:
         discovered its reader yet: rmw_fastrtps waits 0.1 s for that and gives up.
         """
         end = time.monotonic() + timeout
-        while True:
-            future = self.ask(kind, name, request, timeout)
-            answered = threading.Event()
-            future.add_done_callback(lambda _, answered=answered: answered.set())
+        answers: SimpleQueue[Any] = SimpleQueue()
+        while (left := end - time.monotonic()) > 0:
+            self.ask(kind, name, request, left).add_done_callback(answers.put)
             left = max(0.0, end - time.monotonic())
-            if answered.wait(left if repeat is None else min(left, repeat)):
-                return future.result()
-            if repeat is None or time.monotonic() >= end:
-                raise StremnError(f"{name} did not answer within {timeout:g} s")
+            with contextlib.suppress(Empty):
+                return answers.get(timeout=left if repeat is None else min(left, repeat)).result()
+        raise StremnError(f"{name} did not answer within {timeout:g} s")
+
+    def state(self, node: str, timeout: float = 60.0) -> str:
+        """The state of a lifecycle node, e.g. "active". Asked first, it makes sure that the node
+        has discovered this peer."""
+        request = GetState.Request()
+        return self.call(GetState, f"{node}/get_state", request, timeout, 5.0).current_state.label
 
     def close(self) -> None:
         self._executor.shutdown()

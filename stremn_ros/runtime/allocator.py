@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Mapping
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT = 512 << 20  # bytes that the process may hold on to, free
@@ -28,12 +27,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was set.
     """
-    return _set(os.environ)
-
-
-def _set(environment: Mapping[str, str]) -> bool:
-    tunables = environment.get("GLIBC_TUNABLES", "")
-    if any(environment.get(name) for name in VARIABLES) or any(t in tunables for t in TUNABLES):
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if any(os.environ.get(name) for name in VARIABLES) or any(t in tunables for t in TUNABLES):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ModelError, RuntimeUnavailableError
 from ..network import Query, SegmentationConfig, SegmentationNetwork
+from .allocator import keep_freed_memory
 from .builder import build_onnx, build_tensorrt
 from .cuda_stages import CudaStages
 from .onnx_export import checked_files
@@ -73,13 +74,13 @@ class Stages(Protocol):
 
 
 def choose_device(device: str) -> torch.device:
-    """``auto`` is the GPU where PyTorch has one, else the CPU.
+    """``auto`` is the GPU where PyTorch has one, else the CPU, whose allocator is set for it.
 
     Raises:
         RuntimeUnavailableError: a device that is unknown or not there.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError:
@@ -98,6 +99,8 @@ def choose_device(device: str) -> torch.device:
         )
     if chosen.type not in ("cpu", "cuda"):
         raise RuntimeUnavailableError(f"device {device!r} is not supported; use cpu or cuda")
+    if chosen.type == "cpu":
+        keep_freed_memory()
     return chosen
 
 

@@ -9,15 +9,12 @@ from torch import Tensor
 
 from ..memory.similarity import mutual_similarity
 from ..network import Query, SegmentationNetwork, space_time_read
-from .allocator import keep_freed_memory
 
 
 class TorchStages:
     """Runs a network's stages on PyTorch without gradients; see ``stages.Stages``."""
 
     def __init__(self, network: SegmentationNetwork, device: torch.device) -> None:
-        if device.type == "cpu":
-            keep_freed_memory()
         # channels_last is what oneDNN and cuDNN convolve fastest in
         network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network.eval()

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from stremn_ros.runtime.allocator import keep_freed_memory
-
+from ..runtime import stages
 from .checkpoint import load_checkpoint, save_checkpoint
 from .curves import Curves, draw_curves
 from .workers import Workers
@@ -86,15 +85,10 @@ class _Range(Sampler[int]):
 
 
 def choose_device(settings: Settings) -> str:
-    """The device that ``auto`` stands for; sets the number of threads, and the CPU's allocator."""
+    """The device that ``auto`` stands for; sets the number of threads."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        keep_freed_memory()
-    return device
+    return str(stages.choose_device(settings.device))
 
 
 def rate_factor(settings: Settings, iteration: int, total: int) -> float:
