@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from .errors import CapacityError, InputError, ModelError, UnknownObjectError
 from .masks import MAX_ID, checked_mask, drop_small_parts, label_mask
@@ -36,7 +37,7 @@ from .memory import (
     slot_attention,
 )
 from .memory.snapshot import Snapshot, fingerprint
-from .network import aggregate_logits, object_probabilities
+from .network import Decoded, Seen, aggregate_logits, object_probabilities
 from .runtime.models import SCORER_PREFIX, find_model, load_network
 from .runtime.stages import Stages, make_stages
 from .runtime.staging import make_stager, resize
@@ -84,9 +85,25 @@ class _Frame:
 
     source: NDArray[np.uint8]
     image: Tensor  # [1, 3, H, W], 0..255
-    key: Tensor  # [1, Ck, h, w], and
-    stride16: Tensor  # [1, C16, h, w], of its query
+    seen: Seen  # of its query
     probabilities: dict[int, Tensor]  # id -> [H, W]; objects whose template is still to be written
+    # what the next frame gets to know of this one, for the objects of these rows; 0: of none
+    rows: list[int] = field(default_factory=list)
+    carried: dict[str, Tensor] = field(default_factory=dict)  # name -> [rows, ...]
+
+    def forget(self, object_id: int) -> None:
+        """Nothing of this object is written to the memory any more."""
+        self.probabilities.pop(object_id, None)
+        self.rows = [0 if row == object_id else row for row in self.rows]
+
+    def claim(self, masks: Tensor) -> None:
+        """Objects seeded in this frame, masks [n, 4h, 4w], take their pixels from the others."""
+        if "previous" not in self.carried:
+            return
+        stays = torch.tensor([row > 0 for row in self.rows], device=masks.device)
+        own = self.carried["previous"][:, 0] * stays[:, None, None] * (1.0 - masks.amax(dim=0))
+        others = own.sum(dim=0) - own + masks.sum(dim=0)
+        self.carried["previous"] = torch.stack([own, others], dim=1)
 
 
 _P = ParamSpec("_P")
@@ -332,15 +349,22 @@ class Segmenter:
         )
         claimed = masks.amax(dim=0)
         for object_id in wanted:
-            seen.probabilities.pop(object_id, None)
+            seen.forget(object_id)
         others = torch.zeros_like(claimed)
         for probability in seen.probabilities.values():
             others += probability * (1.0 - claimed)
         pair = torch.stack([masks, masks.sum(dim=0) - masks + others], dim=1)
-        templates = self._stages.encode_memory(seen.image, pair, seen.stride16)
+        templates = self._stages.encode_memory(seen.image, pair, seen.seen)
         for n, object_id in enumerate(wanted):
-            self._memory.seed(object_id, templates[n], seen.key[0])
+            self._memory.seed(object_id, templates[n], seen.seen.key[0])
             self._unseen[object_id] = 0
+        carried = {}
+        if "previous" in self._memory.carried:
+            carried["previous"] = F.avg_pool2d(pair, 4)
+            seen.claim(carried["previous"][:, 0])
+        if "hidden" in self._memory.carried:
+            carried["hidden"] = self._stages.start(templates)
+        self._memory.carry(wanted, **carried)
         return wanted
 
     @_in_scope
@@ -373,9 +397,11 @@ class Segmenter:
             drop_small_parts(labels, ids, self.smallest_part)
         objects = [self._describe(*each, labels) for each in zip(ids, scores, strict=True)]
         # an object that was not seen would only teach the memory an empty mask
-        for found in objects:
+        for n, found in enumerate(objects):
             if found.state is not ObjectState.TRACKED:
                 del seen.probabilities[found.id]
+                if "previous" in seen.carried:
+                    seen.carried["previous"][n, 0] = 0.0
         return SegmentResult(labels, sorted(objects, key=lambda found: found.id))
 
     @_in_scope
@@ -389,6 +415,11 @@ class Segmenter:
         self._frame = None
         if seen is None:
             return
+        kept = [n for n, object_id in enumerate(seen.rows) if object_id in self._memory.rows]
+        self._memory.carry(
+            [seen.rows[n] for n in kept],
+            **{name: value[kept] for name, value in seen.carried.items()},
+        )
         self._remembered += 1
         if self._remembered % self.update_every:
             return
@@ -397,8 +428,8 @@ class Segmenter:
             return
         masks = torch.stack([seen.probabilities[object_id] for object_id in ids])
         pair = torch.stack([masks, masks.sum(dim=0) - masks], dim=1)
-        templates = self._stages.encode_memory(seen.image, pair, seen.stride16)
-        self._memory.remember(ids, templates, seen.key.expand(len(ids), -1, -1, -1))
+        templates = self._stages.encode_memory(seen.image, pair, seen.seen)
+        self._memory.remember(ids, templates, seen.seen.key.expand(len(ids), -1, -1, -1))
 
     def step(self, frame: NDArray[np.uint8]) -> SegmentResult:
         """``segment`` and ``remember`` in one."""
@@ -419,7 +450,7 @@ class Segmenter:
         self._memory.remove(object_id)
         self._unseen.pop(object_id, None)
         if self._frame is not None:
-            self._frame.probabilities.pop(object_id, None)
+            self._frame.forget(object_id)
 
     def fork(self, ids: Sequence[int], *, replace: bool = False) -> Segmenter:
         """A second segmenter on the same network with the same options, its memory still empty.
@@ -488,7 +519,7 @@ class Segmenter:
         for object_id in ids:
             self._unseen[object_id] = other._unseen[object_id]
             if self._frame is not None:
-                self._frame.probabilities.pop(object_id, None)
+                self._frame.forget(object_id)
         return ids
 
     def snapshot(self, names: Mapping[int, str] | None = None) -> Snapshot:
@@ -643,7 +674,7 @@ class Segmenter:
             objects,
             self._slots,
             (config.template_channels, size[0] // STRIDE, size[1] // STRIDE),
-            config.key_channels,
+            config.memory_key_channels,
             config.value_channels,
             fuse=self._stages.fuse,
             project=self._stages.project,
@@ -651,6 +682,7 @@ class Segmenter:
             score=self._stages.score if scored else None,  # type: ignore[attr-defined]
             rule=self._rule,
             input_to_memory=self._input_to_memory,
+            carried=config.carried((size[0] // STRIDE, size[1] // STRIDE)),
             device=self._stages.device,
             **grown,
         )
@@ -671,7 +703,7 @@ class Segmenter:
             return seen
         image = self._prepare(frame)
         query = self._stages.encode_query(image)
-        return _Frame(frame, image, query.key, query.stride16, {})
+        return _Frame(frame, image, query.seen, {})
 
     def _read(self, frame: NDArray[np.uint8]) -> tuple[_Frame, Tensor]:
         """Reads the memory: the frame with all objects' probabilities, and logits at stride 4.
@@ -679,22 +711,32 @@ class Segmenter:
         The logits [O + 1, h, w] are aggregated; the probabilities are at the processing size.
         """
         image = self._prepare(frame)
-        key, stride16, each = self._segment(image)
-        self._query_key = key
-        logits = aggregate_logits(each[:, 0])
+        seen, decoded = self._segment(image)
+        self._query_key = seen.key
+        logits = aggregate_logits(decoded.logits[:, 0])
         probabilities = object_probabilities(logits, image.shape[-2:])
-        by_id = dict(zip(self._memory.ids, probabilities, strict=True))
-        return _Frame(frame, image, key, stride16, by_id), logits
+        ids = self._memory.ids
+        by_id = dict(zip(ids, probabilities, strict=True))
+        carried = {}
+        if "previous" in self._memory.carried:
+            own = logits.softmax(dim=0)[1:]
+            carried["previous"] = torch.stack([own, own.sum(dim=0) - own], dim=1)
+        if decoded.hidden is not None:
+            carried["hidden"] = decoded.hidden
+        return _Frame(frame, image, seen, by_id, ids, carried), logits
 
-    def _segment(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The query's key and stride16, and the logits [O, 1, h, w] of all objects."""
+    def _segment(self, image: Tensor) -> tuple[Seen, Decoded]:
+        """What is remembered of the frame, and the masks of all objects."""
         memory = self._memory.contents()
-        whole = self._stages.segment(image, *memory)
+        count = len(self._memory.rows)
+        carried = {name: value[:count] for name, value in self._memory.carried.items()}
+        previous, hidden = carried.get("previous"), carried.get("hidden")
+        whole = self._stages.segment(image, *memory, previous, hidden)
         if whole is not None:
             return whole
         query = self._stages.encode_query(image)
         read = self._stages.read(query.key, *memory)
-        return query.key, query.stride16, self._stages.decode(read, query)
+        return query.seen, self._stages.decode(read, query, previous, hidden)
 
     def _inside(self, seen: _Frame, ids: list[int]) -> list[list[float]]:
         """Of each object, the pixels where it is the likeliest and its probabilities' sum there."""

@@ -31,12 +31,20 @@ TINY = {
 }
 
 
+NOTHING = {"previous_mask": False, "sensory_channels": 0}
+PLACE = {"previous_mask": True, "sensory_channels": 6, "memory_encoder": "mask", "presence": True}
+
+
 def build(values: dict) -> SegmentationNetwork:
     torch.manual_seed(0)
     return SegmentationNetwork(SegmentationConfig.from_mapping(values)).eval()
 
 
-@pytest.mark.parametrize("values", [{}, PAPER, TINY], ids=["lite0", "paper", "tiny"])
+@pytest.mark.parametrize(
+    "values",
+    [{}, PAPER, TINY, {**TINY, **PLACE}, {**TINY, "affinity": "selective"}],
+    ids=["lite0", "paper", "tiny", "place", "selective"],
+)
 @pytest.mark.parametrize("size", [(64, 96), (48, 48)])
 def test_every_stage_keeps_its_contract(values: dict, size: tuple[int, int]) -> None:
     network = build(values)
@@ -49,20 +57,32 @@ def test_every_stage_keeps_its_contract(values: dict, size: tuple[int, int]) -> 
         template = network.encode_memory(
             image.expand(objects, -1, -1, -1),
             torch.rand(objects, 2, rows, columns),
-            query.stride16.expand(objects, -1, -1, -1),
+            *(getattr(query, name) for name in network.memory_maps),
         )
         key = network.memory_key(template, query.key.expand(objects, -1, -1, -1))
         value = network.memory_value(template)
-        cells = [x.flatten(2).transpose(1, 2) for x in (query.key.expand_as(key), key, value)]
+        query_key = query.key.expand(objects, -1, -1, -1)
+        cells = [x.flatten(2).transpose(1, 2) for x in (query_key, key, value)]
         read = space_time_read(*cells, affinity=config.affinity)
-        logits = network.decode(
-            read.transpose(1, 2).unflatten(2, (h, w)), query.value, query.skip8, query.skip4
+        carried = {
+            name: torch.rand(objects, *shape) for name, shape in config.carried((h, w)).items()
+        }
+        logits, presence, hidden = network.decode(
+            read.transpose(1, 2).unflatten(2, (h, w)),
+            query.value,
+            query.skip8,
+            query.skip4,
+            **carried,
         )
-    assert query.key.shape == (1, config.key_channels, h, w)
+    assert query.key.shape == (1, config.query_key_channels, h, w)
     assert template.shape == (objects, config.template_channels, h, w)
-    assert key.shape == (objects, config.key_channels, h, w)
+    assert key.shape == (objects, config.memory_key_channels, h, w)
     assert value.shape == (objects, config.value_channels, h, w)
     assert logits.shape == (objects, 1, 4 * h, 4 * w)
+    assert (presence is None) is not config.presence
+    assert (hidden is None) is (config.sensory_channels == 0)
+    if hidden is not None:
+        assert hidden.shape == (objects, config.sensory_channels, h, w)
     assert torch.isfinite(logits).all()
 
 
@@ -178,15 +198,59 @@ def test_an_object_that_is_not_there_has_no_mask() -> None:
     maps = (*maps, torch.randn(1, 8, 8, 8))
     with torch.no_grad():
         network.presence.output.weight.mul_(20.0)
-        logits, presence = network.decode_with_presence(*maps)
-        without, none = plain.decode_with_presence(*maps)
-        torch.testing.assert_close(network.decode(*maps), logits)
+        logits, presence, _ = network.decode(*maps)
+        without, none, _ = plain.decode(*maps)
     assert none is None
     assert presence is not None
     assert presence.shape == (3,)
     assert presence.std() > 0.01, "it depends on the object"
     product = without.sigmoid() * presence.sigmoid()[:, None, None, None]
     torch.testing.assert_close(logits.sigmoid(), product)
+
+
+def test_what_comes_from_the_previous_frame_begins_without_effect() -> None:
+    """So a network that was trained without it can go on with it."""
+    torch.manual_seed(3)
+    with_place, plain = build({**TINY, **PLACE}), build({**TINY, **PLACE, **NOTHING})
+    plain.load_state_dict(with_place.state_dict(), strict=False)
+    maps = torch.randn(3, 12, 2, 2), torch.randn(1, 8, 2, 2), torch.randn(1, 12, 4, 4)
+    maps = (*maps, torch.randn(1, 8, 8, 8))
+    previous, hidden = torch.rand(3, 2, 8, 8), torch.randn(3, 6, 2, 2)
+    with torch.no_grad():
+        found = with_place.decode(*maps, previous, hidden)
+        torch.testing.assert_close(found.logits, plain.decode(*maps).logits)
+        assert found.hidden is not None
+        assert not torch.allclose(found.hidden, hidden)
+
+
+def test_selective_affinity_is_the_weighted_distance() -> None:
+    """Against Eq. 2 of XMem in plain loops; and it begins as ``l2``."""
+    generator = torch.Generator().manual_seed(4)
+    q, k = torch.randn(5, 3, generator=generator), torch.randn(7, 3, generator=generator)
+    e, s = torch.rand(5, 3, generator=generator), 1.0 + torch.rand(7, 1, generator=generator)
+    values = torch.randn(7, 2, generator=generator)
+    expected = torch.zeros(5, 7)
+    for i in range(5):
+        for j in range(7):
+            total = sum(float(e[i, c] * (q[i, c] - k[j, c]) ** 2) for c in range(3))
+            expected[i, j] = -float(s[j]) * total / 3**0.5
+    query = torch.cat([q, torch.zeros(5, 1), e], dim=1)
+    found = space_time_read(
+        query[None], torch.cat([k, s], dim=1)[None], values[None], affinity="selective"
+    )
+    torch.testing.assert_close(found[0], expected.softmax(dim=1) @ values)
+
+    network, plain = build({**TINY, "affinity": "selective"}), build(TINY)
+    plain.load_state_dict(network.state_dict(), strict=False)
+    image = torch.rand(1, 3, 48, 48) * 255
+    with torch.no_grad():
+        reads = []
+        for each in (network, plain):
+            query_map = each.encode_query(image)
+            key = each.memory_key(torch.empty(0), query_map.key)
+            cells = [x.flatten(2).transpose(1, 2) for x in (query_map.key, key, query_map.value)]
+            reads.append(space_time_read(*cells, affinity=each.config.affinity))
+    torch.testing.assert_close(reads[0], reads[1])
 
 
 @pytest.mark.parametrize("name", sorted(ENCODERS))
@@ -210,6 +274,10 @@ def test_extra_planes_change_the_features(name: str) -> None:
         ({"decoder_channels": 7}, "list of three"),
         ({"template_channels": "256"}, "whole numbers"),
         ({"presence": 1}, "true or false"),
+        ({"previous_mask": "yes"}, "true or false"),
+        ({"sensory_channels": True}, "0..4096"),
+        ({"memory_encoder": "none"}, "image"),
+        ({"affinity": "selective", "key_source": "template"}, "key_source image"),
     ],
 )
 def test_a_wrong_configuration_says_what_would_be_right(values: dict, said: str) -> None:

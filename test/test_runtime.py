@@ -115,10 +115,14 @@ def test_one_graph_gives_what_its_parts_give_and_objects_do_not_meet(cache: Path
     values = torch.rand(2, 120, config.value_channels, generator=generator)
     mask = torch.zeros(2, 1, 120)
     mask[1, :, 60:] = -torch.inf
-    together = stages.segment(image, keys, values, mask)
+    seen, together = stages.segment(image, keys, values, mask, None, None)
     for n, bias in enumerate((None, mask[1:])):
-        alone = stages.segment(image, keys[n : n + 1], values[n : n + 1], bias)
-        for one, both in zip(alone, (*together[:2], together[2][n : n + 1]), strict=True):
+        found, alone = stages.segment(image, keys[n : n + 1], values[n : n + 1], bias, None, None)
+        for one, both in (
+            (found.key, seen.key),
+            (found.stride16, seen.stride16),
+            (alone.logits, together.logits[n : n + 1]),
+        ):
             np.testing.assert_allclose(one.numpy(), both.numpy(), atol=1e-4)
 
 
@@ -215,7 +219,7 @@ def test_stages_without_objects_of_the_batch_influencing_each_other(cache: Path)
     network, _ = load_network(TINY_MODEL)
     spec = stage_specs(network, (96, 128))["memory_encoder"]
     assert all(set(dims) <= {0} for dims in spec.dynamic.values())
-    image, masks, stride16 = spec.inputs.values()
+    image, masks, stride16 = (spec.inputs[name] for name in ("image", "masks", "stride16"))
     with torch.no_grad():
         shared = network.encode_memory(image, masks, stride16)
         repeated = network.encode_memory(

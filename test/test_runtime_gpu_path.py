@@ -76,7 +76,7 @@ def test_half_precision_inside_single_outside(dtype: torch.dtype) -> None:
         pairs.append((network.memory_value(template), mixed.memory_value(template)))
         read = torch.rand(2, network.config.value_channels, 4, 6)
         rest = expected.value, expected.skip8, expected.skip4
-        pairs.append((network.decode(read, *rest), mixed.decode(read, *rest)))
+        pairs.append((network.decode(read, *rest).logits, mixed.decode(read, *rest).logits))
     for a, b in pairs:
         assert b.dtype == torch.float32
         assert 0 < (a - b).abs().max() < (0.01 if dtype == torch.float16 else 0.08) * a.abs().max()

@@ -15,7 +15,7 @@ import torch
 from shapes import TINY_MODEL
 
 from stremn_ros.errors import ModelError, RuntimeUnavailableError
-from stremn_ros.network import Query
+from stremn_ros.network import Decoded, Query
 from stremn_ros.runtime import builder, stages, trial
 from stremn_ros.runtime.cuda_stages import CudaStages
 from stremn_ros.runtime.models import load_network
@@ -44,6 +44,8 @@ def bent(stage: str, change: Any) -> Any:
         made = right(*given)
         if isinstance(made, torch.Tensor):
             return change(made)
+        if isinstance(made, Decoded):
+            return made._replace(logits=change(made.logits))
         parts = [*made[:-1], change(made[-1])]
         return Query(*parts) if isinstance(made, Query) else tuple(parts)
 

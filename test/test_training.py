@@ -25,6 +25,7 @@ from stremn_ros.memory.rules import RULES
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.network.encoders import FrozenNorm, SameConv2d, conv_norm
 from stremn_ros.runtime.models import load_network
+from stremn_ros.runtime.torch_stages import TorchStages
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.training import unroll as unroll_module
 from stremn_ros.training.curves import draw_curves, read_journal
@@ -132,17 +133,56 @@ def test_an_object_that_comes_late_is_seeded_then() -> None:
 def test_the_unrolled_memory_is_the_segmenters(slots: int, rule: str) -> None:
     """Training and running give the same probabilities frame after frame, fusions included."""
     network, _ = load_network(TINY_MODEL)
+    _same_as_the_segmenter(network, slots, rule)
+
+
+@pytest.mark.parametrize("update_every", [1, 3])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"previous_mask": True},
+        {"sensory_channels": 6},
+        {"previous_mask": True, "sensory_channels": 6, "memory_encoder": "mask"},
+        {"affinity": "selective"},
+    ],
+    ids=str,
+)
+def test_what_a_frame_hands_to_the_next_is_the_segmenters(values: dict, update_every: int) -> None:
+    torch.manual_seed(0)
+    network = SegmentationNetwork(
+        SegmentationConfig(
+            encoder="tiny",
+            template_channels=16,
+            key_channels=8,
+            value_channels=12,
+            query_channels=8,
+            decoder_channels=(16, 12, 8),
+            presence=True,
+            **values,
+        )
+    ).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():  # of those that begin at zero, too
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    _same_as_the_segmenter(network, 3, "most_similar", update_every)
+
+
+def _same_as_the_segmenter(
+    network: SegmentationNetwork, slots: int, rule: str, update_every: int = 1
+) -> None:
     pairs = [scene(step, (96, 128)) for step in range(9)]
     frames = torch.from_numpy(np.stack([frame for frame, _ in pairs]))[None].movedim(-1, 2).float()
     labels = torch.from_numpy(np.stack([mask for _, mask in pairs]))[None]
     labels[:, 1:] = 0  # only the first is given
     with torch.no_grad():
-        results = unroll(network, frames, labels, 2, slots, RULES[rule]).logits
-    segmenter = Segmenter.load(
-        str(TINY_MODEL),
-        device="cpu",
+        results = unroll(
+            network, frames, labels, 2, slots, RULES[rule], update_every=update_every
+        ).logits
+    segmenter = Segmenter(
+        TorchStages(network, torch.device("cpu")),
         slots=slots,
         update_rule=rule,
+        update_every=update_every,
         processing_size=(96, 128),
         min_score=0.0,
     )
@@ -253,9 +293,10 @@ def test_training_lowers_the_loss_and_makes_a_model_that_loads(
     assert Segmenter.load(str(model)).seed(*scene(0)) == [1, 2]
 
 
-def test_a_model_to_start_from_may_lack_the_presence_head_only(
-    photos: Path, tmp_path: Path
+def test_a_model_to_start_from_gives_what_fits_and_the_log_names_the_rest(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     start = train(config(photos, tmp_path / "one", phases=[Phase(1, size=64, batch=1)]))
     network = config(photos, tmp_path).network
     begun = build_network(
@@ -264,9 +305,16 @@ def test_a_model_to_start_from_may_lack_the_presence_head_only(
     weights = load_network(start)[0].state_dict()
     assert weights.keys() < begun.state_dict().keys()
     assert all(torch.equal(begun.state_dict()[name], value) for name, value in weights.items())
-    other = {**network, "key_source": "template"}
-    with pytest.raises(InputError, match="another network: missing"):
-        build_network(config(photos, tmp_path, start=str(start), network=other))
+    assert "untrained: presence.cells" in caplog.text
+    other = build_network(
+        config(photos, tmp_path, start=str(start), network={**network, "memory_encoder": "mask"})
+    )
+    assert "mask_encoder.masks4" in caplog.text
+    assert "template_head.conv1" in caplog.text, "of another shape"
+    assert torch.equal(other.state_dict()["key_head.weight"], weights["key_head.weight"])
+    stranger = {**network, "encoder": "resnet50_gn"}
+    with pytest.raises(InputError, match=r"another encoder .tiny. than .* .resnet50_gn."):
+        build_network(config(photos, tmp_path, start=str(start), network=stranger))
 
 
 def test_mixed_precision_convolves_in_bfloat16_and_reads_in_single(

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from stremn_ros.errors import InputError
+
 from . import evaluate_prediction
 from .options import add_model_options, check_writable, load_segmenter, write_json
 
@@ -53,6 +55,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.set_defaults(run=_run)
     evaluate_prediction.add(sets, common)
+    _add_suite(sets, common)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -86,4 +89,73 @@ def _run(options: argparse.Namespace) -> int:
     print(result.table())
     if options.json is not None:
         write_json(options.json, result.as_dict())
+    return 0
+
+
+def _add_suite(sets: Any, common: argparse.ArgumentParser) -> None:
+    parser = sets.add_parser(
+        "suite",
+        parents=[common],
+        help="all development sets in one table with a spread",
+        description="Scores a model on all sets of a suite file: whole sequences, short pieces of "
+        "them, and composed clips. The spread is that of a bootstrap over the objects.",
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="suite file, e.g. config/suite.yaml"
+    )
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder of the sets' roots")
+    parser.add_argument("--sets", metavar="A,B,...", help="only these sets")
+    parser.add_argument("--against", metavar="OLD.json", help="compare with an earlier result")
+    parser.add_argument("--json", metavar="OUT.json", help="write the result as JSON")
+    parser.add_argument("--pictures", metavar="DIR", help="draw the worst sequences and the clips")
+    add_model_options(parser)
+    parser.set_defaults(run=_run_suite)
+
+
+def _run_suite(options: argparse.Namespace) -> int:
+    from stremn_ros.evaluation import suite
+
+    config = Path(options.config)
+    sets = suite.read_suite(config)
+    if options.sets is not None:
+        names = [name.strip() for name in options.sets.split(",") if name.strip()]
+        if unknown := sorted(set(names) - {each.name for each in sets}):
+            raise InputError(f"{config}: no sets {unknown}; it has {[each.name for each in sets]}")
+        sets = [each for each in sets if each.name in names]
+    other = suite.read_result(Path(options.against)) if options.against else None
+    for path in (options.json, options.pictures):
+        check_writable(path)
+    segmenters: dict[int, Any] = {}
+
+    def load(objects: int) -> Any:
+        if objects not in segmenters:
+            segmenters[objects] = load_segmenter(options, objects)
+        return segmenters[objects]
+
+    results = suite.run_suite(
+        sets,
+        Path(options.data),
+        load,
+        pictures=Path(options.pictures) if options.pictures else None,
+    )
+    segmenter = next(iter(segmenters.values()))
+    found = suite.as_dict(
+        results,
+        {
+            "model": Path(options.model).name,
+            "runtime": segmenter.runtime_name,
+            "slots": segmenter.memory.slots,
+            "update_rule": segmenter.update_rule,
+            "update_every": segmenter.update_every,
+            "processing_size": options.processing_size or "the model's default",
+        },
+    )
+    if "calibration" in found:
+        error = found["calibration"]["expected_calibration_error"]
+        print(f"score against IoU: expected calibration error {error:.3f}")
+    if other is not None:
+        print("\nchange, object by object:")
+        print("\n".join(suite.compare(found, other)))
+    if options.json is not None:
+        write_json(options.json, found)
     return 0

@@ -25,6 +25,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--update-rule", metavar="RULE", help="how a full memory makes room (default: model's)"
     )
     group.add_argument(
+        "--update-every",
+        type=int,
+        metavar="N",
+        help="write to the memory on every N-th frame only (default: model's)",
+    )
+    group.add_argument(
         "--input-to-memory",
         action="store_true",
         default=None,
@@ -70,6 +76,7 @@ def load_segmenter(options: argparse.Namespace, max_objects: int) -> Any:
         auto_build=options.auto_build,
         slots=options.slots,
         update_rule=options.update_rule,
+        update_every=options.update_every,
         input_to_memory=options.input_to_memory,
         processing_size=options.processing_size,
         max_objects=max_objects,

@@ -26,7 +26,9 @@ class Phase:
         slots: of the memory while training (fusion begins when ``frames`` exceeds it by one).
         video_share: part of the clips that come from videos, 0..1.
         max_gap: largest distance between neighbouring frames of a video clip.
-        two_objects: part of the batches that follow two objects at once.
+        two_objects: part of the batches that follow two or more objects at once.
+        most_objects: of these.
+        update_every: the memory takes in every n-th frame of a clip.
         leaving: part of the photos' objects in front of a clip that are away for some frames.
         composed: part of the video clips that get such an object in front.
         late: part of the two-object clips whose second object is only there from a later frame on.
@@ -42,6 +44,8 @@ class Phase:
     video_share: float = 0.4
     max_gap: int = 8
     two_objects: float = 0.3
+    most_objects: int = 2
+    update_every: int = 1
     leaving: float = 0.3
     composed: float = 0.0
     late: float = 0.0
@@ -88,7 +92,9 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
         phase = self.phase_of(iteration)
         rng = np.random.default_rng((self.seed, iteration, self.rank))
-        objects = 2 if rng.random() < phase.two_objects else 1
+        objects = 1
+        if rng.random() < phase.two_objects:
+            objects = int(rng.integers(2, phase.most_objects + 1))
         frames: list[NDArray[np.uint8]] = []
         labels: list[NDArray[np.uint8]] = []
         while len(frames) < phase.batch:

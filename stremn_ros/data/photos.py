@@ -10,14 +10,14 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..video import read_image
+from ..video import list_images, read_image
 from ..visualization import read_label_png
 from .clip import Clip, affine, compact, motion_blur, paste, recolour, smooth_field, warp
 from .files import BrokenFiles
 
 
 class PhotoClips:
-    """Makes clips of a folder with ``images/*.jpg`` and ``masks/*.png`` of the same names.
+    """Makes clips of a folder with ``images/*`` and ``masks/*.png`` of the same names.
 
     A clip shows one photo under a camera that moves, and often the object of a second photo that
     moves on its own in front of it: sometimes as another object to follow, sometimes as an
@@ -37,10 +37,11 @@ class PhotoClips:
         self.root = Path(root)
         self.broken = BrokenFiles(broken)
         masks = {path.stem: path for path in sorted((self.root / "masks").glob("*.png"))}
-        images = {path.stem: path for path in sorted((self.root / "images").glob("*.jpg"))}
+        folder = self.root / "images"
+        images = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
         self.names = sorted(masks.keys() & images.keys())
         if not self.names:
-            raise InputError(f"{root}: no images/NAME.jpg with a masks/NAME.png")
+            raise InputError(f"{root}: no images/NAME.jpg (or .webp, .png) with a masks/NAME.png")
         self._images, self._masks = images, masks
 
     def __len__(self) -> int:

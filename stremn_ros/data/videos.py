@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ class VideoClips:
     frames that have a mask are used. A mask of 0 and 255 is one object (DAVIS 2016).
 
     Args:
-        root: the folder that holds both.
+        roots: the folder that holds both, or several; a name in two of them is two sequences.
         exclude: names of sequences to leave out (held out for validation).
         broken: as in ``photos.PhotoClips``; it also holds for masks without a frame.
 
@@ -34,11 +34,22 @@ class VideoClips:
         InputError: no sequence is left, or (with ``raise``) a mask has no frame.
     """
 
-    def __init__(self, root: Path, exclude: Collection[str] = (), broken: str = "raise") -> None:
+    def __init__(
+        self,
+        roots: Path | Sequence[Path],
+        exclude: Collection[str] = (),
+        broken: str = "raise",
+    ) -> None:
         self.broken = BrokenFiles(broken)
-        inner = "480p" if (Path(root) / "Annotations" / "480p").is_dir() else ""
-        images, masks = Path(root) / "JPEGImages" / inner, Path(root) / "Annotations" / inner
         self.sequences: dict[str, list[tuple[Path, Path]]] = {}
+        for root in [roots] if isinstance(roots, Path) else roots:
+            self._find(root, exclude)
+
+    def _find(self, root: Path, exclude: Collection[str]) -> None:
+        """Adds the sequences of a root; InputError where it has none."""
+        inner = "480p" if (root / "Annotations" / "480p").is_dir() else ""
+        images, masks = root / "JPEGImages" / inner, root / "Annotations" / inner
+        before = len(self.sequences)
         for folder in sorted(path for path in masks.glob("*") if path.is_dir()):
             if folder.name in exclude:
                 continue
@@ -51,8 +62,9 @@ class VideoClips:
                 if not handled.failed:
                     pairs.append((image, mask))
             if pairs:
-                self.sequences[folder.name] = pairs
-        if not self.sequences:
+                name = folder.name if folder.name not in self.sequences else str(folder)
+                self.sequences[name] = pairs
+        if len(self.sequences) == before:
             raise InputError(f"{masks}: no sequences (NAME/*.png) beside those excluded")
         self.names = list(self.sequences)
 

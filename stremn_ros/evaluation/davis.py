@@ -237,6 +237,8 @@ class SequenceScore:
     seconds: float
     frame_j: list[float] = field(repr=False)  # mean over objects, for each scored frame
     processing_size: tuple[int, int] | None = None  # rows and columns the network worked at
+    # of each object in each scored frame, the segmenter's score and the J of its mask, both 0..1
+    calibration: list[tuple[float, float]] = field(default_factory=list, repr=False)
     picture: np.ndarray | None = field(default=None, repr=False)
 
     @property
@@ -431,6 +433,7 @@ def _evaluate_sequence(
     j: list[np.ndarray] = []
     f: list[np.ndarray] = []
     scored_at: list[int] = []
+    calibration: list[tuple[float, float]] = []
     seconds, steps = 0.0, 0
     segmenter.reset()
     for index in range(0, len(sequence.images), every):
@@ -445,15 +448,21 @@ def _evaluate_sequence(
             labels = first
         else:
             begin = time.perf_counter()
-            labels = segmenter.step(frame).labels
+            result = segmenter.step(frame)
             seconds += time.perf_counter() - begin
             steps += 1
+            labels = result.labels
         right = truth.labels[index]
         if index in scored and right is not None:
             scores = score_frame(labels, right, truth.ids, truth.void[index])
             j.append(scores[0])
             f.append(scores[1])
             scored_at.append(index)
+            score_of = {item.id: item.score for item in result.objects}
+            calibration += [
+                (score_of.get(label, 0.0), float(scores[0][column]))
+                for column, label in enumerate(truth.ids)
+            ]
         if masks is not None:
             drawn = labels * np.uint8(truth.drawn_as or 1)
             write_label_png(masks / f"{sequence.images[index].stem}.png", drawn)
@@ -474,6 +483,7 @@ def _evaluate_sequence(
         seconds,
         frame_j.tolist(),
         segmenter.processing_size,
+        calibration,
     )
     if draw:
         score.picture = _strip(sequence, truth, shown, dict(zip(scored_at, frame_j)))

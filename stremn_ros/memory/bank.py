@@ -68,6 +68,8 @@ class SlotMemory:
         score: templates [N, n, C, h, w] and similarities [N, n, n] -> scores [N, n, n]
             (PairScorer), for the rule ``learned``.
         rule: a name in ``rules.RULES``; input_to_memory: see above.
+        carried: name -> shape of what each frame hands to the next one for an object, beside its
+            slots (``carried[name]``: [objects, *shape], zero until ``carry`` writes it).
         device, dtype: of the bank.
 
     Raises:
@@ -89,6 +91,7 @@ class SlotMemory:
         score: Score | None = None,
         rule: str = "least_similar",
         input_to_memory: bool = False,
+        carried: Mapping[str, tuple[int, ...]] | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -104,6 +107,10 @@ class SlotMemory:
         self._compare, self._score = compare, score
         self.input_to_memory = input_to_memory
         self.rule = rule
+        self.carried = {
+            name: torch.zeros(objects, *shape, device=device, dtype=dtype)
+            for name, shape in (carried or {}).items()
+        }
         self._allocate(key_channels, value_channels, torch.device(device), dtype)
 
     def _allocate(
@@ -176,7 +183,7 @@ class SlotMemory:
 
     @property
     def _tensors(self) -> tuple[Tensor, ...]:
-        return self.templates, self.keys, self.values, self._bias
+        return self.templates, self.keys, self.values, self._bias, *self.carried.values()
 
     @property
     def _arrays(self) -> dict[str, NDArray[Any]]:
@@ -193,7 +200,8 @@ class SlotMemory:
     def _parts(self) -> dict[str, Tensor]:
         """All that a row holds but its bias, which follows from the slots in use."""
         arrays = {name: torch.from_numpy(array) for name, array in self._arrays.items()}
-        return {"templates": self.templates, "keys": self.keys, "values": self.values, **arrays}
+        maps = {"templates": self.templates, "keys": self.keys, "values": self.values}
+        return {**maps, **self.carried, **arrays}
 
     @property
     def ids(self) -> list[int]:
@@ -228,12 +236,24 @@ class SlotMemory:
             )
         row = self.rows.setdefault(object_id, len(self.rows))
         self._clear(row)
+        for buffer in self.carried.values():
+            buffer[row] = 0.0
         self.last_update.pop(object_id, None)
         where = torch.tensor([row])
         self._write(where, torch.tensor([0]), template[None], image_key[None], compare=False)
         self._order[row, 0] = 0
         self._used[row] = 1
         self._bias[row, :, 0] = 0.0
+
+    def carry(self, object_ids: Sequence[int], **values: Tensor) -> None:
+        """Keeps what a frame hands to the next one: name=[n, *shape] for each of these objects.
+
+        Raises:
+            UnknownObjectError: an id is not in the bank; nothing is changed.
+        """
+        rows = torch.tensor([self._row(object_id) for object_id in object_ids], dtype=torch.long)
+        for name, value in values.items():
+            self.carried[name][rows] = value.to(self.carried[name].dtype)
 
     def remove(self, object_id: int) -> None:
         """Forgets an object; the last row moves into the hole.

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from .bank import NEW, SlotMemory, Update
+from .similarity import selective_terms
 
 
 def slot_attention(
@@ -20,15 +21,19 @@ def slot_attention(
     Args:
         query_key: [n, Ck], keys of n cells of the query.
         keys, mask: [N, M, Ck] and additive [N, 1, M] or None, as ``SlotMemory.contents`` has them;
-            M = slots * cells. affinity: ``dot`` or ``l2``, as in ``network.space_time_read``.
+            M = slots * cells. affinity: as in ``network.space_time_read``.
 
     Returns:
         [N, n, slots]; sums to one over the slots. Holds [N, n, M] for a moment.
     """
+    channels = query_key.shape[-1]
+    if affinity == "selective":
+        query_key, keys = selective_terms(query_key, keys)
+        channels = (channels - 1) // 2
     scores = query_key @ keys.transpose(1, 2)
     if affinity == "l2":
         scores = 2.0 * scores - keys.square().sum(dim=-1)[:, None]
-    scores = scores / math.sqrt(query_key.shape[-1])
+    scores = scores / math.sqrt(channels)
     if mask is not None:
         scores = scores + mask
     return scores.softmax(dim=-1).unflatten(2, (-1, cells)).sum(dim=-1)

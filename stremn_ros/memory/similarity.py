@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,3 +42,22 @@ def align(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.unsqueeze(-3), b.unsqueeze(-3)
     scale = 1.0 / math.sqrt(a.shape[-1])
     return F.scaled_dot_product_attention(a, b, b, scale=scale).squeeze(-3)
+
+
+def selective_terms(query_key: Tensor, memory_key: Tensor) -> tuple[Tensor, Tensor]:
+    """Two vectors whose dot product is the affinity ``selective``, before its scale.
+
+    Args:
+        query_key: [..., hw, 2 Ck + 1]; memory_key: [..., M, Ck + 1].
+
+    Returns:
+        [..., hw, 2 Ck + 1] and [..., M, 2 Ck + 1].
+    """
+    channels = memory_key.shape[-1] - 1
+    q, e = query_key[..., :channels], query_key[..., channels + 1 :]
+    k, s = memory_key[..., :channels], memory_key[..., channels:]
+    # -s sum e (q - k)^2 = e.(-s k^2) + (2 e q).(s k) - (sum e q^2) s
+    weighted = e * q
+    query = torch.cat([e, 2.0 * weighted, -(weighted * q).sum(dim=-1, keepdim=True)], dim=-1)
+    scaled = s * k
+    return query, torch.cat([-scaled * k, scaled, s], dim=-1)

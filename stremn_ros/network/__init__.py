@@ -2,10 +2,12 @@
 
 from .aggregation import aggregate_logits, object_probabilities
 from .config import SegmentationConfig
-from .segmentation import Query, SegmentationNetwork, space_time_read
+from .segmentation import Decoded, Query, Seen, SegmentationNetwork, space_time_read
 
 __all__ = [
+    "Decoded",
     "Query",
+    "Seen",
     "SegmentationConfig",
     "SegmentationNetwork",
     "aggregate_logits",

@@ -21,7 +21,13 @@ class SegmentationConfig:
         decoder_channels: widths at strides 16, 8 and 4.
         key_source: ``template`` (the paper: the memory key is made of X) or ``image`` (STCN: of
             the image alone, by the same head as the query's key, and shared by all objects).
-        affinity: ``dot`` (Eq. 10) or ``l2`` (STCN: negative squared distance).
+        affinity: ``dot`` (Eq. 10), ``l2`` (STCN: negative squared distance) or ``selective``
+            (XMem: that distance with a weight for each channel of the query's key, and a factor
+            for each cell of the memory).
+        memory_encoder: ``image`` (the paper: a second image encoder with the masks as further
+            inputs) or ``mask`` (the masks and the query's own features).
+        previous_mask: the decoder sees the masks of the previous frame.
+        sensory_channels: of a recurrent map that each frame hands to the next; 0 for none.
         presence: a head that tells whether the object is in the frame at all, by which its mask's
             probabilities are multiplied (SAM 2 has such a head; the paper has none).
     """
@@ -35,6 +41,9 @@ class SegmentationConfig:
     key_source: str = "image"
     affinity: str = "l2"
     presence: bool = False
+    memory_encoder: str = "image"
+    previous_mask: bool = False
+    sensory_channels: int = 0
 
     def __post_init__(self) -> None:
         from .encoders import ENCODERS
@@ -42,13 +51,21 @@ class SegmentationConfig:
         for name, allowed in (
             ("encoder", tuple(ENCODERS)),
             ("key_source", ("image", "template")),
-            ("affinity", ("l2", "dot")),
+            ("affinity", ("l2", "dot", "selective")),
+            ("memory_encoder", ("image", "mask")),
         ):
             value = getattr(self, name)
             if value not in allowed:
                 raise ModelError(f"network.{name} is {value!r}; it must be one of {allowed}")
-        if not isinstance(self.presence, bool):
-            raise ModelError(f"network.presence is {self.presence!r}; it must be true or false")
+        for name in ("presence", "previous_mask"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ModelError(f"network.{name} is {value!r}; it must be true or false")
+        if self.affinity == "selective" and self.key_source != "image":
+            raise ModelError("network.affinity selective needs key_source image")
+        sensory = self.sensory_channels
+        if isinstance(sensory, bool) or not isinstance(sensory, int) or not 0 <= sensory <= 4096:
+            raise ModelError(f"network.sensory_channels is {sensory!r}; it must be 0..4096")
         widths = (
             self.template_channels,
             self.key_channels,
@@ -63,6 +80,26 @@ class SegmentationConfig:
                 "network widths must be whole numbers from 1 to 4096, decoder_channels three of "
                 f"them; got {widths}"
             )
+
+    @property
+    def query_key_channels(self) -> int:
+        """Channels of ``Query.key``."""
+        return 2 * self.key_channels + 1 if self.affinity == "selective" else self.key_channels
+
+    @property
+    def memory_key_channels(self) -> int:
+        """Channels of a memory cell's key: the first ones of ``Query.key``."""
+        return self.key_channels + 1 if self.affinity == "selective" else self.key_channels
+
+    def carried(self, cells: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """What a frame hands to the next one for each object: name -> shape, at (h, w) cells."""
+        h, w = cells
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.previous_mask:
+            shapes["previous"] = (2, 4 * h, 4 * w)
+        if self.sensory_channels:
+            shapes["hidden"] = (self.sensory_channels, h, w)
+        return shapes
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> SegmentationConfig:

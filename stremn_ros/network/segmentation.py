@@ -16,19 +16,48 @@ from torch.nn import functional as F
 
 from ..memory.fusion import FusionCell
 from ..memory.scorer import PairScorer
+from ..memory.similarity import selective_terms
 from .blocks import PresenceHead, Refine, ResidualBlock
 from .config import SegmentationConfig
 from .encoders import ENCODERS
+from .mask_encoder import MaskEncoder
+from .place import PreviousMask, SensoryMemory, zero_conv
 
 
 class Query(NamedTuple):
     """What the query encoder makes of frames: all that depends on the image alone."""
 
-    key: Tensor  # [B, Ck, h, w]
+    # [B, Ck, h, w]; with affinity ``selective`` [B, 2 Ck + 1, h, w]: the key, how strongly each
+    # cell attracts as a memory cell, and how much each of the key's channels counts in a query
+    key: Tensor
     value: Tensor  # [B, Cq, h, w]
-    stride16: Tensor  # [B, C16, h, w], also an input of the memory encoder
+    stride16: Tensor  # [B, C16, h, w], like the next two an input of the memory encoder
+    stride8: Tensor  # [B, C8, 2h, 2w]
+    stride4: Tensor  # [B, C4, 4h, 4w]
     skip8: Tensor  # [B, D8, 2h, 2w], projected for the decoder
     skip4: Tensor  # [B, D4, 4h, 4w]
+
+    @property
+    def seen(self) -> Seen:
+        """What remembering the frames needs."""
+        return Seen(self.key, self.stride16, self.stride8, self.stride4)
+
+
+class Seen(NamedTuple):
+    """What is kept of a Query until its frame is remembered; fields as there."""
+
+    key: Tensor
+    stride16: Tensor
+    stride8: Tensor | None  # None where the memory encoder does not need it
+    stride4: Tensor | None
+
+
+class Decoded(NamedTuple):
+    """What the decoder makes of objects."""
+
+    logits: Tensor  # [N, 1, 4h, 4w]; the sigmoid is the object's probability
+    presence: Tensor | None  # [N] logits of the object being there; in ``logits`` already
+    hidden: Tensor | None  # [N, S, h, w], the sensory memory after this frame
 
 
 def space_time_read(
@@ -45,13 +74,18 @@ def space_time_read(
         memory_key: [N, M, Ck], M = slots * hw.
         memory_value: [N, M, Cv].
         mask: additive, broadcast to [N, hw, M]; -inf where a slot is empty.
-        affinity: ``dot`` q.k, or ``l2`` -|q - k|^2 (without the query's own norm, which the
-            softmax cancels); both scaled by 1/sqrt(Ck).
+        affinity: ``dot`` q.k; ``l2`` -|q - k|^2 (without the query's own norm, which the softmax
+            cancels); ``selective`` -s sum_c e_c (q_c - k_c)^2, where query_key is [q, *, e] and
+            memory_key [k, s] (XMem, Eq. 2). All are scaled by 1/sqrt(Ck).
 
     Returns:
         [N, hw, Cv].
     """
-    scale = 1.0 / math.sqrt(query_key.shape[-1])
+    if affinity == "selective":
+        query_key, memory_key = selective_terms(query_key, memory_key)
+        scale = 1.0 / math.sqrt((query_key.shape[-1] - 1) // 2)
+    else:
+        scale = 1.0 / math.sqrt(query_key.shape[-1])
     if affinity == "l2":
         # 2 q.k - |k|^2 as one dot product: the norms ride in one more channel
         norm = memory_key.square().sum(dim=-1, keepdim=True)
@@ -86,10 +120,16 @@ class SegmentationNetwork(nn.Module):
         c4, c8, c16 = encoder.channels
         d16, d8, d4 = config.decoder_channels
         self.query_encoder = encoder()
-        self.memory_encoder = encoder(extra_channels=2)
+        self.memory_encoder = self.mask_encoder = None
+        if config.memory_encoder == "image":
+            self.memory_encoder = encoder(extra_channels=2)
+            seen = c16
+        else:
+            self.mask_encoder = MaskEncoder((c4, c8))
+            seen = MaskEncoder.outputs
         self.key_head = nn.Conv2d(c16, config.key_channels, 3, padding=1)
         self.query_value_head = nn.Conv2d(c16, config.query_channels, 3, padding=1)
-        self.template_head = ResidualBlock(2 * c16, config.template_channels)
+        self.template_head = ResidualBlock(seen + c16, config.template_channels)
         self.value_head = nn.Conv2d(config.template_channels, config.value_channels, 1)
         self.memory_key_head = (
             nn.Conv2d(config.template_channels, config.key_channels, 3, padding=1)
@@ -103,6 +143,16 @@ class SegmentationNetwork(nn.Module):
         self.refine4 = Refine(d8, c4, d4)
         self.classify = nn.Conv2d(d4, 1, 3, padding=1)
         self.presence = PresenceHead(d16) if config.presence else None
+        self.shrinkage_head = self.selection_head = None
+        if config.affinity == "selective":
+            self.shrinkage_head = zero_conv(c16, 1, 3)
+            self.selection_head = zero_conv(c16, config.key_channels, 3)
+        self.previous_mask = PreviousMask(config.decoder_channels) if config.previous_mask else None
+        self.sensory = None
+        if config.sensory_channels:
+            self.sensory = SensoryMemory(
+                config.sensory_channels, config.template_channels, config.decoder_channels
+            )
         self.register_buffer("mean", torch.tensor(encoder.mean).view(1, 3, 1, 1), False)
         self.register_buffer("std", torch.tensor(encoder.std).view(1, 3, 1, 1), False)
         for head in (self.key_head, self.query_value_head, self.memory_key_head):
@@ -119,27 +169,55 @@ class SegmentationNetwork(nn.Module):
     def encode_query(self, image: Tensor) -> Query:
         """Images [B, 3, H, W] -> their Query."""
         stride4, stride8, stride16 = self.query_encoder((image - self.mean) / self.std)
+        key = self.key_head(stride16)
+        if self.shrinkage_head is not None and self.selection_head is not None:
+            # both are one where their heads give zero, and the affinity is ``l2``
+            shrinkage = F.softplus(self.shrinkage_head(stride16) + math.log(math.e - 1.0))
+            selection = 2.0 * torch.sigmoid(self.selection_head(stride16))
+            key = torch.cat([key, shrinkage, selection], dim=1)
         return Query(
-            key=self.key_head(stride16),
+            key=key,
             value=self.query_value_head(stride16),
             stride16=stride16,
+            stride8=stride8,
+            stride4=stride4,
             skip8=self.refine8.project_skip(stride8),
             skip4=self.refine4.project_skip(stride4),
         )
 
-    def encode_memory(self, image: Tensor, masks: Tensor, stride16: Tensor) -> Tensor:
+    @property
+    def memory_maps(self) -> tuple[str, ...]:
+        """The maps of a Query that ``encode_memory`` needs."""
+        return ("stride16",) if self.mask_encoder is None else ("stride16", "stride8", "stride4")
+
+    def encode_memory(
+        self,
+        image: Tensor | None,
+        masks: Tensor,
+        stride16: Tensor,
+        stride8: Tensor | None = None,
+        stride4: Tensor | None = None,
+    ) -> Tensor:
         """Templates of objects.
 
         Args:
-            image: [1, 3, H, W], a frame that all objects share, or [N, 3, H, W].
+            image: [1, 3, H, W], a frame that all objects share, or [N, 3, H, W]; not looked at
+                with the memory encoder ``mask``.
             masks: [N, 2, H, W] probabilities: the object's, and the other objects' sum.
-            stride16: of the frame's Query, [1, C16, h, w] or [N, C16, h, w].
+            stride16, stride8, stride4: of the frame's Query, one row or N; ``memory_maps`` names
+                those that are needed.
 
         Returns:
             X [N, C, h, w].
         """
-        normalised = (image - self.mean) / self.std
-        _, _, features = self.memory_encoder(normalised, masks)
+        if self.memory_encoder is not None:
+            assert image is not None
+            _, _, features = self.memory_encoder((image - self.mean) / self.std, masks)
+        else:
+            assert self.mask_encoder is not None
+            assert stride8 is not None
+            assert stride4 is not None
+            features = self.mask_encoder(masks, stride4, stride8)
         stride16 = stride16.expand(features.shape[0], -1, -1, -1)
         return self.template_head(torch.cat([features, stride16], dim=1))
 
@@ -151,37 +229,52 @@ class SegmentationNetwork(nn.Module):
         """Keys [N, Ck, h, w] of templates.
 
         With ``key_source: template`` they are made of X [N, C, h, w]. With ``image`` they are the
-        frame's own key (image_key, [N, Ck, h, w]); a fused slot keeps the key of the template
-        that stayed, whose cells it still describes.
+        frame's own key (of image_key, ``Query.key``, the channels that a memory cell has); a
+        fused slot keeps the key of the template that stayed, whose cells it still describes.
         """
-        return image_key if self.memory_key_head is None else self.memory_key_head(template)
+        if self.memory_key_head is not None:
+            return self.memory_key_head(template)
+        return image_key[:, : self.config.memory_key_channels]
 
-    def decode(self, read: Tensor, value: Tensor, skip8: Tensor, skip4: Tensor) -> Tensor:
-        """Logits of objects at stride 4.
+    def decode(
+        self,
+        read: Tensor,
+        value: Tensor,
+        skip8: Tensor,
+        skip4: Tensor,
+        previous: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Decoded:
+        """Masks of objects.
 
         Args:
             read: [N, Cv, h, w] from the memory.
             value, skip8, skip4: of the Query, one row that all objects share, or N rows.
+            previous: [N, 2, 4h, 4w], for a network with ``previous_mask``: the probabilities of
+                the object and of all others in the previous frame.
+            hidden: [N, S, h, w], for a network with a sensory memory: that after the previous
+                frame.
 
-        Returns:
-            [N, 1, 4h, 4w]; the sigmoid is the object's probability.
+        The presence is in the logits already: each pixel's probability is multiplied by it, so
+        that an object that is not there has no mask, whatever its outline would be.
         """
-        return self.decode_with_presence(read, value, skip8, skip4)[0]
-
-    def decode_with_presence(
-        self, read: Tensor, value: Tensor, skip8: Tensor, skip4: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """As ``decode``, and the logits [N] of the objects being there, None without that head.
-
-        The presence is in the first result already: each pixel's probability is multiplied by it,
-        so that an object that is not there has no mask, whatever its outline would be.
-        """
-        value = value.expand(read.shape[0], -1, -1, -1)
-        x = self.decode16(torch.cat([read, value], dim=1))
-        presence = None if self.presence is None else self.presence(x)
-        x = self.refine8(x, skip8.expand(x.shape[0], -1, -1, -1))
-        x = self.refine4(x, skip4.expand(x.shape[0], -1, -1, -1))
-        logits = self.classify(F.relu(x))
-        if presence is None:
-            return logits, None
-        return both(logits, presence[:, None, None, None]), presence
+        rows = read.shape[0]
+        x16 = self.decode16(torch.cat([read, value.expand(rows, -1, -1, -1)], dim=1))
+        skip8, skip4 = skip8.expand(rows, -1, -1, -1), skip4.expand(rows, -1, -1, -1)
+        if self.previous_mask is not None:
+            assert previous is not None
+            add16, add8, add4 = self.previous_mask(previous)
+            x16, skip8, skip4 = x16 + add16, skip8 + add8, skip4 + add4
+        if self.sensory is not None:
+            assert hidden is not None
+            x16 = x16 + self.sensory.to16(hidden)
+        presence = None if self.presence is None else self.presence(x16)
+        x8 = self.refine8(x16, skip8)
+        x4 = self.refine4(x8, skip4)
+        logits = self.classify(F.relu(x4))
+        if presence is not None:
+            logits = both(logits, presence[:, None, None, None])
+        if self.sensory is not None:
+            assert hidden is not None
+            hidden = self.sensory(hidden, x16, x8, x4, logits)
+        return Decoded(logits, presence, hidden if self.sensory is not None else None)

@@ -16,11 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..memory.fusion import FusionCell
-from ..memory.similarity import align, mutual_similarity
+from ..memory.similarity import align, mutual_similarity, selective_terms
 from ..network import Query, SegmentationNetwork, space_time_read
 from ..network.blocks import ResidualBlock
 from .exporting import StageSpec
-from .plan_graphs import Heads, MemoryEncoder, Part, QueryEncoder
+from .plan_graphs import (
+    Heads,
+    MemoryEncoder,
+    Part,
+    QueryEncoder,
+    decoder_outputs,
+    masks_of,
+    query_maps,
+)
 from .precision import folded
 from .winograd import Winograd
 
@@ -37,8 +45,10 @@ class _Object(Part):
         keys: Tensor,
         values: Tensor,
         bias: Tensor,
+        **carried: Tensor,
     ) -> tuple[Tensor, ...]:
-        return (self.network.decode(self.read(key, keys, values, bias), value, skip8, skip4),)
+        read = self.read(key, keys, values, bias)
+        return masks_of(self.network.decode(read, value, skip8, skip4, **carried))
 
     def read(self, query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         cells = query_key.flatten(2).transpose(1, 2)
@@ -49,12 +59,16 @@ class _Object(Part):
 class _FastObject(_Object):
     def read(self, query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """``space_time_read`` in plain operations, of which ONNX Runtime makes three."""
-        cells = query_key.flatten(2).transpose(1, 2) / math.sqrt(query_key.shape[1])
+        config = self.network.config
+        cells = query_key.flatten(2).transpose(1, 2)
         # what is subtracted for a whole memory cell rides in one more channel of the product
         less = -bias.transpose(1, 2).clamp(min=-1e4)
-        if self.network.config.affinity == "l2":
-            norm = keys.square().sum(dim=-1, keepdim=True) / math.sqrt(query_key.shape[1])
-            cells, less = 2.0 * cells, less + norm
+        scale = 1.0 / math.sqrt(config.key_channels)
+        if config.affinity == "selective":
+            cells, keys = selective_terms(cells, keys)
+        elif config.affinity == "l2":
+            cells, less = 2.0 * cells, less + scale * keys.square().sum(dim=-1, keepdim=True)
+        cells = scale * cells
         one = -torch.ones_like(cells[..., :1])
         scores = torch.cat([cells, one], dim=-1) @ torch.cat([keys, less], dim=-1).transpose(1, 2)
         read = scores.softmax(dim=-1) @ values
@@ -70,11 +84,13 @@ class _Segment(nn.Module):
         self.one = one
 
     def forward(
-        self, image: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+        self, image: Tensor, keys: Tensor, values: Tensor, bias: Tensor, **carried: Tensor
     ) -> tuple[Tensor, ...]:
-        query: Query = self.one.network.encode_query(image)
-        (logits,) = self.one(query.key, query.value, query.skip8, query.skip4, keys, values, bias)
-        return query.key, query.stride16, logits
+        network = self.one.network
+        query: Query = network.encode_query(image)
+        maps = (query.key, query.value, query.skip8, query.skip4)
+        masks = self.one(*maps, keys, values, bias, **carried)
+        return query.key, *(getattr(query, name) for name in network.memory_maps), *masks
 
 
 class _FastMemoryEncoder(Part):
@@ -82,6 +98,7 @@ class _FastMemoryEncoder(Part):
 
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__(network)
+        assert network.memory_encoder is not None
         encoder = copy.deepcopy(network.memory_encoder)
         stem = next(part for part in encoder.children() if isinstance(part, nn.Conv2d))
         assert encoder.conv_extra is not None
@@ -217,7 +234,7 @@ class _Compare(nn.Module):
 def _plain_image(network: SegmentationNetwork) -> SegmentationNetwork:
     """A copy that divides by the image's deviation, and normalises, in the first weights."""
     network = folded(network)
-    for encoder in (network.query_encoder, network.memory_encoder):
+    for encoder in filter(None, (network.query_encoder, network.memory_encoder)):
         stem = next(part for part in encoder.children() if isinstance(part, nn.Conv2d))
         stem.weight.data.div_(network.std.view(1, 3, 1, 1))
     network.std = torch.ones(1, 1, 1, 1)  # a division by one number 1 is left out
@@ -255,23 +272,25 @@ def cpu_specs(
         return {2: factor * dim_h, 3: factor * dim_w}
 
     # name -> example, dynamic dimensions
-    c16 = network.query_encoder.channels[2]
-    _, d8, d4 = config.decoder_channels
     image = {"image": (example(1, 3, rows, columns) * 255.0, maps(16))}
     memory = {
-        "keys": (example(1, 3 * h * w, config.key_channels), {1: cells}),
+        "keys": (example(1, 3 * h * w, config.memory_key_channels), {1: cells}),
         "values": (example(1, 3 * h * w, config.value_channels), {1: cells}),
         "bias": (torch.zeros(1, 1, 3 * h * w), {2: cells}),
     }
-    query = {
-        "key": (example(1, config.key_channels, h, w), maps(1)),
-        "value": (example(1, config.query_channels, h, w), maps(1)),
-        "skip8": (example(1, d8, 2 * h, 2 * w), maps(2)),
-        "skip4": (example(1, d4, 4 * h, 4 * w), maps(4)),
+    carried = {
+        name: (example(1, *shape), maps(shape[1] // h))
+        for name, shape in config.carried((h, w)).items()
     }
+    query = {
+        name: (tensor, maps(tensor.shape[2] // h))
+        for name, tensor in query_maps(network, (h, w), example).items()
+    }
+    asked = {name: query[name] for name in ("key", "value", "skip8", "skip4")}
     seen = {
+        **({} if network.memory_encoder is None else image),
         "masks": (example(1, 2, rows, columns), maps(16)),
-        "stride16": (example(1, c16, h, w), maps(1)),
+        **{name: query[name] for name in network.memory_maps},
     }
     one, other = (example(1, config.template_channels, h, w) * 2.0 - 1.0 for _ in range(2))
     compared = {
@@ -284,14 +303,19 @@ def cpu_specs(
         "segment": (
             _Segment(_FastObject(fast)),
             _Segment(_Object(network)),
-            {**image, **memory},
-            ("key", "stride16", "logits"),
+            {**image, **memory, **carried},
+            ("key", *network.memory_maps, *decoder_outputs(config)),
         ),
-        "object": (_FastObject(fast), _Object(network), {**query, **memory}, ("logits",)),
+        "object": (
+            _FastObject(fast),
+            _Object(network),
+            {**asked, **memory, **carried},
+            decoder_outputs(config),
+        ),
         "memory_encoder": (
-            _FastMemoryEncoder(fast),
+            (MemoryEncoder if network.memory_encoder is None else _FastMemoryEncoder)(fast),
             MemoryEncoder(network),
-            {**image, **seen},
+            seen,
             ("template",),
         ),
         "heads": (Heads(fast), Heads(network), {"template": (one, maps(1))}, values),

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..network import Query, SegmentationNetwork
+from ..network import Decoded, Query, Seen, SegmentationNetwork
 from .graphs import Graphed
 from .precision import MixedNetwork
 from .torch_stages import TorchStages
@@ -51,8 +51,9 @@ class CudaStages(TorchStages):
         return Query(*(part.clone() for part in self._encode_query(image)))
 
     @torch.inference_mode()
-    def encode_memory(self, image: Tensor, masks: Tensor, stride16: Tensor) -> Tensor:
-        return cast(Tensor, self._encode_memory(image, masks, stride16))
+    def encode_memory(self, image: Tensor, masks: Tensor, seen: Seen) -> Tensor:
+        maps = (getattr(seen, name) for name in self.network.memory_maps)
+        return cast(Tensor, self._encode_memory(image, masks, *maps))
 
     @torch.inference_mode()
     def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,5 +64,8 @@ class CudaStages(TorchStages):
         return cast(Tensor, self._fuse(x_i, x_j))
 
     @torch.inference_mode()
-    def decode(self, read: Tensor, query: Query) -> Tensor:
-        return cast(Tensor, self._decode(read, query.value, query.skip8, query.skip4))
+    def decode(
+        self, read: Tensor, query: Query, previous: Tensor | None, hidden: Tensor | None
+    ) -> Decoded:
+        carried = (part for part in (previous, hidden) if part is not None)
+        return cast(Decoded, self._decode(read, query.value, query.skip8, query.skip4, *carried))

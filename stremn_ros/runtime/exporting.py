@@ -18,7 +18,8 @@ class StageSpec:
     """One exported stage: its inputs (name -> example, dynamic dimensions) and outputs.
 
     Attributes:
-        module: what is exported; reference: what the export must do, where that is another module.
+        module: what is exported, called with the inputs by name; reference: what the export must
+            do, where that is another module.
     """
 
     module: nn.Module
@@ -28,11 +29,19 @@ class StageSpec:
     reference: nn.Module | None = None
 
 
-def export_stage(spec: StageSpec, path: Path, packed: bool = False) -> None:
-    """Writes one stage as ONNX, without the exporter's chatter.
+class _ByName(nn.Module):
+    """A module called with positional inputs, which the exporter wants, that takes them by name."""
 
-    packed: give the inputs as one tuple of any length, for a module whose forward takes *inputs.
-    """
+    def __init__(self, module: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.module, self.names = module, names
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.module(**dict(zip(self.names, inputs, strict=True)))
+
+
+def export_stage(spec: StageSpec, path: Path) -> None:
+    """Writes one stage as ONNX, without the exporter's chatter."""
     import warnings
 
     dynamic = tuple(spec.dynamic.values())
@@ -43,11 +52,11 @@ def export_stage(spec: StageSpec, path: Path, packed: bool = False) -> None:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                spec.module,
+                _ByName(spec.module, list(spec.inputs)).eval(),
                 tuple(spec.inputs.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                dynamic_shapes=(dynamic,) if packed else dynamic,
+                dynamic_shapes=(dynamic,),
                 input_names=list(spec.inputs),
                 output_names=list(spec.outputs),
                 verbose=False,
@@ -64,7 +73,7 @@ def difference(spec: StageSpec, session: Any, relative: bool = False) -> float:
     relative: as a share of the largest absolute value of each output.
     """
     with torch.inference_mode():
-        expected = (spec.reference or spec.module)(*spec.inputs.values())
+        expected = (spec.reference or spec.module)(**spec.inputs)
     actual = session.run(None, {name: tensor.numpy() for name, tensor in spec.inputs.items()})
     return max(
         float((torch.from_numpy(a) - e).abs().max() / (e.abs().max() if relative else 1.0))

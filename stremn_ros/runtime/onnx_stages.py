@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RuntimeUnavailableError
-from ..network import Query, SegmentationNetwork
+from ..network import Decoded, Query, Seen, SegmentationNetwork
 from .onnx_export import checked_files
 from .torch_stages import TorchStages
 
@@ -148,31 +148,53 @@ class OnnxStages(TorchStages):
     def encode_query(self, image: Tensor) -> Query:
         return Query(*self._run("query_encoder", image=_planes(image)))
 
-    def encode_memory(self, image: Tensor, masks: Tensor, stride16: Tensor) -> Tensor:
-        image = _planes(image)
-        return self._each("memory_encoder", image=image, masks=masks, stride16=stride16)[0]
+    def encode_memory(self, image: Tensor, masks: Tensor, seen: Seen) -> Tensor:
+        maps = {name: getattr(seen, name) for name in self.network.memory_maps}
+        if self.network.memory_encoder is not None:
+            maps["image"] = _planes(image)
+        return self._each("memory_encoder", masks=masks, **maps)[0]
 
     def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
         value, *key = self._each("heads", template=template)
-        return key[0] if key else image_key, value
+        return key[0] if key else image_key[:, : self.config.memory_key_channels], value
 
     def fuse(self, x_i: Tensor, x_j: Tensor) -> Tensor:
         return self._each("fusion", x_i=x_i, x_j=x_j)[0]
 
     def compare(self, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        forward, backward = self._each("compare", own=own, others=others)
+        channels = self.config.key_channels
+        forward, backward = self._each(
+            "compare", own=own[..., :channels], others=others[..., :channels]
+        )
         return forward, backward
 
     def segment(
-        self, image: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
-        memory = self._memory(keys, values, mask)
+        self,
+        image: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        previous: Tensor | None,
+        hidden: Tensor | None,
+    ) -> tuple[Seen, Decoded] | None:
+        inputs = self._memory(keys, values, mask)
+        if previous is not None:
+            inputs["previous"] = previous
+        if hidden is not None:
+            inputs["hidden"] = hidden
         if keys.shape[0] == 1:
-            key, stride16, logits = self._run("segment", image=_planes(image), **memory)
-            return key, stride16, logits
+            key, *rest = self._run("segment", image=_planes(image), **inputs)
+            names = self.network.memory_maps
+            maps = dict(zip(names, rest[: len(names)], strict=True))
+            seen = Seen(key, maps["stride16"], maps.get("stride8"), maps.get("stride4"))
+            return seen, _decoded(rest[len(names) :])
         query = self.encode_query(image)
         maps = {name: getattr(query, name) for name in ("key", "value", "skip8", "skip4")}
-        return query.key, query.stride16, self._each("object", **maps, **memory)[0]
+        return query.seen, _decoded(self._each("object", **maps, **inputs))
+
+
+def _decoded(results: list[Tensor]) -> Decoded:
+    return Decoded(results[0], None, results[1] if len(results) > 1 else None)
 
 
 def _planes(image: Tensor) -> Tensor:

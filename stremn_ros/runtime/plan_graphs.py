@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from ..network import Query, SegmentationNetwork
+from ..network import Decoded, Query, SegmentationConfig, SegmentationNetwork
 from .exporting import StageSpec
 
 
@@ -23,8 +25,10 @@ class QueryEncoder(Part):
 
 
 class MemoryEncoder(Part):
-    def forward(self, image: Tensor, masks: Tensor, stride16: Tensor) -> tuple[Tensor, ...]:
-        return (self.network.encode_memory(image, masks, stride16),)
+    def forward(
+        self, masks: Tensor, stride16: Tensor, image: Tensor | None = None, **maps: Tensor
+    ) -> tuple[Tensor, ...]:
+        return (self.network.encode_memory(image, masks, stride16, **maps),)
 
 
 class Heads(Part):
@@ -35,11 +39,37 @@ class Heads(Part):
         return value, self.network.memory_key_head(template)
 
 
+def masks_of(decoded: Decoded) -> tuple[Tensor, ...]:
+    """What of the decoder's results a graph gives out: see ``decoder_outputs``."""
+    return (decoded.logits,) if decoded.hidden is None else (decoded.logits, decoded.hidden)
+
+
+def decoder_outputs(config: SegmentationConfig) -> tuple[str, ...]:
+    """Names of what ``masks_of`` gives."""
+    return ("logits", "next_hidden") if config.sensory_channels else ("logits",)
+
+
 class _Decoder(Part):
-    def forward(
-        self, read: Tensor, value: Tensor, skip8: Tensor, skip4: Tensor
-    ) -> tuple[Tensor, ...]:
-        return (self.network.decode(read, value, skip8, skip4),)
+    def forward(self, **maps: Tensor) -> tuple[Tensor, ...]:
+        return masks_of(self.network.decode(**maps))
+
+
+def query_maps(
+    network: SegmentationNetwork, cells: tuple[int, int], example: Callable[..., Tensor]
+) -> dict[str, Tensor]:
+    """Example maps of a Query of one image with (h, w) cells, by name."""
+    config, (h, w) = network.config, cells
+    c4, c8, c16 = network.query_encoder.channels
+    _, d8, d4 = config.decoder_channels
+    return {
+        "key": example(1, config.query_key_channels, h, w),
+        "value": example(1, config.query_channels, h, w),
+        "stride16": example(1, c16, h, w),
+        "stride8": example(1, c8, 2 * h, 2 * w),
+        "stride4": example(1, c4, 4 * h, 4 * w),
+        "skip8": example(1, d8, 2 * h, 2 * w),
+        "skip4": example(1, d4, 4 * h, 4 * w),
+    }
 
 
 def stage_specs(network: SegmentationNetwork, size: tuple[int, int]) -> dict[str, StageSpec]:
@@ -56,18 +86,18 @@ def stage_specs(network: SegmentationNetwork, size: tuple[int, int]) -> dict[str
         return torch.rand(*shape, generator=generator)
 
     objects = torch.export.Dim("objects", min=1, max=255)
-    _, d8, d4 = config.decoder_channels
-    c16 = network.query_encoder.channels[2]
     image = example(1, 3, rows, columns) * 255.0
+    maps = query_maps(network, (h, w), example)
+    carried = {name: example(2, *shape) for name, shape in config.carried((h, w)).items()}
     # inputs: example, and whether its rows are objects
     table: dict[str, tuple[nn.Module, dict[str, tuple[Tensor, bool]], tuple[str, ...]]] = {
         "query_encoder": (QueryEncoder(network), {"image": (image, False)}, Query._fields),
         "memory_encoder": (
             MemoryEncoder(network),
             {
-                "image": (image, False),
+                **({} if network.memory_encoder is None else {"image": (image, False)}),
                 "masks": (example(2, 2, rows, columns), True),
-                "stride16": (example(1, c16, h, w), False),
+                **{name: (maps[name], False) for name in network.memory_maps},
             },
             ("template",),
         ),
@@ -80,11 +110,10 @@ def stage_specs(network: SegmentationNetwork, size: tuple[int, int]) -> dict[str
             _Decoder(network),
             {
                 "read": (example(2, config.value_channels, h, w), True),
-                "value": (example(1, config.query_channels, h, w), False),
-                "skip8": (example(1, d8, 2 * h, 2 * w), False),
-                "skip4": (example(1, d4, 4 * h, 4 * w), False),
+                **{name: (maps[name], False) for name in ("value", "skip8", "skip4")},
+                **{name: (tensor, True) for name, tensor in carried.items()},
             },
-            ("logits",),
+            decoder_outputs(config),
         ),
     }
     return {

@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ..network import Query, SegmentationNetwork
+from ..network import Decoded, Query, SegmentationNetwork
 from ..network.encoders import FrozenNorm, SameConv2d
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -72,12 +72,17 @@ class MixedNetwork(nn.Module):
     def _in(self, *tensors: Tensor) -> list[Tensor]:
         return [tensor.to(self.dtype) for tensor in tensors]
 
+    @property
+    def memory_maps(self) -> tuple[str, ...]:
+        return self.half_network.memory_maps
+
     def encode_query(self, image: Tensor) -> Query:
         query = self.half_network.encode_query(*self._in(image))
         return Query(*(part.float() for part in query))
 
-    def encode_memory(self, image: Tensor, masks: Tensor, stride16: Tensor) -> Tensor:
-        return self.half_network.encode_memory(*self._in(image, masks, stride16)).float()
+    def encode_memory(self, image: Tensor, masks: Tensor, *maps: Tensor) -> Tensor:
+        """maps: those that ``memory_maps`` names, in that order."""
+        return self.half_network.encode_memory(*self._in(image, masks, *maps)).float()
 
     def memory_value(self, template: Tensor) -> Tensor:
         return self.half_network.memory_value(*self._in(template)).float()
@@ -87,5 +92,18 @@ class MixedNetwork(nn.Module):
             return image_key
         return self.half_network.memory_key(*self._in(template, image_key)).float()
 
-    def decode(self, read: Tensor, value: Tensor, skip8: Tensor, skip4: Tensor) -> Tensor:
-        return self.half_network.decode(*self._in(read, value, skip8, skip4)).float()
+    def decode(
+        self,
+        read: Tensor,
+        value: Tensor,
+        skip8: Tensor,
+        skip4: Tensor,
+        *carried: Tensor,
+    ) -> Decoded:
+        """carried: those of ``previous`` and ``hidden`` that the network has, in that order."""
+        given = dict(zip(self.config.carried((1, 1)), self._in(*carried), strict=True))
+        decoded = self.half_network.decode(*self._in(read, value, skip8, skip4), **given)
+        presence, hidden = (
+            None if part is None else part.float() for part in (decoded.presence, decoded.hidden)
+        )
+        return Decoded(decoded.logits.float(), presence, hidden)

@@ -100,7 +100,9 @@ class RecordingStages(OnnxStages):
 
     def _keep(self, stage: str, inputs: dict[str, Tensor]) -> None:
         memory: dict[str, Tensor] = {
-            name: inputs[name] for name in ("keys", "values", "bias") if name in inputs
+            name: inputs[name]
+            for name in ("keys", "values", "bias", "previous", "hidden")
+            if name in inputs
         }
         if stage == "segment":
             query = Query(*super()._run("query_encoder", image=inputs["image"]))

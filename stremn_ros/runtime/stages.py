@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, RuntimeUnavailableError
-from ..network import Query, SegmentationConfig, SegmentationNetwork
+from ..network import Decoded, Query, Seen, SegmentationConfig, SegmentationNetwork
 from .allocator import keep_freed_memory
 from .builder import build_onnx, build_tensorrt
 from .cuda_stages import CudaStages
@@ -48,7 +48,11 @@ class Stages(Protocol):
 
     def encode_query(self, image: Tensor) -> Query: ...
 
-    def encode_memory(self, image: Tensor, masks: Tensor, stride16: Tensor) -> Tensor: ...
+    def encode_memory(self, image: Tensor, masks: Tensor, seen: Seen) -> Tensor: ...
+
+    def start(self, template: Tensor) -> Tensor:
+        """The sensory memory of objects that were just seeded; for a network that has one."""
+        ...
 
     def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -60,15 +64,23 @@ class Stages(Protocol):
         self, query_key: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
     ) -> Tensor: ...
 
-    def decode(self, read: Tensor, query: Query) -> Tensor: ...
+    def decode(
+        self, read: Tensor, query: Query, previous: Tensor | None, hidden: Tensor | None
+    ) -> Decoded: ...
 
     def segment(
-        self, image: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        self,
+        image: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        previous: Tensor | None,
+        hidden: Tensor | None,
+    ) -> tuple[Seen, Decoded] | None:
         """``encode_query``, ``read`` and ``decode`` in one, where the runtime gains by it.
 
         Returns:
-            The query's key and stride16, and the logits; None where the three are to be called.
+            What is remembered of the frame, and the masks; None where the three are to be called.
         """
         ...
 

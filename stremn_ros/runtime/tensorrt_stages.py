@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError, RuntimeUnavailableError
-from ..network import Query, SegmentationNetwork
+from ..network import Decoded, Query, Seen, SegmentationNetwork
 from .cache import KEY, cache_folder, checked_entry, keyed_folder, new_entry, sha256, write_key
 from .cuda_stages import CudaStages
 from .exporting import OPSET, StageSpec, difference, export_stage
@@ -30,7 +30,7 @@ from .tensorrt_backend import Engine, Profile, find_tensorrt, flags, is_rtx
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when the stages' inputs or outputs change
+FORMAT = 2  # raise it when the stages' inputs or outputs change
 PLANS = ("query_encoder", "memory_encoder", "heads", "decoder")
 OBJECTS = 8  # the most that a plan takes at a time
 MOST_DIFFERENT = 0.02  # of the largest value of an output, in half precision
@@ -46,8 +46,9 @@ class _Half(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(part.float() for part in self.module(*(part.half() for part in inputs)))
+    def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
+        halves = {name: part.half() for name, part in inputs.items()}
+        return tuple(part.float() for part in self.module(**halves))
 
 
 def onnx_key(model: Path, size: tuple[int, int]) -> dict[str, Any]:
@@ -114,7 +115,6 @@ def export_half(
             export_stage(
                 StageSpec(_Half(half.module).eval(), spec.inputs, spec.dynamic, spec.outputs),
                 path,
-                packed=True,
             )
             session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
             differences[name] = difference(spec, session, relative=True)
@@ -365,22 +365,34 @@ class TensorRTStages(CudaStages):
         return Query(*(found[name].clone() for name in Query._fields))
 
     @torch.inference_mode()
-    def encode_memory(self, image: Tensor, masks: Tensor, stride16: Tensor) -> Tensor:
+    def encode_memory(self, image: Tensor, masks: Tensor, seen: Seen) -> Tensor:
         if self._current is None or len(masks) > OBJECTS:
-            return super().encode_memory(image, masks, stride16)
-        plan = self._current["memory_encoder"]
-        return plan(image=image, masks=masks, stride16=stride16)["template"]
+            return super().encode_memory(image, masks, seen)
+        maps = {name: getattr(seen, name) for name in self.network.memory_maps}
+        if self.network.memory_encoder is not None:
+            maps["image"] = image
+        return self._current["memory_encoder"](masks=masks, **maps)["template"]
 
     @torch.inference_mode()
     def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
         if self._current is None or len(template) > OBJECTS:
             return super().project(template, image_key)
         found = self._current["heads"](template=template)
+        image_key = image_key[:, : self.config.memory_key_channels]
         return found.get("key", image_key), found["value"]
 
     @torch.inference_mode()
-    def decode(self, read: Tensor, query: Query) -> Tensor:
+    def decode(
+        self, read: Tensor, query: Query, previous: Tensor | None, hidden: Tensor | None
+    ) -> Decoded:
         if self._current is None or len(read) > OBJECTS:
-            return super().decode(read, query)
-        plan = self._current["decoder"]
-        return plan(read=read, value=query.value, skip8=query.skip8, skip4=query.skip4)["logits"]
+            return super().decode(read, query, previous, hidden)
+        carried = {"previous": previous, "hidden": hidden}
+        found = self._current["decoder"](
+            read=read,
+            value=query.value,
+            skip8=query.skip8,
+            skip4=query.skip4,
+            **{name: part for name, part in carried.items() if part is not None},
+        )
+        return Decoded(found["logits"], None, found.get("next_hidden"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..memory.similarity import mutual_similarity
-from ..network import Query, SegmentationNetwork, space_time_read
+from ..network import Decoded, Query, Seen, SegmentationNetwork, space_time_read
 
 
 class TorchStages:
@@ -33,8 +33,13 @@ class TorchStages:
         return self.network.encode_query(image)
 
     @torch.inference_mode()
-    def encode_memory(self, image: Tensor, masks: Tensor, stride16: Tensor) -> Tensor:
-        return self.network.encode_memory(image, masks, stride16)
+    def encode_memory(self, image: Tensor, masks: Tensor, seen: Seen) -> Tensor:
+        return self.network.encode_memory(image, masks, seen.stride16, seen.stride8, seen.stride4)
+
+    @torch.inference_mode()
+    def start(self, template: Tensor) -> Tensor:
+        assert self.network.sensory is not None
+        return self.network.sensory.start(template)
 
     @torch.inference_mode()
     def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +52,8 @@ class TorchStages:
     @torch.inference_mode()
     def compare(self, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [N, 1, hw, Ck] and [N, K, hw, Ck] -> both similarities [N, K]."""
-        return mutual_similarity(own, others)
+        channels = self.config.key_channels
+        return mutual_similarity(own[..., :channels], others[..., :channels])
 
     @torch.inference_mode()
     def score(self, templates: Tensor, similarity: Tensor) -> Tensor:
@@ -64,11 +70,19 @@ class TorchStages:
         return read.transpose(1, 2).unflatten(2, (h, w))
 
     @torch.inference_mode()
-    def decode(self, read: Tensor, query: Query) -> Tensor:
-        return self.network.decode(read, query.value, query.skip8, query.skip4)
+    def decode(
+        self, read: Tensor, query: Query, previous: Tensor | None, hidden: Tensor | None
+    ) -> Decoded:
+        return self.network.decode(read, query.value, query.skip8, query.skip4, previous, hidden)
 
     def segment(
-        self, image: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        self,
+        image: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        previous: Tensor | None,
+        hidden: Tensor | None,
+    ) -> tuple[Seen, Decoded] | None:
         """None: in PyTorch the three stages are as fast one by one."""
         return None

@@ -175,9 +175,11 @@ class _Frame:
         self.image = 255.0 * F.interpolate(drawn(1, 3, h, w), size, mode="bilinear")
         mask = F.interpolate(drawn(1, 1, h, w), size, mode="bilinear")
         self.masks = torch.cat([mask, 1.0 - mask], dim=1)
-        self.keys = drawn(1, SLOTS * h * w, config.key_channels) - 0.5
+        self.keys = drawn(1, SLOTS * h * w, config.memory_key_channels) - 0.5
         self.values = drawn(1, SLOTS * h * w, config.value_channels) - 0.5
         self.other = drawn(1, config.template_channels, h, w) - 0.5
+        carried = {name: drawn(1, *shape) for name, shape in config.carried((h, w)).items()}
+        self.previous, self.hidden = carried.get("previous"), carried.get("hidden")
         self.query = plain.encode_query(self.image)
         self.read = plain.read(self.query.key, self.keys, self.values, None).clone()
 
@@ -185,16 +187,18 @@ class _Frame:
         """Each stage's outputs for the same inputs, whatever the stage before it gave."""
         query = [part.clone() for part in stages.encode_query(self.image)]
         read = stages.read(self.query.key, self.keys, self.values, None).clone()
-        logits = stages.decode(self.read, self.query).clone()
-        template = stages.encode_memory(self.image, self.masks, self.query.stride16).clone()
+        decoded = stages.decode(self.read, self.query, self.previous, self.hidden)
+        masks = [part.clone() for part in (decoded.logits, decoded.hidden) if part is not None]
+        template = stages.encode_memory(self.image, self.masks, self.query.seen).clone()
         made = [part.clone() for part in stages.project(self.other, self.query.key)]
-        return [*query, read, logits, template, *made, stages.fuse(self.other, -self.other).clone()]
+        return [*query, read, *masks, template, *made, stages.fuse(self.other, -self.other).clone()]
 
     def whole(self, stages: Stages) -> None:
         """A frame and the update of the memory with it."""
         query = stages.encode_query(self.image)
-        stages.decode(stages.read(query.key, self.keys, self.values, None), query)
-        template = stages.encode_memory(self.image, self.masks, query.stride16)
+        read = stages.read(query.key, self.keys, self.values, None)
+        stages.decode(read, query, self.previous, self.hidden)
+        template = stages.encode_memory(self.image, self.masks, query.seen)
         stages.project(template, query.key)
         stages.fuse(template, self.other)
 

@@ -45,12 +45,12 @@ class SegmentTraining:
 
     Attributes:
         run: folder of checkpoints, log and exported model.
-        photos, videos: roots of the data sources, or null.
+        photos, videos: roots of the data sources, or null; of videos one or several.
         exclude: sequences held out.
         broken: ``raise`` or ``skip``, for files that cannot be read.
         encoder_weights: ImageNet weights: ``package:efficientnet-lite0``, a file, or null.
-        start: a model folder whose weights are taken instead, or null; a presence head or
-            scorer that it lacks begins anew.
+        start: a model folder whose weights are taken instead, or null; what it lacks, or has in
+            another shape, begins untrained, and the log names it.
         presence_weight: of the presence head's loss beside the masks'.
         learning_rate, encoder_learning_rate, weight_decay, clip_norm: of AdamW.
         warmup, decay: iterations of linear warm-up and of the final cosine decay; between them
@@ -61,7 +61,8 @@ class SegmentTraining:
             is written beside the weights.
         train_only: beginnings of the names of the parameters to train; the rest stays as it is.
         checkpoint_every: iterations; time_limit: seconds for this piece, 0 for none.
-        validate_every: iterations between checks on the excluded sequences, 0 for none;
+        validate_every: iterations between checks on the excluded sequences (of the first root of
+            videos), 0 for none;
             validate_frames: only every n-th frame of them.
         mixed_precision: convolve in bfloat16; null: on a GPU only. A CPU gains by it where it has
             instructions for it (avx512_bf16, amx), and loses a lot where it has not.
@@ -71,7 +72,7 @@ class SegmentTraining:
     run: str
     phases: list[Phase]
     photos: str | None = None
-    videos: str | None = None
+    videos: str | list[str] | None = None
     exclude: list[str] = field(default_factory=list)
     broken: str = "raise"
     network: dict[str, Any] = field(default_factory=dict)
@@ -165,17 +166,25 @@ def build_network(config: SegmentTraining) -> SegmentationNetwork:
         started, _ = load_network(find_model(config.start))
         if network.pair_scorer is None:
             started.pair_scorer = None
-        result = network.load_state_dict(started.state_dict(), strict=False)
-        new = ("presence.", SCORER_PREFIX)
-        lacking = [name for name in result.missing_keys if not name.startswith(new)]
-        if lacking or result.unexpected_keys:
+        mine = network.state_dict()
+        taken = {
+            name: value
+            for name, value in started.state_dict().items()
+            if name in mine and mine[name].shape == value.shape
+        }
+        if not any(name.startswith("query_encoder.") for name in taken):
             raise InputError(
-                f"start: {config.start} is another network: missing {lacking[:3]}, unknown "
-                f"{result.unexpected_keys[:3]}"
+                f"start: {config.start} has another encoder ({started.config.encoder}) than this "
+                f"network ({network.config.encoder})"
             )
+        network.load_state_dict({**mine, **taken})
+        if fresh := sorted({name.rsplit(".", 1)[0] for name in mine.keys() - taken.keys()}):
+            log.info("not in %s, so untrained: %s", config.start, ", ".join(fresh))
     elif config.encoder_weights:
         weights = initial_encoder_weights(config.encoder_weights, network.config.encoder)
         for encoder in (network.query_encoder, network.memory_encoder):
+            if encoder is None:
+                continue
             result = encoder.load_state_dict(weights, strict=False)
             lacking = [name for name in result.missing_keys if "conv_extra" not in name]
             if lacking or result.unexpected_keys:
@@ -228,7 +237,8 @@ class SegmentTask(Task):
         photos = PhotoClips(Path(config.photos), config.broken) if config.photos else None
         videos = None
         if config.videos:
-            videos = VideoClips(Path(config.videos), config.exclude, config.broken)
+            roots = [config.videos] if isinstance(config.videos, str) else config.videos
+            videos = VideoClips([Path(root) for root in roots], config.exclude, config.broken)
         self.batches = self.mixture = Mixture(config.phases, config.seed, photos, videos, rank)
         network = build_network(config).to(device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -251,6 +261,7 @@ class SegmentTask(Task):
                 phase.slots,
                 RULES[config.update_rule],
                 config.input_to_memory,
+                phase.update_every,
             )
         losses = [
             segmentation_loss(result.float(), known_labels(labels, done.given, t))
@@ -283,7 +294,8 @@ def validate(config: SegmentTraining, model: Path, ema: dict[str, Tensor]) -> fl
     if not (config.videos and config.exclude):
         raise InputError("validate_every needs videos and the sequences to exclude")
     _export(model, config, ema)
-    dataset = open_davis(config.videos, "all", sequences=config.exclude)
+    root = config.videos if isinstance(config.videos, str) else config.videos[0]
+    dataset = open_davis(root, "all", sequences=config.exclude)
     segmenter = Segmenter.load(str(model), max_objects=max(8, dataset.max_objects))
     result = evaluate_davis(dataset, segmenter, every=config.validate_frames)
     return 50.0 * (result.mean("j") + result.mean("f"))

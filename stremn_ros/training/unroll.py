@@ -41,6 +41,7 @@ def unroll(
     slots: int,
     rule: Rule,
     input_to_memory: bool = False,
+    update_every: int = 1,
 ) -> Unrolled:
     """Segments frames 1..T-1 of clips.
 
@@ -51,6 +52,7 @@ def unroll(
         objects: O; slots: K of the memory, the seed's included; rule: chooses what is fused.
             A ``scored`` rule chooses by Gumbel-Softmax while the network is in training mode, so
             that the scorer gets a gradient, and else the best pair. input_to_memory: see memory.
+        update_every: the memory takes in every n-th frame, and those that show a new object.
     """
     clips, length = frames.shape[:2]
     height, width = frames.shape[-2:]
@@ -62,36 +64,63 @@ def unroll(
         row = tensor.unflatten(0, (clips, length))[:, t]
         return row.repeat_interleave(objects, dim=0) if objects > 1 else row
 
+    def with_others(masks: Tensor) -> Tensor:
+        """Probabilities [B, O, ...] of objects -> [B * O, 2, ...], beside those of all others."""
+        others = masks.sum(dim=1, keepdim=True) - masks
+        return torch.stack([masks, others], dim=2).flatten(0, 1)
+
     truth = F.one_hot(labels.long(), objects + 1)[..., 1:].movedim(-1, 2).float()
     seen = truth.flatten(3).any(dim=3)
     given = torch.where(seen.any(dim=1), seen.int().argmax(dim=1), length)
     masks = truth[:, 0]
+    previous = F.avg_pool2d(masks, 4)  # [B, O, 4h, 4w]
+    hidden: Tensor | None = None
     memory = ClipMemory(network, slots, rule, input_to_memory)
     results, presences = [], []
     for t in range(1, length):
-        image = frames[:, t - 1].repeat_interleave(objects, dim=0)
-        others = masks.sum(dim=1, keepdim=True) - masks
-        pair = torch.stack([masks, others], dim=2).flatten(0, 1)
-        template = network.encode_memory(image, pair, at(query.stride16, t - 1))
-        memory.remember(template, at(query.key, t - 1), (given == t - 1).flatten())
+        seeded = (given == t - 1).flatten()
+        if (t - 1) % update_every == 0 or bool(seeded.any()):
+            image = frames[:, t - 1].repeat_interleave(objects, dim=0)
+            seen_maps = (query.stride16, query.stride8, query.stride4)
+            template = network.encode_memory(
+                image, with_others(masks), *(at(each, t - 1) for each in seen_maps)
+            )
+            memory.remember(template, at(query.key, t - 1), seeded)
+            if network.sensory is not None and (hidden is None or bool(seeded.any())):
+                started = network.sensory.start(template)
+                if hidden is not None:
+                    started = torch.where(seeded[:, None, None, None], started, hidden)
+                hidden = started
         read = memory.read(at(query.key, t))
         read = read.transpose(1, 2).unflatten(2, (h, w))
-        logits, presence = network.decode_with_presence(
-            read, at(query.value, t), at(query.skip8, t), at(query.skip4, t)
+        decoded = network.decode(
+            read,
+            at(query.value, t),
+            at(query.skip8, t),
+            at(query.skip4, t),
+            with_others(previous) if network.previous_mask is not None else None,
+            hidden,
         )
-        logits = F.interpolate(logits, size=(height, width), mode="bilinear")
-        logits = logits.view(clips, objects, height, width)
+        hidden = decoded.hidden
         unknown = (given >= t)[..., None, None]
-        logits = logits.masked_fill(unknown, ABSENT)
-        result = aggregate_logits(logits)
-        results.append(result)
-        if presence is not None:
-            presences.append(presence.view(clips, objects))
-        masks = result.detach().softmax(dim=1)[:, 1:]
         new = (given == t)[..., None, None]
-        claimed = (truth[:, t] * new).amax(dim=1, keepdim=True)
-        masks = torch.where(new, truth[:, t], masks * (1.0 - claimed))
+        coarse = decoded.logits.view(clips, objects, *decoded.logits.shape[-2:])
+        if network.previous_mask is not None:
+            previous = aggregate_logits(coarse.detach().masked_fill(unknown, ABSENT))
+            previous = _claimed(previous.softmax(dim=1)[:, 1:], F.avg_pool2d(truth[:, t], 4), new)
+        logits = F.interpolate(coarse, size=(height, width), mode="bilinear")
+        result = aggregate_logits(logits.masked_fill(unknown, ABSENT))
+        results.append(result)
+        if decoded.presence is not None:
+            presences.append(decoded.presence.view(clips, objects))
+        masks = _claimed(result.detach().softmax(dim=1)[:, 1:], truth[:, t], new)
     return Unrolled(results, presences, given)
+
+
+def _claimed(masks: Tensor, truth: Tensor, new: Tensor) -> Tensor:
+    """Masks [B, O, ...] where new objects (bool [B, O, 1, 1]) have theirs from the truth."""
+    claimed = (truth * new).amax(dim=1, keepdim=True)
+    return torch.where(new, truth, masks * (1.0 - claimed))
 
 
 Remembering = SegmentationNetwork | PredictionNetwork
@@ -141,7 +170,7 @@ class ClipMemory:
             self.templates, self.keys = self.templates[:, :1], self.keys[:, :1]
             return
         with torch.no_grad():
-            unlocked = self.keys[:, 1:]
+            unlocked = self.keys[:, 1:, :, : self.network.config.key_channels]
             table = slot_similarity(unlocked[:, :, None], unlocked[:, None])
         if self.rule.scored:
             self._make_scored_room(table)
@@ -200,8 +229,9 @@ class ClipMemory:
         assert self.rule.absorb is not None
         rows = torch.arange(len(template))
         with torch.no_grad():
-            near = slot_similarity(key[:, None], self.keys[:, 1:]).float().cpu().numpy()
-        j = torch.tensor([self.rule.absorb(row) + 1 for row in near])
+            channels = self.network.config.key_channels
+            near = slot_similarity(key[:, None, :, :channels], self.keys[:, 1:, :, :channels])
+        j = torch.tensor([self.rule.absorb(row) + 1 for row in near.float().cpu().numpy()])
         fused = self.network.fusion(template, self.templates[rows, j])
         here = (torch.arange(self.templates.shape[1])[None] == j[:, None]).to(template.device)
         self.templates = torch.where(here[..., None, None, None], fused[:, None], self.templates)
