@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stremn_ros.data.clip import affine, compact, warp
+from stremn_ros.data.clip import affine, compact, twin, warp
 from stremn_ros.data.mixture import Mixture, Phase
 from stremn_ros.data.photos import PhotoClips
 from stremn_ros.data.videos import VideoClips
@@ -269,3 +269,56 @@ def test_a_broken_photo_in_front_leaves_the_video_clip(root: Path, tmp_path: Pat
         assert frames.shape == (2, 3, 48, 48, 3)
         assert labels.max() >= 1
     assert photos.broken.count > 0
+
+
+def test_a_twin_is_a_copy_that_goes_its_own_way() -> None:
+    frames, labels = [], []
+    for n in range(6):
+        frame, label = np.full((96, 96, 3), 90, np.uint8), np.zeros((96, 96), np.uint8)
+        cv2.rectangle(label, (30 + 2 * n, 40), (50 + 2 * n, 56), 3, -1)
+        frame[label == 3] = (200, 30, 60)
+        frames.append(frame)
+        labels.append(label)
+    distances, hidden = [], 0
+    for seed in range(30):
+        shown, made = twin(np.random.default_rng(seed), frames, labels, 3)
+        for n in range(6):  # but for a soft edge of a pixel, the rest stays as it was
+            near = cv2.dilate(((labels[n] + made[n]) > 0).astype(np.uint8), np.ones((3, 3)))
+            assert np.array_equal(frames[n][near == 0], shown[n][near == 0])
+        copies = [part == 4 for part in made]
+        inside = [frame[copy] for frame, copy in zip(shown, copies, strict=True) if copy.any()]
+        if inside:
+            assert np.abs(np.concatenate(inside).mean(axis=0) - (200, 30, 60)).max() < 30
+            centres = [np.nonzero(copy)[1].mean() for copy in copies if copy.sum() > 50]
+            if len(centres) == 6:
+                distances.append(abs((centres[5] - centres[0]) - 10.0))
+        hidden += any((part == 3).sum() < (label == 3).sum() for part, label in zip(made, labels))
+    assert max(distances) > 4.0, "it moves by itself"
+    assert 3 <= hidden < 27, "in front of the object at times, and at times not"
+
+
+def test_sequences_are_drawn_by_their_weights_from_all_roots(root: Path, tmp_path: Path) -> None:
+    second = tmp_path / "more"
+    for kind in ("JPEGImages", "Annotations"):
+        shutil.copytree(root / kind / "480p" / "one", second / kind / "480p" / "rare_1")
+    videos = VideoClips([root, second], weights={"rare_*": 0.1, "two": 0.0})
+    assert videos.names == ["one", "two", "rare_1"]
+    np.testing.assert_allclose(videos.weights, [1 / 1.1, 0.0, 0.1 / 1.1])
+    rng = np.random.default_rng(0)
+    names = [clip.source for _ in range(60) if (clip := videos.sample(rng, 3, 64, 1, 2))]
+    assert set(names) == {"one", "rare_1"}
+    with pytest.raises(InputError, match="no sequence"):
+        VideoClips(root, weights={"*": 0.0})
+
+
+def test_photos_of_all_roots_and_of_other_formats_are_found(root: Path, tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    image, labels = photo(np.random.default_rng(0))
+    Image.fromarray(image).save(tmp_path / "images" / "web.webp")
+    Image.fromarray(labels).save(tmp_path / "masks" / "web.png")
+    photos = PhotoClips([root, tmp_path])
+    assert len(photos) == 7
+    assert "web" in photos.names
+    with pytest.raises(InputError, match="no images"):
+        PhotoClips([root, tmp_path / "nothing"])

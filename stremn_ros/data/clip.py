@@ -106,6 +106,50 @@ def paste(
     return (frame * (1.0 - weight) + cutout * weight).astype(np.uint8)
 
 
+def twin(
+    rng: Generator, shown: list[Frames], labels: list[Frames], number: int
+) -> tuple[list[Frames], list[Frames]]:
+    """Adds a copy of an object that goes its own way, so that exchanges can be learned from.
+
+    Args:
+        shown: frames [size, size, 3]; labels: [size, size]; number: the object's in frame 0.
+
+    Returns:
+        New frames and labels; the copy's number is one above the largest. It is in front of the
+        object or behind it, turned around at times, and at times ahead of it or late by a frame
+        or two, so that the two poses differ.
+    """
+    size, count = len(shown[0]), len(shown)
+    new = min(254, max(int(part.max()) for part in labels) + 1)
+    x, y, w, h = cv2.boundingRect((labels[0] == number).astype(np.uint8))
+    direction = rng.uniform(0.0, 2.0 * np.pi)
+    distance = rng.uniform(0.4, 1.5) * max(w, h, 8)
+    offset = distance * np.array([np.cos(direction), np.sin(direction)])
+    velocity = rng.normal(0.0, 0.03, 2) * size
+    if rng.random() < 0.5:  # towards the object, and past it
+        velocity -= 1.5 * offset / max(2, count) * rng.uniform(0.5, 1.0)
+    scale, flip = float(np.exp(rng.normal(0.0, 0.15))), bool(rng.random() < 0.5)
+    ahead, behind = int(rng.integers(-2, 3)), bool(rng.random() < 0.5)
+    centre = (x + w / 2.0, y + h / 2.0)
+    frames, combined = [], []
+    for n, (frame, part) in enumerate(zip(shown, labels, strict=True)):
+        source = min(max(n + ahead, 0), count - 1)
+        only = (labels[source] == number).astype(np.uint8)
+        x, y, w, h = cv2.boundingRect(only)
+        if w:
+            centre = (x + w / 2.0, y + h / 2.0)
+        target = np.asarray(centre) + offset + n * velocity
+        matrix = affine(centre, (target[0], target[1]), scale, flip=flip)
+        cutout = warp(shown[source], matrix, size, None, border=cv2.BORDER_CONSTANT)
+        mask = warp(only, matrix, size, None, nearest=True, border=cv2.BORDER_CONSTANT)
+        if behind:
+            mask[part == number] = 0
+        alpha = np.asarray(cv2.GaussianBlur(mask * 255, (3, 3), 0), np.uint8)
+        frames.append(paste(frame, cutout, alpha))
+        combined.append(np.where(mask > 0, np.uint8(new), part))
+    return frames, combined
+
+
 def compact(
     labels: Frames, wanted: int, rng: Generator, smallest: int, late: bool = False
 ) -> Frames | None:
@@ -119,7 +163,7 @@ def compact(
     Returns:
         The new labels, or None when no object is large enough in frame 0.
     """
-    ids = _large(labels[0], smallest)
+    ids = large(labels[0], smallest)
     if not len(ids):
         return None
     chosen = rng.choice(ids, min(wanted, len(ids)), replace=False)
@@ -127,7 +171,7 @@ def compact(
         before: set[int] = set(np.unique(labels[0]).tolist())
         comers: list[int] = []
         for frame in labels[1:-1]:
-            comers += sorted(set(_large(frame, smallest).tolist()) - before)
+            comers += sorted(set(large(frame, smallest).tolist()) - before)
             before |= set(np.unique(frame).tolist())
         if comers:
             new = rng.choice(comers, min(wanted - 1, len(comers)), replace=False)
@@ -137,7 +181,7 @@ def compact(
     return table[labels]
 
 
-def _large(labels: NDArray[np.uint8], smallest: int) -> NDArray[np.intp]:
+def large(labels: NDArray[np.uint8], smallest: int) -> NDArray[np.intp]:
     """Ids of the objects with at least ``smallest`` pixels."""
     areas = np.bincount(labels.ravel(), minlength=256)[:256]
     areas[0] = 0

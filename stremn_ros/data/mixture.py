@@ -30,6 +30,8 @@ class Phase:
         most_objects: of these.
         update_every: the memory takes in every n-th frame of a clip.
         leaving: part of the photos' objects in front of a clip that are away for some frames.
+        twins: part of the photos' objects in front that come from the same photo, and of the
+            video clips in which an object gets a copy.
         composed: part of the video clips that get such an object in front.
         late: part of the two-object clips whose second object is only there from a later frame on.
             Not where the memory is full before the clip ends: the bank of an object that came
@@ -49,6 +51,7 @@ class Phase:
     leaving: float = 0.3
     composed: float = 0.0
     late: float = 0.0
+    twins: float = 0.2
 
     def __post_init__(self) -> None:
         if self.late and self.frames > self.slots + 1:
@@ -105,11 +108,18 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
                 if self.photos is not None and rng.random() < phase.composed:
                     compose = partial(self.photos.in_front, leaving=phase.leaving, late=late)
                 clip = self.videos.sample(
-                    rng, phase.frames, phase.size, objects, phase.max_gap, compose, late > 0.0
+                    rng,
+                    phase.frames,
+                    phase.size,
+                    objects,
+                    phase.max_gap,
+                    compose,
+                    late > 0.0,
+                    phase.twins,
                 )
             elif self.photos is not None:
                 clip = self.photos.sample(
-                    rng, phase.frames, phase.size, objects, phase.leaving, late
+                    rng, phase.frames, phase.size, objects, phase.leaving, late, phase.twins
                 )
             else:
                 clip = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,7 @@ class PhotoClips:
     comes back, or is only there from a later frame on.
 
     Args:
-        root: the folder.
+        roots: the folder, or several; of a name in two of them the last one counts.
         broken: what a file that cannot be read does when it is drawn: ``raise`` an InputError
             that names it, or ``skip``, which logs it once, counts it and never draws it again.
 
@@ -33,16 +34,21 @@ class PhotoClips:
         InputError: no photo with a mask was found.
     """
 
-    def __init__(self, root: Path, broken: str = "raise") -> None:
-        self.root = Path(root)
+    def __init__(self, roots: Path | Sequence[Path], broken: str = "raise") -> None:
         self.broken = BrokenFiles(broken)
-        masks = {path.stem: path for path in sorted((self.root / "masks").glob("*.png"))}
-        folder = self.root / "images"
-        images = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
-        self.names = sorted(masks.keys() & images.keys())
-        if not self.names:
-            raise InputError(f"{root}: no images/NAME.jpg (or .webp, .png) with a masks/NAME.png")
-        self._images, self._masks = images, masks
+        self._images: dict[str, Path] = {}
+        self._masks: dict[str, Path] = {}
+        for root in [roots] if isinstance(roots, Path) else roots:
+            folder = root / "images"
+            images = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
+            masks = {path.stem: path for path in (root / "masks").glob("*.png")}
+            if not images.keys() & masks.keys():
+                raise InputError(
+                    f"{root}: no images/NAME.jpg (or .webp, .png) with a masks/NAME.png"
+                )
+            self._images |= {name: images[name] for name in images.keys() & masks.keys()}
+            self._masks |= {name: masks[name] for name in images.keys() & masks.keys()}
+        self.names = sorted(self._images)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,26 +68,32 @@ class PhotoClips:
         objects: int,
         leaving: float = 0.3,
         late: float = 0.0,
+        twins: float = 0.2,
     ) -> Clip | None:
         """A clip of ``frames`` frames of ``size`` pixels squared with up to ``objects`` objects.
 
         Args:
             leaving: how often an object in front is away for some frames, 0..1.
             late: how often it is only there from a later frame on, 0..1.
+            twins: how often it comes from the same photo, 0..1.
 
         None when the photo drawn shows no object large enough in the window drawn, or is broken.
         """
         index = int(rng.integers(len(self.names)))
-        other = index if rng.random() < 0.2 else int(rng.integers(len(self.names)))
+        # most clips have one object in front, some none, a few a small crowd
+        others = [
+            index if rng.random() < twins else int(rng.integers(len(self.names)))
+            for _ in range(int(rng.choice(4, p=(0.4, 0.35, 0.17, 0.08))))
+        ]
         with self.broken.handled() as handled:
             image, labels = self._read(index)
-            second = self._read(other) if rng.random() < 0.5 else None
+            fronts = [self._read(other) for other in others]
         if handled.failed:
             return None
         shown, tracked = self._moving(rng, image, labels, frames, size, whole=True)
-        if second is not None:
+        for front in fronts:
             comes_late = rng.random() < late
-            shown, tracked = self._compose(rng, shown, tracked, *second, size, leaving, comes_late)
+            shown, tracked = self._compose(rng, shown, tracked, *front, size, leaving, comes_late)
         kept = compact(np.stack(tracked), objects, rng, size * size // 150, late > 0.0)
         if kept is None:
             return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import fnmatch
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..video import read_image
 from ..visualization import read_label_png
-from .clip import Clip, affine, compact, recolour, warp
+from .clip import Clip, affine, compact, large, recolour, twin, warp
 from .files import BrokenFiles
 
 Images = list[NDArray[np.uint8]]
@@ -29,6 +30,7 @@ class VideoClips:
         roots: the folder that holds both, or several; a name in two of them is two sequences.
         exclude: names of sequences to leave out (held out for validation).
         broken: as in ``photos.PhotoClips``; it also holds for masks without a frame.
+        weights: pattern of names (as of a shell) -> how often such a sequence is drawn, beside 1.
 
     Raises:
         InputError: no sequence is left, or (with ``raise``) a mask has no frame.
@@ -39,11 +41,25 @@ class VideoClips:
         roots: Path | Sequence[Path],
         exclude: Collection[str] = (),
         broken: str = "raise",
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self.broken = BrokenFiles(broken)
         self.sequences: dict[str, list[tuple[Path, Path]]] = {}
         for root in [roots] if isinstance(roots, Path) else roots:
             self._find(root, exclude)
+        self.names = list(self.sequences)
+        shares = np.array([self._weight(name, weights or {}) for name in self.names])
+        if not shares.any():
+            raise InputError("the weights leave no sequence to draw")
+        self.weights = shares / shares.sum()
+
+    @staticmethod
+    def _weight(name: str, weights: Mapping[str, float]) -> float:
+        """Of the first pattern that fits the sequence's name."""
+        for pattern, weight in weights.items():
+            if fnmatch.fnmatchcase(Path(name).name, pattern):
+                return weight
+        return 1.0
 
     def _find(self, root: Path, exclude: Collection[str]) -> None:
         """Adds the sequences of a root; InputError where it has none."""
@@ -66,7 +82,6 @@ class VideoClips:
                 self.sequences[name] = pairs
         if len(self.sequences) == before:
             raise InputError(f"{masks}: no sequences (NAME/*.png) beside those excluded")
-        self.names = list(self.sequences)
 
     def sample(
         self,
@@ -77,16 +92,18 @@ class VideoClips:
         gap: int,
         compose: Compose | None = None,
         late: bool = False,
+        twins: float = 0.0,
     ) -> Clip | None:
         """A clip whose frames are 1..gap apart, forwards or backwards in time, one crop for all.
 
         Args:
             compose: puts an object in front of the cropped frames and labels.
             late: prefer objects that come later, as ``clip.compact``.
+            twins: how often an object of the clip gets a copy that goes its own way, 0..1.
 
         None when no object is large enough in the window drawn, or a file is broken.
         """
-        name = self.names[int(rng.integers(len(self.names)))]
+        name = self.names[int(rng.choice(len(self.names), p=self.weights))]
         pairs = self.sequences[name]
         step = min(gap, (len(pairs) - 1) // max(1, frames - 1))
         steps = rng.integers(1, max(1, step) + 1, frames - 1)
@@ -129,6 +146,10 @@ class VideoClips:
         matrix[0, 2] += size / 2.0 * (1.0 - squeeze)
         shown = [warp(image, matrix, size, None) for image in images]
         labels = [warp(mask, matrix, size, None, nearest=True) for mask in masks]
+        if twins and rng.random() < twins:
+            ids = large(labels[0], size * size // 200)
+            if len(ids):
+                shown, labels = twin(rng, shown, labels, int(rng.choice(ids)))
         if compose is not None:
             shown, labels = compose(rng, shown, labels)
         kept = compact(np.stack(labels), objects, rng, size * size // 200, late)

@@ -45,7 +45,8 @@ class SegmentTraining:
 
     Attributes:
         run: folder of checkpoints, log and exported model.
-        photos, videos: roots of the data sources, or null; of videos one or several.
+        photos, videos: roots of the data sources, one or several, or null.
+        video_weights: pattern of sequences' names -> how often they are drawn, beside 1.
         exclude: sequences held out.
         broken: ``raise`` or ``skip``, for files that cannot be read.
         encoder_weights: ImageNet weights: ``package:efficientnet-lite0``, a file, or null.
@@ -71,9 +72,10 @@ class SegmentTraining:
 
     run: str
     phases: list[Phase]
-    photos: str | None = None
+    photos: str | list[str] | None = None
     videos: str | list[str] | None = None
     exclude: list[str] = field(default_factory=list)
+    video_weights: dict[str, float] = field(default_factory=dict)
     broken: str = "raise"
     network: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -234,11 +236,13 @@ class SegmentTask(Task):
         self.device_type = torch.device(device).type
         on_gpu = self.device_type == "cuda"
         self.mixed = on_gpu if config.mixed_precision is None else config.mixed_precision
-        photos = PhotoClips(Path(config.photos), config.broken) if config.photos else None
-        videos = None
+        photos = videos = None
+        if config.photos:
+            photos = PhotoClips(_roots(config.photos), config.broken)
         if config.videos:
-            roots = [config.videos] if isinstance(config.videos, str) else config.videos
-            videos = VideoClips([Path(root) for root in roots], config.exclude, config.broken)
+            videos = VideoClips(
+                _roots(config.videos), config.exclude, config.broken, config.video_weights
+            )
         self.batches = self.mixture = Mixture(config.phases, config.seed, photos, videos, rank)
         network = build_network(config).to(device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -294,11 +298,14 @@ def validate(config: SegmentTraining, model: Path, ema: dict[str, Tensor]) -> fl
     if not (config.videos and config.exclude):
         raise InputError("validate_every needs videos and the sequences to exclude")
     _export(model, config, ema)
-    root = config.videos if isinstance(config.videos, str) else config.videos[0]
-    dataset = open_davis(root, "all", sequences=config.exclude)
+    dataset = open_davis(_roots(config.videos)[0], "all", sequences=config.exclude)
     segmenter = Segmenter.load(str(model), max_objects=max(8, dataset.max_objects))
     result = evaluate_davis(dataset, segmenter, every=config.validate_frames)
     return 50.0 * (result.mean("j") + result.mean("f"))
+
+
+def _roots(given: str | list[str]) -> list[Path]:
+    return [Path(root) for root in ([given] if isinstance(given, str) else given)]
 
 
 def _optimizer(network: SegmentationNetwork, config: SegmentTraining) -> torch.optim.AdamW:

@@ -1,0 +1,159 @@
+"""The development sets in one table: the sets, the spread, the comparison, the composed clips."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_helpers import write_davis
+from shapes import TINY_MODEL, scene
+
+from stremn_ros.cli import main
+from stremn_ros.errors import InputError
+from stremn_ros.evaluation import composed, suite
+from stremn_ros.evaluation.davis import open_davis
+
+SIZE = (96, 128)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sequences of twelve frames with two objects."""
+    root = tmp_path_factory.mktemp("suite")
+    sequences = {}
+    for name, first in (("one", 0), ("two", 20)):
+        pairs = [scene(first + step, SIZE) for step in range(12)]
+        sequences[name] = tuple(np.stack(part) for part in zip(*pairs, strict=True))
+    write_davis(root / "shapes", sequences)
+    return root
+
+
+def test_the_spread_is_the_standard_error_of_the_mean() -> None:
+    values = np.random.default_rng(0).normal(50.0, 10.0, 400)
+    error, low, high = suite.spread(list(values))
+    assert error == pytest.approx(values.std() / 20.0, rel=0.1)
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.2)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.2)
+    assert suite.spread([3.0, 3.0]) == (0.0, 3.0, 3.0)
+
+
+def test_calibration_error_of_scores_that_are_right_and_of_ones_that_are_not() -> None:
+    iou = np.random.default_rng(1).uniform(0.0, 1.0, 2000)
+    right, bins = suite.calibration_error(list(zip(iou, iou, strict=True)))
+    assert right < 1e-9
+    assert sum(each["share"] for each in bins) == pytest.approx(1.0)
+    proud, bins = suite.calibration_error([(0.95, value) for value in iou])
+    assert proud == pytest.approx(0.95 - iou.mean(), abs=1e-6)
+    assert len(bins) == 1
+
+
+def test_short_tracks_go_both_ways_and_begin_where_the_object_is(data: Path) -> None:
+    dataset = open_davis(data / "shapes", "val")
+    tracks = suite.short_tracks(dataset, 5, 3)
+    names = [sequence.name for sequence in tracks.sequences]
+    assert len(names) == len(set(names)) == 2 * 3 * 2
+    forwards, backwards = tracks.sequences[:2]
+    assert [path.stem for path in forwards.images] == [f"{n:05d}" for n in range(5)]
+    assert forwards.images == backwards.images[::-1]
+    assert all(sequence.truth().ids == [1, 2] for sequence in tracks.sequences)
+
+
+def test_a_comparison_pairs_the_objects() -> None:
+    def result(values: dict[str, float]) -> dict:
+        found = suite.SetResult("a", {"j_and_f": values}, 0.0, 1)
+        return suite.as_dict({"a": found}, {})
+
+    before = {f"video {n}/1": 10.0 * n for n in range(8)}
+    after = {unit: value + 2.0 for unit, value in before.items()}
+    lines = suite.compare(result(after), result(before))
+    assert "+2.00 ±0.00 [+2.00, +2.00]" in lines[0], "harder objects do not blur the change"
+    assert "8 objects" in lines[-1]
+    assert suite.compare(result({"other/1": 1.0}), result(before)) == [], "not of the same objects"
+
+
+def test_the_command_scores_all_sets_and_compares(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "suite.yaml"
+    config.write_text(
+        "sets:\n"
+        "  whole: {kind: davis, root: shapes, split: val, ends: 3}\n"
+        "  pieces: {kind: tracks, root: shapes, split: val, length: 5, starts: 2}\n"
+        "  leaving: {kind: leaving, root: shapes, split: val, clips: 2}\n"
+        "  twins: {kind: twins, root: shapes, split: val, clips: 2}\n"
+    )
+    base = ["evaluate", "suite", "--config", str(config), "--data", str(data)]
+    base += ["--model", str(TINY_MODEL), "--runtime", "torch", "--processing-size", "96"]
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    pictures = tmp_path / "pictures"
+    assert main([*base, "--json", str(first), "--pictures", str(pictures)]) == 0
+    found = json.loads(first.read_text())
+    whole = found["sets"]["whole"]
+    assert set(whole["measures"]["j_and_f"]["units"]) == {"one/1", "one/2", "two/1", "two/2"}
+    assert whole["measures"]["j_and_f"]["mean"] > 60.0
+    assert whole["frames"] == 22
+    assert {"j_first_3", "j_last_3"} == set(whole["extra"])
+    assert 0.0 <= found["calibration"]["expected_calibration_error"] < 0.3
+    assert found["sets"]["leaving"]["measures"].keys() == {
+        "empty_while_away",
+        "frames_empty",
+        "found_again",
+    }
+    assert 0.0 <= found["sets"]["twins"]["measures"]["exchanged"]["mean"] <= 100.0
+    assert (pictures / "leaving.png").stat().st_size > 1000
+    assert (pictures / "whole" / "worst_sequences.png").stat().st_size > 1000
+    capsys.readouterr()
+    again = [*base, "--sets", "whole,pieces", "--against", str(first), "--json", str(second)]
+    assert main(again) == 0
+    said = capsys.readouterr().out
+    assert "+0.00 ±0.00" in said, "the same model twice"
+    assert list(json.loads(second.read_text())["sets"]) == ["whole", "pieces"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "'sets'"),
+        ("sets: {a: {kind: photos, root: x}}", "kind is 'photos'"),
+        ("sets: {a: {kind: davis}}", "root"),
+        ("sets: {a: {kind: davis, root: x, frames: 3}}", "frames"),
+        ("sets: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_suite_file_says_what_is_wrong(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        suite.read_suite(path)
+
+
+def test_twins_are_alike_and_meet(data: Path) -> None:
+    things = composed.cutouts(data / "shapes", ["one", "two"])
+    background = [image for image, _ in things[0]]
+    met = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        frames, labels = composed.twin_clip(rng, background, things[1])
+        assert len(frames) == len(labels) == composed.TWINS
+        own, other = (labels[0] == number for number in (1, 2))
+        assert own.any()
+        assert other.any()
+        assert abs(int(own.sum()) - int(other.sum())) < 0.2 * own.sum(), "two of one size"
+        colors = [frames[0][mask].mean(axis=0) for mask in (own, other)]
+        assert np.abs(colors[0] - colors[1]).max() < 12.0, "and of one color"
+        sides = [np.nonzero(labels[n] == 1)[1].mean() for n in (0, -1)]
+        assert abs(sides[0] - sides[1]) > 0.2 * labels[0].shape[1], "they change places"
+        grown = [(labels[n] > 0).sum() for n in (0, composed.TWINS // 2)]
+        met += grown[1] < 0.95 * grown[0]
+    assert met >= 2, "often one hides a part of the other"
+
+
+def test_an_object_that_leaves_is_gone_and_comes_back(data: Path) -> None:
+    things = composed.cutouts(data / "shapes", ["one", "two"])
+    rng = np.random.default_rng(0)
+    _, truths = composed.leaving_clip(rng, [image for image, _ in things[0]], things[1])
+    there = [bool(truth.any()) for truth in truths]
+    away = range(composed.SEEN, composed.SEEN + composed.AWAY)
+    assert there == [n not in away for n in range(len(truths))]
