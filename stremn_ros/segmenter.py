@@ -59,7 +59,8 @@ class TrackedObject:
     """An object in one frame.
 
     Attributes:
-        score: mean probability inside the mask, 0..1; 0 for an empty mask.
+        score: how good the mask is, 0..1; 0 for an empty mask. It is the IoU that the network
+            predicts for it, or, from a network without that head, the mean probability inside.
         area: pixels of the mask; box: (x, y, width, height) in pixels; centroid: (x, y).
     """
 
@@ -87,6 +88,7 @@ class _Frame:
     image: Tensor  # [1, 3, H, W], 0..255
     seen: Seen  # of its query
     probabilities: dict[int, Tensor]  # id -> [H, W]; objects whose template is still to be written
+    quality: list[float] = field(default_factory=list)  # of the rows; empty where none is predicted
     # what the next frame gets to know of this one, for the objects of these rows; 0: of none
     rows: list[int] = field(default_factory=list)
     carried: dict[str, Tensor] = field(default_factory=dict)  # name -> [rows, ...]
@@ -386,8 +388,11 @@ class Segmenter:
         self._frame = seen
         ids = self._memory.ids
         scores, shown = [], []
-        for object_id, (area, total) in zip(ids, self._inside(seen, ids), strict=True):
-            scores.append(total / area if area else 0.0)
+        for n, (object_id, (area, total)) in enumerate(
+            zip(ids, self._inside(seen, ids), strict=True)
+        ):
+            score = total / area if area else 0.0
+            scores.append(seen.quality[n] if area and seen.quality else score)
             needed = self.min_score
             if self._unseen[object_id]:
                 needed = max(needed, self.return_score)
@@ -723,7 +728,8 @@ class Segmenter:
             carried["previous"] = torch.stack([own, own.sum(dim=0) - own], dim=1)
         if decoded.hidden is not None:
             carried["hidden"] = decoded.hidden
-        return _Frame(frame, image, seen, by_id, ids, carried), logits
+        quality = [] if decoded.quality is None else decoded.quality.sigmoid().tolist()
+        return _Frame(frame, image, seen, by_id, quality, ids, carried), logits
 
     def _segment(self, image: Tensor) -> tuple[Seen, Decoded]:
         """What is remembered of the frame, and the masks of all objects."""

@@ -32,7 +32,13 @@ TINY = {
 
 
 NOTHING = {"previous_mask": False, "sensory_channels": 0}
-PLACE = {"previous_mask": True, "sensory_channels": 6, "memory_encoder": "mask", "presence": True}
+PLACE = {
+    "previous_mask": True,
+    "sensory_channels": 6,
+    "memory_encoder": "mask",
+    "presence": True,
+    "quality": True,
+}
 
 
 def build(values: dict) -> SegmentationNetwork:
@@ -67,7 +73,7 @@ def test_every_stage_keeps_its_contract(values: dict, size: tuple[int, int]) -> 
         carried = {
             name: torch.rand(objects, *shape) for name, shape in config.carried((h, w)).items()
         }
-        logits, presence, hidden = network.decode(
+        logits, presence, hidden, quality = network.decode(
             read.transpose(1, 2).unflatten(2, (h, w)),
             query.value,
             query.skip8,
@@ -80,6 +86,7 @@ def test_every_stage_keeps_its_contract(values: dict, size: tuple[int, int]) -> 
     assert value.shape == (objects, config.value_channels, h, w)
     assert logits.shape == (objects, 1, 4 * h, 4 * w)
     assert (presence is None) is not config.presence
+    assert (quality is None) is not config.quality
     assert (hidden is None) is (config.sensory_channels == 0)
     if hidden is not None:
         assert hidden.shape == (objects, config.sensory_channels, h, w)
@@ -198,8 +205,8 @@ def test_an_object_that_is_not_there_has_no_mask() -> None:
     maps = (*maps, torch.randn(1, 8, 8, 8))
     with torch.no_grad():
         network.presence.output.weight.mul_(20.0)
-        logits, presence, _ = network.decode(*maps)
-        without, none, _ = plain.decode(*maps)
+        logits, presence, _, _ = network.decode(*maps)
+        without, none, _, _ = plain.decode(*maps)
     assert none is None
     assert presence is not None
     assert presence.shape == (3,)

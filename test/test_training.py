@@ -34,6 +34,7 @@ from stremn_ros.training.losses import (
     known_labels,
     mean_iou,
     presence_loss,
+    quality_loss,
     segmentation_loss,
 )
 from stremn_ros.training.segment import (
@@ -94,6 +95,30 @@ def test_presence_counts_after_an_object_was_given() -> None:
         kept = known_labels(torch.from_numpy(labels), torch.from_numpy(given), t)
         assert set(kept[0].unique().tolist()) == ids
         np.testing.assert_array_equal(kept[0], labels[0, t] * (labels[0, t] <= max(ids)))
+
+
+def test_the_quality_that_is_learned_is_the_iou() -> None:
+    """The loss is least where each predicted quality is the IoU, and does not count what is not."""
+    labels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    labels[:, :, :4, :4] = 1
+    labels[:, 2:, 6:, 6:] = 2
+    given = torch.tensor([[0, 2]])
+    logits = torch.zeros(1, 3, 8, 8)
+    logits[:, 0] = 1.0
+    logits[:, 1, :4, :2] = 5.0  # a half of object 1
+    logits[:, 2, 7:, 7:] = 5.0  # not given before frame 2, so it never counts
+    maps = [logits, logits]
+
+    def loss(first: float, second: float) -> float:
+        predicted = torch.tensor([[first, second]]).logit()
+        return float(quality_loss([predicted, predicted], maps, labels, given))
+
+    assert loss(0.5, 0.1) == loss(0.5, 0.9)
+    assert loss(0.5, 0.1) < min(loss(0.4, 0.1), loss(0.6, 0.1))
+    assert loss(0.5, 0.1) == pytest.approx(np.log(2.0), abs=1e-5)
+    nothing = [torch.full_like(logits, -5.0).index_fill(1, torch.tensor([0]), 5.0)] * 2
+    empty = torch.zeros_like(labels)
+    assert float(quality_loss([torch.zeros(1, 2)] * 2, nothing, empty, given)) == 0.0
 
 
 def test_an_object_that_comes_late_is_seeded_then() -> None:
@@ -158,6 +183,7 @@ def test_what_a_frame_hands_to_the_next_is_the_segmenters(values: dict, update_e
             query_channels=8,
             decoder_channels=(16, 12, 8),
             presence=True,
+            quality=True,
             **values,
         )
     ).eval()

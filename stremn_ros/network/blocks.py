@@ -64,3 +64,34 @@ class PresenceHead(nn.Module):
         cells = F.relu(self.cells(F.relu(x))).flatten(2)
         pooled = torch.cat([cells.mean(dim=2), cells.amax(dim=2)], dim=1)
         return self.output(F.relu(self.hidden(pooled)))[:, 0]
+
+
+class QualityHead(nn.Module):
+    """Predicts how good an object's mask is: the IoU that it has with the truth.
+
+    The mean probability inside a mask says how sure the network is of its pixels, and stays high
+    on a mask that has gone over to another thing. This head looks at the decoder's coarsest map
+    inside the mask and around it (Mask Scoring R-CNN and SAM have such a head).
+    """
+
+    def __init__(self, inputs: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.cells = nn.Conv2d(inputs, hidden, 1)
+        self.hidden = nn.Linear(3 * hidden + 2, hidden)
+        self.output = nn.Linear(hidden, 1)
+        assert self.output.bias is not None
+        nn.init.constant_(self.output.bias, 1.5)
+
+    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Map [N, inputs, h, w] and logits [N, 1, 4h, 4w] -> logits [N] of the IoU."""
+        mask = torch.sigmoid(logits)
+        inside = mask.flatten(1)
+        total = inside.sum(dim=1)
+        sure = inside.square().sum(dim=1) / (total + 1.0)  # the mean probability, weighted by it
+        area = torch.log1p(total) / 10.0
+        weight = F.avg_pool2d(mask, 4).flatten(2)  # [N, 1, cells]
+        cells = F.relu(self.cells(F.relu(x))).flatten(2)
+        own = (cells * weight).sum(dim=2) / (weight.sum(dim=2) + 0.1)
+        pooled = torch.cat([own, cells.mean(dim=2), cells.amax(dim=2)], dim=1)
+        pooled = torch.cat([pooled, sure[:, None], area[:, None]], dim=1)
+        return self.output(F.relu(self.hidden(pooled)))[:, 0]

@@ -24,6 +24,7 @@ class SegmentationConfig:
         affinity: ``dot`` (Eq. 10), ``l2`` (STCN: negative squared distance) or ``selective``
             (XMem: that distance with a weight for each channel of the query's key, and a factor
             for each cell of the memory).
+        quality: a head that predicts the IoU of each mask, which is then the object's score.
         memory_encoder: ``image`` (the paper: a second image encoder with the masks as further
             inputs) or ``mask`` (the masks and the query's own features).
         previous_mask: the decoder sees the masks of the previous frame.
@@ -41,6 +42,7 @@ class SegmentationConfig:
     key_source: str = "image"
     affinity: str = "l2"
     presence: bool = False
+    quality: bool = False
     memory_encoder: str = "image"
     previous_mask: bool = False
     sensory_channels: int = 0
@@ -57,7 +59,7 @@ class SegmentationConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise ModelError(f"network.{name} is {value!r}; it must be one of {allowed}")
-        for name in ("presence", "previous_mask"):
+        for name in ("presence", "quality", "previous_mask"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ModelError(f"network.{name} is {value!r}; it must be true or false")

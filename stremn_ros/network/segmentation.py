@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..memory.fusion import FusionCell
 from ..memory.scorer import PairScorer
 from ..memory.similarity import selective_terms
-from .blocks import PresenceHead, Refine, ResidualBlock
+from .blocks import PresenceHead, QualityHead, Refine, ResidualBlock
 from .config import SegmentationConfig
 from .encoders import ENCODERS
 from .mask_encoder import MaskEncoder
@@ -58,6 +58,7 @@ class Decoded(NamedTuple):
     logits: Tensor  # [N, 1, 4h, 4w]; the sigmoid is the object's probability
     presence: Tensor | None  # [N] logits of the object being there; in ``logits`` already
     hidden: Tensor | None  # [N, S, h, w], the sensory memory after this frame
+    quality: Tensor | None = None  # [N] logits of the IoU that the mask is predicted to have
 
 
 def space_time_read(
@@ -143,6 +144,7 @@ class SegmentationNetwork(nn.Module):
         self.refine4 = Refine(d8, c4, d4)
         self.classify = nn.Conv2d(d4, 1, 3, padding=1)
         self.presence = PresenceHead(d16) if config.presence else None
+        self.quality = QualityHead(d16) if config.quality else None
         self.shrinkage_head = self.selection_head = None
         if config.affinity == "selective":
             self.shrinkage_head = zero_conv(c16, 1, 3)
@@ -274,7 +276,8 @@ class SegmentationNetwork(nn.Module):
         logits = self.classify(F.relu(x4))
         if presence is not None:
             logits = both(logits, presence[:, None, None, None])
-        if self.sensory is not None:
-            assert hidden is not None
-            hidden = self.sensory(hidden, x16, x8, x4, logits)
-        return Decoded(logits, presence, hidden if self.sensory is not None else None)
+        quality = None if self.quality is None else self.quality(x16, logits)
+        if self.sensory is None:
+            return Decoded(logits, presence, None, quality)
+        assert hidden is not None
+        return Decoded(logits, presence, self.sensory(hidden, x16, x8, x4, logits), quality)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import RuntimeUnavailableError
 from ..network import Decoded, Query, Seen, SegmentationNetwork
 from .onnx_export import checked_files
+from .plan_graphs import decoded_of
 from .torch_stages import TorchStages
 
 
@@ -187,14 +188,10 @@ class OnnxStages(TorchStages):
             names = self.network.memory_maps
             maps = dict(zip(names, rest[: len(names)], strict=True))
             seen = Seen(key, maps["stride16"], maps.get("stride8"), maps.get("stride4"))
-            return seen, _decoded(rest[len(names) :])
+            return seen, decoded_of(self.config, rest[len(names) :])
         query = self.encode_query(image)
         maps = {name: getattr(query, name) for name in ("key", "value", "skip8", "skip4")}
-        return query.seen, _decoded(self._each("object", **maps, **inputs))
-
-
-def _decoded(results: list[Tensor]) -> Decoded:
-    return Decoded(results[0], None, results[1] if len(results) > 1 else None)
+        return query.seen, decoded_of(self.config, self._each("object", **maps, **inputs))
 
 
 def _planes(image: Tensor) -> Tensor:

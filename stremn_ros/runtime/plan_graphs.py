@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +41,20 @@ class Heads(Part):
 
 def masks_of(decoded: Decoded) -> tuple[Tensor, ...]:
     """What of the decoder's results a graph gives out: see ``decoder_outputs``."""
-    return (decoded.logits,) if decoded.hidden is None else (decoded.logits, decoded.hidden)
+    parts = (decoded.logits, decoded.hidden, decoded.quality)
+    return tuple(part for part in parts if part is not None)
 
 
 def decoder_outputs(config: SegmentationConfig) -> tuple[str, ...]:
     """Names of what ``masks_of`` gives."""
-    return ("logits", "next_hidden") if config.sensory_channels else ("logits",)
+    hidden = ("next_hidden",) if config.sensory_channels else ()
+    return ("logits", *hidden, *(("quality",) if config.quality else ()))
+
+
+def decoded_of(config: SegmentationConfig, results: Sequence[Tensor]) -> Decoded:
+    """``masks_of`` undone."""
+    found = dict(zip(decoder_outputs(config), results, strict=True))
+    return Decoded(found["logits"], None, found.get("next_hidden"), found.get("quality"))
 
 
 class _Decoder(Part):

@@ -103,7 +103,8 @@ class MixedNetwork(nn.Module):
         """carried: those of ``previous`` and ``hidden`` that the network has, in that order."""
         given = dict(zip(self.config.carried((1, 1)), self._in(*carried), strict=True))
         decoded = self.half_network.decode(*self._in(read, value, skip8, skip4), **given)
-        presence, hidden = (
-            None if part is None else part.float() for part in (decoded.presence, decoded.hidden)
+        presence, hidden, quality = (
+            None if part is None else part.float()
+            for part in (decoded.presence, decoded.hidden, decoded.quality)
         )
-        return Decoded(decoded.logits.float(), presence, hidden)
+        return Decoded(decoded.logits.float(), presence, hidden, quality)

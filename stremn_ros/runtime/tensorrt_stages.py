@@ -24,7 +24,7 @@ from .cache import KEY, cache_folder, checked_entry, keyed_folder, new_entry, sh
 from .cuda_stages import CudaStages
 from .exporting import OPSET, StageSpec, difference, export_stage
 from .models import CONFIG, WEIGHTS, load_network
-from .plan_graphs import stage_specs
+from .plan_graphs import decoded_of, decoder_outputs, stage_specs
 from .precision import folded
 from .tensorrt_backend import Engine, Profile, find_tensorrt, flags, is_rtx
 
@@ -395,4 +395,4 @@ class TensorRTStages(CudaStages):
             skip4=query.skip4,
             **{name: part for name, part in carried.items() if part is not None},
         )
-        return Decoded(found["logits"], None, found.get("next_hidden"))
+        return decoded_of(self.config, [found[name] for name in decoder_outputs(self.config)])

@@ -25,6 +25,7 @@ from ..errors import ModelError, RuntimeUnavailableError
 from .builder import run
 from .cache import KEY, checked_entry, keyed_folder, new_entry, one_builder, sha256, write_key
 from .models import CONFIG, WEIGHTS, load_network
+from .plan_graphs import masks_of
 from .tensorrt_stages import gpu_key, plan_folder, plan_sizes
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class _Frame:
         query = [part.clone() for part in stages.encode_query(self.image)]
         read = stages.read(self.query.key, self.keys, self.values, None).clone()
         decoded = stages.decode(self.read, self.query, self.previous, self.hidden)
-        masks = [part.clone() for part in (decoded.logits, decoded.hidden) if part is not None]
+        masks = [part.clone() for part in masks_of(decoded)]
         template = stages.encode_memory(self.image, self.masks, self.query.seen).clone()
         made = [part.clone() for part in stages.project(self.other, self.query.key)]
         return [*query, read, *masks, template, *made, stages.fuse(self.other, -self.other).clone()]

@@ -46,6 +46,33 @@ def presence_loss(presence: list[Tensor], labels: Tensor, given: Tensor) -> Tens
     return (loss * counts).sum() / counts.sum().clamp(min=1)
 
 
+def quality_loss(
+    quality: list[Tensor], logits: list[Tensor], labels: Tensor, given: Tensor
+) -> Tensor:
+    """Cross entropy of the predicted IoU with the IoU that the mask has.
+
+    Args:
+        quality: for frames 1..T-1 logits [B, O]; logits: for the same frames [B, O + 1, H, W],
+            aggregated; labels: [B, T, H, W] with 0..O; given: [B, O].
+
+    Returns:
+        A scalar, the mean over frames and objects that are given before the frame and are there
+        or are predicted to be; zero when none counts.
+    """
+    losses, counted = [], []
+    objects = torch.arange(1, quality[0].shape[1] + 1, device=labels.device)[:, None, None]
+    for t, (predicted, maps) in enumerate(zip(quality, logits, strict=True), 1):
+        guess = maps.detach().argmax(dim=1)[:, None] == objects  # [B, O, H, W]
+        truth = labels[:, t, None] == objects
+        union = (guess | truth).flatten(2).sum(dim=2)
+        iou = (guess & truth).flatten(2).sum(dim=2) / union.clamp(min=1)
+        counts = (union > 0) & (given < t)
+        loss = F.binary_cross_entropy_with_logits(predicted.float(), iou.float(), reduction="none")
+        losses.append((loss * counts).sum())
+        counted.append(counts.sum())
+    return torch.stack(losses).sum() / torch.stack(counted).sum().clamp(min=1)
+
+
 def known_labels(labels: Tensor, given: Tensor, t: int) -> Tensor:
     """Labels [B, H, W] of frame t without the objects that are not given before it.
 

@@ -32,7 +32,7 @@ from ..network.encoders import ENCODERS
 from ..runtime.models import SCORER_PREFIX, save_model
 from .curves import SEGMENTATION
 from .loop import Task, choose_device, run_loop
-from .losses import known_labels, mean_iou, presence_loss, segmentation_loss
+from .losses import known_labels, mean_iou, presence_loss, quality_loss, segmentation_loss
 from .unroll import unroll
 from .workers import Workers
 
@@ -52,7 +52,7 @@ class SegmentTraining:
         encoder_weights: ImageNet weights: ``package:efficientnet-lite0``, a file, or null.
         start: a model folder whose weights are taken instead, or null; what it lacks, or has in
             another shape, begins untrained, and the log names it.
-        presence_weight: of the presence head's loss beside the masks'.
+        presence_weight, quality_weight: of these heads' losses beside the masks'.
         learning_rate, encoder_learning_rate, weight_decay, clip_norm: of AdamW.
         warmup, decay: iterations of linear warm-up and of the final cosine decay; between them
             the rate is constant, so that the end can be moved while a run is under way.
@@ -82,6 +82,7 @@ class SegmentTraining:
     encoder_weights: str | None = "package:efficientnet-lite0"
     start: str | None = None
     presence_weight: float = 0.2
+    quality_weight: float = 0.2
     seed: int = 0
     learning_rate: float = 4e-4
     encoder_learning_rate: float = 1e-4
@@ -278,6 +279,10 @@ class SegmentTask(Task):
             presence = presence_loss(logits, labels, done.given)
             loss = loss + config.presence_weight * presence
             figures["presence"] = float(presence.detach())
+        if done.quality:
+            quality = quality_loss(done.quality, done.logits, labels, done.given)
+            loss = loss + config.quality_weight * quality
+            figures["quality"] = float(quality.detach())
         with torch.no_grad():
             last = labels.shape[1] - 1
             iou = mean_iou(done.logits[-1], known_labels(labels, done.given, last))

@@ -23,13 +23,14 @@ ABSENT = -20.0  # logit of an object that is not known yet
 class Unrolled(NamedTuple):
     """Frames 1..T-1 of a batch of clips.
 
-    logits: T - 1 tensors [B, O + 1, H, W], aggregated. presence: T - 1 tensors [B, O] of logits,
-    or none from a network without that head. given: [B, O] int, the frame whose mask each object
-    was given with, T if none shows it; up to that frame its logits say that it is not there.
+    logits: T - 1 tensors [B, O + 1, H, W], aggregated. presence, quality: T - 1 tensors [B, O] of
+    logits, or none from a network without that head. given: [B, O] int, the frame whose mask each
+    object was given with, T if none shows it; up to that frame its logits say that it is not there.
     """
 
     logits: list[Tensor]
     presence: list[Tensor]
+    quality: list[Tensor]
     given: Tensor
 
 
@@ -76,7 +77,7 @@ def unroll(
     previous = F.avg_pool2d(masks, 4)  # [B, O, 4h, 4w]
     hidden: Tensor | None = None
     memory = ClipMemory(network, slots, rule, input_to_memory)
-    results, presences = [], []
+    results, presences, qualities = [], [], []
     for t in range(1, length):
         seeded = (given == t - 1).flatten()
         if (t - 1) % update_every == 0 or bool(seeded.any()):
@@ -113,8 +114,10 @@ def unroll(
         results.append(result)
         if decoded.presence is not None:
             presences.append(decoded.presence.view(clips, objects))
+        if decoded.quality is not None:
+            qualities.append(decoded.quality.view(clips, objects))
         masks = _claimed(result.detach().softmax(dim=1)[:, 1:], truth[:, t], new)
-    return Unrolled(results, presences, given)
+    return Unrolled(results, presences, qualities, given)
 
 
 def _claimed(masks: Tensor, truth: Tensor, new: Tensor) -> Tensor:
