@@ -139,14 +139,12 @@ def read_obj(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], NDAr
         kind, *words = line.split() or [""]
         try:
             if kind == "v":
-                vertices.append([float(word) for word in words[:3]])
+                vertices.append(_numbers(words, 3))
             elif kind == "vt":
-                coordinates.append([float(word) for word in words[:2]])
+                coordinates.append(_numbers(words, 2))
             elif kind == "f":
                 corners = [_corner(word, len(vertices), len(coordinates)) for word in words]
-                faces += [
-                    [corners[0], *corners[i : i + 2]] for i in range(1, len(corners) - 1)
-                ]
+                faces += [[corners[0], *corners[i : i + 2]] for i in range(1, len(corners) - 1)]
         except (ValueError, IndexError):
             raise InputError(
                 f"{path}:{number}: {line[:60]!r} is not understood; 'v x y z', 'vt u v' and "
@@ -156,12 +154,18 @@ def read_obj(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], NDAr
         raise InputError(f"{path}: has no faces")
     found = np.array(faces, np.int64)
     points, uv = np.array(vertices, np.float64), np.array(coordinates, np.float64)
-    whole = points.ndim == 2 and points.shape[1] == 3 and uv.ndim == 2 and uv.shape[1] == 2
-    if not whole or found.min() < 0 or (found >= [len(points), len(uv)]).any():
+    if found.min() < 0 or (found >= [len(points), len(uv)]).any():
         raise InputError(f"{path}: faces name vertices or texture coordinates that are not there")
     if not (np.isfinite(points).all() and np.isfinite(uv).all()):
         raise InputError(f"{path}: has coordinates that are not finite")
     return points, uv, found
+
+
+def _numbers(words: list[str], count: int) -> list[float]:
+    """The first so many words; ValueError where there are fewer."""
+    if len(words) < count:
+        raise ValueError
+    return [float(word) for word in words[:count]]
 
 
 def _corner(word: str, vertices: int, coordinates: int) -> tuple[int, int]:

@@ -41,6 +41,7 @@ from .rendered_scene import (
     ScenePlanner,
     Sources,
     along_z,
+    mesh_asset,
     multiplied,
     quaternion,
     smooth,
@@ -74,9 +75,12 @@ def load_mujoco() -> Any:
     except Exception as error:  # of many types: whatever the library for drawing raises
         raise _no_drawing(error) from error
     try:
-        mujoco.GLContext(32, 32).free()
+        # a whole renderer: some platforms give a context without complaint that cannot draw
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 32, 32).close()
     except Exception as error:
         raise _no_drawing(error) from error
+    # an unstable simulation is found by its counters; by default a file is written as well
+    mujoco.set_mju_user_warning(log.debug)
     return mujoco
 
 
@@ -84,12 +88,14 @@ def _no_drawing(error: Exception) -> RuntimeUnavailableError:
     return RuntimeUnavailableError(
         f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL')} "
         f"({type(error).__name__}: {error}). On Debian or Ubuntu: sudo apt-get install libegl1 "
-        "libgl1-mesa-dri, and MUJOCO_GL=egl"
+        "libgl1-mesa-dri; MUJOCO_GL=egl must be set before anything imports mujoco"
     )
 
 
 class RenderedClips:
-    """Renders clip n of a seed: the same for the same settings, models and textures.
+    """Renders clip n of a seed: the same for the same settings, models, textures and MuJoCo.
+
+    Another version of MuJoCo computes contacts a little differently.
 
     Args:
         models: folders with OBJ meshes and PNG textures, see ``find_object_models``.
@@ -120,8 +126,8 @@ class RenderedClips:
         if not self.photos:
             raise InputError(f"{', '.join(map(str, textures))}: no images in these folders")
         self.mujoco = load_mujoco()
-        # a hundred prepared models are some 50 MB; reading a mesh takes a tenth of a second
-        self._read_model = lru_cache(maxsize=128)(self._model)
+        # 256 prepared models are some 250 MB; reading one takes a tenth of a second
+        self._read_model = lru_cache(maxsize=256)(self._model)
         self._sources = Sources(self._any_model, self._any_photo)
 
     def _model(self, index: int) -> tuple[str, Mesh, NDArray[np.uint8]] | None:
@@ -132,9 +138,8 @@ class RenderedClips:
             texture = shrunk(read_image(model.texture), 512)
             try:
                 self.mujoco.MjModel.from_xml_string(
-                    '<mujoco><asset><mesh name="mesh" file="mesh.obj" inertia="convex"/></asset>'
-                    '<worldbody><body><freejoint/><geom type="mesh" mesh="mesh" mass="1"/></body>'
-                    "</worldbody></mujoco>",
+                    f"<mujoco><asset>{mesh_asset('mesh', 1.0)}</asset><worldbody><body><freejoint/>"
+                    '<geom type="mesh" mesh="mesh" mass="1"/></body></worldbody></mujoco>',
                     {"mesh.obj": mesh.obj},
                 )
             except ValueError as error:
@@ -193,6 +198,22 @@ class _Simulation:
         self.renderer = mujoco.Renderer(self.model, rows, columns)
         self.origins: dict[str, NDArray[np.float64]] = {}
         self.launched: set[str] = set()
+        # looked up once: a name takes longer than the rest of a step
+        names = [item.body for item in scene.items] + [mover.body for mover in scene.movers]
+        body = mujoco.mjtObj.mjOBJ_BODY
+        self.bodies = {name: mujoco.mj_name2id(self.model, body, name) for name in names}
+        self.moving = [
+            item
+            for item in scene.items
+            if item.motion.path is not None or item.motion.launch is not None
+        ]
+        self.joints = {item.body: self._joint(item) for item in scene.items}
+
+    def _joint(self, item: Item) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Views of an item's position and rotation [7], and of its velocities [6]."""
+        joint = self.model.body_jntadr[self.bodies[item.body]]
+        place, speed = self.model.jnt_qposadr[joint], self.model.jnt_dofadr[joint]
+        return self.data.qpos[place : place + 7], self.data.qvel[speed : speed + 6]
 
     def __enter__(self) -> _Simulation:
         return self
@@ -236,7 +257,7 @@ class _Simulation:
         return frames
 
     def _advance(self, time: float) -> None:
-        for item in self.scene.items:
+        for item in self.moving:
             self._move(item, time)
         for mover in self.scene.movers:
             self._carry(mover, time)
@@ -244,32 +265,31 @@ class _Simulation:
 
     def _move(self, item: Item, time: float) -> None:
         """Sets the velocity of an item where its motion asks for one."""
-        motion = item.motion
-        joint = self.data.joint(self.model.body(item.body).jntadr[0])
+        motion, path = item.motion, item.motion.path
+        position, velocity = self.joints[item.body]
         if motion.launch is not None and item.body not in self.launched:
             if time >= motion.launch:
                 self.launched.add(item.body)
-                joint.qvel[:3], joint.qvel[3:] = motion.velocity, self._local(item, motion.turn)
+                velocity[:3], velocity[3:] = motion.velocity, self._local(item, motion.turn)
             elif motion.held:
-                joint.qpos[:3], joint.qvel[:] = item.position, 0.0
-        path = motion.path
+                position[:3], velocity[:] = item.position, 0.0
         if path is None or not path.times[0] <= time <= path.times[-1]:
             return
-        origin = self.origins.setdefault(item.body, joint.qpos[:3].copy())
+        origin = self.origins.setdefault(item.body, position[:3].copy())
         # a little behind the path, so that contacts can hold it up without a jolt
-        wanted = (origin + path.at(time + STEP) - joint.qpos[:3]) / (4.0 * STEP)
+        wanted = (origin + path.at(time + STEP) - position[:3]) / (4.0 * STEP)
         if motion.on_floor:
-            joint.qvel[:2] = wanted[:2]
+            velocity[:2] = wanted[:2]
         else:
-            joint.qvel[:3], joint.qvel[3:] = wanted, self._local(item, motion.turn)
+            velocity[:3], velocity[3:] = wanted, self._local(item, motion.turn)
 
     def _local(self, item: Item, turn: NDArray[np.float64]) -> NDArray[np.float64]:
         """An angular velocity in the item's own axes, as MuJoCo has it for free joints."""
-        return np.asarray(self.data.body(item.body).xmat.reshape(3, 3).T @ turn)
+        return np.asarray(self.data.xmat[self.bodies[item.body]].reshape(3, 3).T @ turn)
 
     def _carry(self, mover: Mover, time: float) -> None:
         """Sets where a mover is."""
-        number = self.model.body(mover.body).mocapid[0]
+        number = self.model.body_mocapid[self.bodies[mover.body]]
         if mover.path is not None:
             self.data.mocap_pos[number] = mover.path.at(time)
             turn = quaternion(mover.turn, float(np.linalg.norm(mover.turn)) * STEP)
@@ -281,7 +301,7 @@ class _Simulation:
         # it comes before the window and goes after it, along its reach
         lead = 0.15 * self.scene.camera.duration
         away = 1.0 - smooth((time - start + lead) / lead) + smooth((time - end) / lead)
-        at = self.data.body(item.body).xpos + mover.reach * (0.35 * item.size)
+        at = self.data.xpos[self.bodies[item.body]] + mover.reach * (0.35 * item.size)
         at = at + mover.reach * (1.3 * self.scene.camera.view.distance * min(away, 1.0))
         self.data.mocap_pos[number] = at if away < 1.0 else FAR
         self.data.mocap_quat[number] = along_z(mover.reach)
@@ -305,16 +325,17 @@ class _Simulation:
         self.mujoco.mj_camlight(model, data)
         self.renderer.update_scene(data, camera="camera")
 
-    def _bodies(self, state: _State) -> NDArray[np.int64]:
-        """The body that each pixel shows: int64 [H, W], 0 for the world."""
+    def _bodies(self, state: _State) -> NDArray[np.int16]:
+        """The body that each pixel shows: int16 [H, W], 0 for the world."""
         self._show(state)
         self.renderer.enable_segmentation_rendering()
         drawn = self.renderer.render()
         self.renderer.disable_segmentation_rendering()
         shown = drawn[..., 1] == int(self.mujoco.mjtObj.mjOBJ_GEOM)
-        return np.where(shown, self.model.geom_bodyid[np.where(shown, drawn[..., 0], 0)], 0)
+        bodies = self.model.geom_bodyid[np.where(shown, drawn[..., 0], 0)]
+        return np.where(shown, bodies, 0).astype(np.int16)
 
-    def _ids(self, rng: Generator, bodies: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+    def _ids(self, rng: Generator, bodies: NDArray[np.int16]) -> NDArray[np.uint8] | None:
         """The id of each body: uint8 [bodies]; None where frame 0 shows no object well.
 
         Twins come first, then what moves: these are the objects that are worth following.
@@ -329,18 +350,20 @@ class _Simulation:
         for item in self.scene.items:
             moves = item.motion.path is not None or item.motion.launch is not None
             rank = (0 if groups.count(item.group) > 1 else 1 if moves else 2) + rng.random()
-            worth[self.model.body(item.body).id] = rank
+            worth[self.bodies[item.body]] = rank
         for mover in self.scene.movers:
             if mover.labeled:
-                worth[self.model.body(mover.body).id] = 1 + rng.random()
+                worth[self.bodies[mover.body]] = 1 + rng.random()
         first = [body for body in worth if areas[0, body] >= smallest]
         # an object that begins as a sliver in frame 0 cannot be given by its mask: it has no id
         late = [body for body in worth if not areas[0, body] and areas[:, body].max() >= smallest]
-        if not first:
-            return None
         chosen = sorted(first + late, key=worth.__getitem__)[: self.scene.most_ids]
-        if not set(chosen) & set(first):
-            chosen[-1] = min(first, key=worth.__getitem__)
+        # one that frame 0 shows stays for half of the clip
+        staying = [body for body in first if (areas[:, body] >= smallest).mean() >= 0.5]
+        if not staying:
+            return None
+        if not set(chosen) & set(staying):
+            chosen[-1] = min(staying, key=worth.__getitem__)
         ids = np.zeros(count, np.uint8)
         ordered = [body for body in chosen if body in first]
         ordered += [body for body in chosen if body not in first]
@@ -349,13 +372,13 @@ class _Simulation:
 
     def _picture(self, states: list[_State]) -> NDArray[np.float32]:
         """The mean of the sub-frames: float32 [H, W, 3], 0..255."""
-        total: NDArray[np.float32] | None = None
+        columns, rows = self.settings.size
+        total = np.zeros((rows, columns, 3), np.float32)
         for state in states:
             self._show(state)
-            drawn = self.renderer.render().astype(np.float32)
-            total = drawn if total is None else total + drawn
-        assert total is not None
-        return total / len(states)
+            total += self.renderer.render()
+        total /= len(states)
+        return total
 
     def _developed(
         self, rng: Generator, pictures: list[NDArray[np.float32]]
@@ -439,7 +462,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Renders clips into a folder; those that are there already are skipped."""
     defaults = RenderSettings()
     parser = argparse.ArgumentParser("python -m stremn_ros.data.rendered", description=__doc__)
-    folder = {"type": Path, "required": True, "metavar": "DIR"}
+    folder: dict[str, Any] = {"type": Path, "required": True, "metavar": "DIR"}
     parser.add_argument("--models", nargs="+", help="folders of OBJ meshes with PNGs", **folder)
     parser.add_argument("--textures", nargs="+", help="folders of photos", **folder)
     parser.add_argument("--out", help="where the clips are written, in DAVIS' layout", **folder)
@@ -462,6 +485,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        if not 0 <= options.first < options.clips:
+            raise InputError(
+                f"--first {options.first} --clips {options.clips}: 0 <= first < clips is needed"
+            )
         settings = RenderSettings(
             options.frames,
             options.size,
@@ -483,7 +510,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write_clip(clip, options.out, name)
     except StremnError as error:
         parser.exit(1, f"{error}\n")
-    log.info("%s: clips %d to %d, %d dropped", options.out, options.first, number, dropped)
+    log.info(
+        "%s: clips %d to %d, %d dropped", options.out, options.first, options.clips - 1, dropped
+    )
     return 0
 
 
