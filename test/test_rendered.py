@@ -368,7 +368,8 @@ def test_without_mujoco_the_message_names_the_extra(
     "environment",
     [
         {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "77"},  # no such device
-        {"MUJOCO_GL": "glfw", "DISPLAY": "", "WAYLAND_DISPLAY": ""},  # gives a context that cannot draw
+        # without a screen it gives a context that cannot draw
+        {"MUJOCO_GL": "glfw", "DISPLAY": "", "WAYLAND_DISPLAY": ""},
         {"MUJOCO_GL": "nonsense"},
     ],
     ids=lambda environment: environment["MUJOCO_GL"],
