@@ -186,7 +186,7 @@ class CameraPath:
         shake = (waves[..., 0] * np.sin(phase)).sum(axis=1)
         share = time / self.duration
         eased = smooth(share)
-        away = smooth(share / 0.35) - smooth((share - 0.6) / 0.35)
+        away = smooth(share / 0.4) - smooth((share - 0.5) / 0.4)
         view = replace(
             self.view,
             azimuth=self.view.azimuth + self.orbit * eased + shake[0],
@@ -381,7 +381,8 @@ class _Parts:
     <global offwidth="{columns}" offheight="{rows}" fovy="{np.rad2deg(fovy):.5g}"/>
     <quality shadowsize="1024" offsamples="0"/>
     <headlight ambient="{text([ambient] * 3)}" diffuse="{text([diffuse] * 3)}"/>
-    <map znear="{near:.5g}" zfar="{view.distance * 40:.5g}"/>
+    <map znear="{near:.5g}" zfar="{view.distance * 40:.5g}"
+      shadowscale="0.42"/>
   </visual>
   <asset>
     <texture type="skybox" builtin="gradient" rgb1="{text(sky)}" rgb2="0.8 0.85 0.9" width="32"
@@ -483,14 +484,15 @@ class ScenePlanner:
         if chance(rng, 0.5):  # a table, which things can fall off
             floor = -float(rng.uniform(0.4, 0.8)) * self.width
             sides = self.width * rng.uniform(0.5, 0.95, 2)
-            material = self.parts.material(self._surface(0.2), "2d", self._shine(0.15))
+            tiles = f'texrepeat="{text([rng.integers(1, 4)] * 2)}" '
+            material = self.parts.material(self._surface(0.2), "2d", tiles + self._shine(0.15))
             center = view.ahead * rng.uniform(0.0, 0.3) * self.width
             turn = quaternion(UP, view.azimuth + rng.normal(0.0, 0.3))
             world.append(
                 f'<geom type="box" size="{text([*sides, 0.03])}" pos="{text(center - 0.03 * UP)}" '
                 f'quat="{text(turn)}" material="{material}"/>'
             )
-        repeat = rng.uniform(0.4, 1.0) / self.width
+        repeat = log_uniform(rng, 0.5, 2.5) / self.width
         material = self.parts.material(
             self._surface(0.1),
             "2d",
@@ -548,7 +550,7 @@ class ScenePlanner:
                 texture = other_hue(rng, texture)
             elif kind < 0.25:
                 texture = self._surface(0.3)
-            material = parts.material(shrunk(texture, 512), "2d", shine)
+            material = parts.material(shrunk(texture, 384), "2d", shine)
             name = parts.mesh(mesh, size)
             return _Kind(f'type="mesh" mesh="{name}" material="{material}"', mesh.extents * size)
         material = parts.material(self._surface(0.3), "cube", shine)
@@ -640,7 +642,7 @@ class ScenePlanner:
             elif kind < 0.42:
                 dolly = float(rng.uniform(-0.6, 0.5))
             elif kind < 0.6:
-                pan = float(self.view.fovx * rng.uniform(0.4, 1.1) * rng.choice([-1, 1]))
+                pan = float(self.view.fovx * rng.uniform(0.3, 0.9) * rng.choice([-1, 1]))
         return CameraPath(self.view, self.duration, shake, orbit, dolly, pan)
 
     def _motions(self, moving: bool) -> None:
