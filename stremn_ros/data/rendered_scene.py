@@ -484,8 +484,8 @@ class ScenePlanner:
         if chance(rng, 0.5):  # a table, which things can fall off
             floor = -float(rng.uniform(0.4, 0.8)) * self.width
             sides = self.width * rng.uniform(0.5, 0.95, 2)
-            tiles = f'texrepeat="{text([rng.integers(1, 4)] * 2)}" '
-            material = self.parts.material(self._surface(0.2), "2d", tiles + self._shine(0.15))
+            often = f'texrepeat="{text([float(rng.integers(1, 4))] * 2)}" '
+            material = self.parts.material(self._surface(0.2), "2d", often + self._shine(0.15))
             center = view.ahead * rng.uniform(0.0, 0.3) * self.width
             turn = quaternion(UP, view.azimuth + rng.normal(0.0, 0.3))
             world.append(
