@@ -540,7 +540,10 @@ class ScenePlanner:
         return f'specular="{rng.uniform(0, 0.4):.3g}" reflectance="{mirror:.3g}"'
 
     def _kind(self, size: float) -> _Kind:
-        """A model or, more seldom, a simple shape with a photo on it."""
+        """A model or, more seldom, a simple shape with a photo on it.
+
+        It is ``size`` long; a thin one, as a pen is, up to twice that, or little of it would show.
+        """
         rng, parts = self.rng, self.parts
         shine = f'specular="{rng.uniform(0, 0.6):.3g}" shininess="{rng.uniform(0, 0.8):.3g}"'
         if chance(rng, 0.85):
@@ -551,6 +554,7 @@ class ScenePlanner:
             elif kind < 0.25:
                 texture = self._surface(0.3)
             material = parts.material(shrunk(texture, 384), "2d", shine)
+            size *= float(np.clip(np.sqrt(0.4 / np.sort(mesh.extents)[1]), 1.0, 2.0))
             name = parts.mesh(mesh, size)
             return _Kind(f'type="mesh" mesh="{name}" material="{material}"', mesh.extents * size)
         material = parts.material(self._surface(0.3), "cube", shine)
@@ -586,8 +590,8 @@ class ScenePlanner:
             copies = [twins] + [1] * (count - twins)
         taken: list[tuple[Vector, float]] = []
         for group, number in enumerate(copies):
-            size = self.size * float(np.exp(np.clip(rng.normal(0.0, 0.3), -0.6, 0.5)))
-            kind = self._kind(size)
+            kind = self._kind(self.size * float(np.exp(np.clip(rng.normal(0.0, 0.3), -0.6, 0.5))))
+            size = float(kind.extents.max())
             close: Vector | None = None
             for _ in range(number):
                 turn = self._orientation()
@@ -834,6 +838,7 @@ class ScenePlanner:
             half = 0.5 * size * np.array([rng.uniform(0.2, 0.8), 0.1, rng.uniform(0.5, 1.5)])
             material = self.parts.material(self._surface(0.3), "cube")
             kind = _Kind(f'type="box" size="{text(half)}" material="{material}"', 2.0 * half)
+        size = float(kind.extents.max())
         up = np.cross(view.right, view.axis)
         middle = view.position + depth * view.axis + up * rng.normal(0.0, 0.12) * width
         side = float(rng.choice([-1, 1]))
