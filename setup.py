@@ -43,7 +43,8 @@ setup(
     install_requires=["setuptools"],
     python_requires=">=3.10",
     # pycuda is built from source against the CUDA headers; for a GPU that shares the CPU's memory
-    extras_require={"test": ["pytest"], "pycuda": ["pycuda"]},
+    # mujoco renders clips to train on (docs/training.md)
+    extras_require={"test": ["pytest"], "pycuda": ["pycuda"], "render": ["mujoco>=3.17"]},
     zip_safe=True,
     entry_points={
         "console_scripts": [

@@ -66,12 +66,19 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Writes RGB uint8 [H, W, 3] under the format that the suffix names; the folder is made."""
+def write_image(path: str | os.PathLike[str], image: np.ndarray, quality: int = 95) -> None:
+    """Writes RGB uint8 [H, W, 3] under the format that the suffix names; the folder is made.
+
+    ``quality``: of a JPEG, 0..100.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        done = cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        done = cv2.imwrite(
+            str(path),
+            cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
+            [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix.lower() in (".jpg", ".jpeg") else [],
+        )
     except cv2.error as error:
         raise InputError(f"{path}: cannot be written as an image ({error})") from error
     if not done:
