@@ -118,7 +118,14 @@ import pycuda, pycuda.driver
 found["version"] = pycuda.VERSION_TEXT
 """
 ONNXRUNTIME = """
-import importlib, onnxruntime
+import importlib, os, pathlib
+from stremn_ros.privacy import SWITCHES
+from stremn_ros.runtime.onnx_library import import_onnxruntime
+onnxruntime = import_onnxruntime()
+found["switches"] = {name: os.environ.get(name, "") for name in SWITCHES}
+base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+left = base / "Microsoft" / "DeveloperTools" / ".onnxruntime"
+found["left"] = str(left) if left.is_dir() else ""
 found["version"] = onnxruntime.__version__
 found["providers"] = onnxruntime.get_available_providers()
 found["errors"] = {}

@@ -16,7 +16,8 @@ from .allocator import keep_freed_memory
 from .builder import build_onnx, build_tensorrt
 from .cuda_stages import CudaStages
 from .onnx_export import checked_files
-from .onnx_stages import OnnxStages, check_onnxruntime
+from .onnx_library import check_onnxruntime
+from .onnx_stages import OnnxStages
 from .quantizing import int8_files
 from .tensorrt_stages import TensorRTStages
 from .torch_stages import TorchStages
