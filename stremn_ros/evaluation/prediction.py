@@ -76,7 +76,7 @@ def model_method(model: str, colours: int, device: str = "auto") -> Method:
 def _recoloured(frames: Tensor, colours: int) -> Tensor:
     if colours == 3:
         return frames.expand(*frames.shape[:-3], 3, *frames.shape[-2:])
-    weights = torch.tensor([0.299, 0.587, 0.114], device=frames.device).view(3, 1, 1)
+    weights = frames.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     return (frames * weights).sum(dim=-3, keepdim=True)
 
 

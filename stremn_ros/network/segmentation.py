@@ -103,8 +103,10 @@ class SegmentationNetwork(nn.Module):
         self.refine4 = Refine(d8, c4, d4)
         self.classify = nn.Conv2d(d4, 1, 3, padding=1)
         self.presence = PresenceHead(d16) if config.presence else None
-        self.register_buffer("mean", torch.tensor(encoder.mean).view(1, 3, 1, 1), False)
-        self.register_buffer("std", torch.tensor(encoder.std).view(1, 3, 1, 1), False)
+        for name in ("mean", "std"):
+            # not of the weights, so real also where the rest is made without numbers
+            value = torch.tensor(getattr(encoder, name), dtype=torch.float32, device="cpu")
+            self.register_buffer(name, value.view(1, 3, 1, 1), False)
         for head in (self.key_head, self.query_value_head, self.memory_key_head):
             if head is not None and head.bias is not None:
                 nn.init.orthogonal_(head.weight.flatten(1))

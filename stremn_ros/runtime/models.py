@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..network import SegmentationConfig, SegmentationNetwork
+from .forking import note_use
 
 WEIGHTS = "weights.safetensors"
 # beside them where the rule `learned` was trained; apart, so that either can be trained anew
@@ -105,16 +106,29 @@ def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
     path = folder / WEIGHTS
     if not path.is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
-    network = SegmentationNetwork(spec.network)
+    with without_numbers():
+        network = SegmentationNetwork(spec.network)
     assign_weights(network, read_weights(path), str(path))
     scorer = folder / SCORER
     if scorer.is_file():
-        assign_weights(network.add_pair_scorer(), read_weights(scorer), str(scorer))
+        with without_numbers():
+            pair_scorer = network.add_pair_scorer()
+        assign_weights(pair_scorer, read_weights(scorer), str(scorer))
     return network.eval(), spec
+
+
+def without_numbers() -> torch.device:
+    """Within ``with without_numbers():`` modules are made that wait for their weights.
+
+    To draw numbers that the weights replace takes time, is wrong where another library has set
+    another default dtype, and hangs in a child process that was forked from one that used PyTorch.
+    """
+    return torch.device("meta")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file; ModelError if it is damaged or missing."""
+    note_use()
     try:
         return load_file(str(path))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -122,7 +136,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def assign_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    """Loads weights of any float type; ModelError names what is missing or misshapen."""
+    """Loads weights of any float type as float32; ModelError names what does not fit."""
     expected = network.state_dict()
     missing = sorted(expected.keys() - weights.keys())
     extra = sorted(weights.keys() - expected.keys())
@@ -139,7 +153,7 @@ def assign_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], name
     for key, value in weights.items():
         if not torch.isfinite(value).all():
             raise ModelError(f"{name}: {key} holds NaN or infinity; the file is damaged")
-    network.load_state_dict({key: value.float() for key, value in weights.items()})
+    network.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
 
 
 def save_model(

@@ -13,7 +13,7 @@ import yaml
 from ..errors import ModelError
 from ..network.conv_lstm import ConvLstm, ConvLstmConfig
 from ..network.prediction import PredictionConfig, PredictionNetwork
-from .models import CONFIG, WEIGHTS, assign_weights, read_weights, write_model
+from .models import CONFIG, WEIGHTS, assign_weights, read_weights, without_numbers, write_model
 
 TASK = "prediction"
 Network = PredictionNetwork | ConvLstm
@@ -72,7 +72,8 @@ def load_prediction_network(folder: Path) -> tuple[Network, PredictionSpec]:
     path = folder / WEIGHTS
     if not path.is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
-    network = build_prediction_network(spec.architecture, spec.network)
+    with without_numbers():
+        network = build_prediction_network(spec.architecture, spec.network)
     assign_weights(network, read_weights(path), str(path))
     return network.eval(), spec
 
