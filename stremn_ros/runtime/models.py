@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import InputError, ModelError
 from ..network import SegmentationConfig, SegmentationNetwork
+from ..text_files import read_yaml
 from .forking import note_use
 
 WEIGHTS = "weights.safetensors"
@@ -84,16 +85,22 @@ class ModelSpec:
 def read_config(folder: Path) -> ModelSpec:
     """config.yaml of a segmentation model; ModelError says what is wrong with it."""
     path = folder / CONFIG
+    values = read_model_config(path, "segmentation")
+    return ModelSpec(SegmentationConfig.from_mapping(values["network"]), values["defaults"])
+
+
+def read_model_config(path: Path, task: str) -> dict[str, Any]:
+    """A model's config.yaml with its parts `network` and `defaults`; ModelError if it is none."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None
-    if not isinstance(values, dict) or values.get("task") != "segmentation":
-        raise ModelError(f"{path} must be a mapping with 'task: segmentation'")
-    network, defaults = values.get("network", {}), values.get("defaults", {})
-    if not isinstance(network, dict) or not isinstance(defaults, dict):
+        values = read_yaml(path)
+    except InputError as error:
+        raise ModelError(str(error)) from None
+    if not isinstance(values, dict) or values.get("task") != task:
+        raise ModelError(f"{path} must be a mapping with 'task: {task}'")
+    parts = {name: values.get(name, {}) for name in ("network", "defaults")}
+    if not all(isinstance(part, dict) for part in parts.values()):
         raise ModelError(f"{path}: 'network' and 'defaults' must be mappings")
-    return ModelSpec(SegmentationConfig.from_mapping(network), defaults)
+    return {**values, **parts}
 
 
 def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
