@@ -56,7 +56,8 @@ def shared_arguments(params_file: str, node_name: str) -> list[DeclareLaunchArgu
         DeclareLaunchArgument(
             "processing_size",
             default_value="",
-            description="Rows of the picture that the network sees; fewer is faster and coarser. "
+            description="Shorter side of the picture that the network sees; less is faster and "
+            "coarser. "
             f"{AS_FILE}",
         ),
         DeclareLaunchArgument(
