@@ -179,9 +179,19 @@ def test_wrong_input_is_one_clear_line(shapes, tmp_path):
     assert "abacus" in segment(folder, mask, *tiny, "--runtime", "abacus")
     assert "start 9" in segment(folder, mask, "--start", "9", "--end", "4")
     (folder / "img3.png").write_bytes(b"damaged")
-    assert "img3.png" in segment(folder, mask, *tiny)
-    assert not (out / "overlay.mp4").exists()
+    message = segment(folder, mask, *tiny)
+    assert "img3.png" in message
+    # what was made until then is kept, and says why it is short
+    assert len(list(open_frames(out / "overlay.mp4"))) == 3
+    assert len(list((out / "masks").iterdir())) == 3
+    assert read_image(out / "contact_sheet.png").shape[1] > 300
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["frames"], summary["overlay"]) == (3, "overlay.mp4")
+    assert "img3.png" in summary["ended_early"]
     assert not list(out.glob(".*"))
+    (folder / "img0.png").write_bytes(b"damaged")
+    assert "img0.png" in fails("segment", folder, "--mask", mask, "--out", tmp_path / "none", *tiny)
+    assert not (tmp_path / "none").exists()
 
 
 def test_debug_shows_the_traceback(tmp_path):

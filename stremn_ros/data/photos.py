@@ -10,14 +10,15 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..listing import list_images
+from ..mask_reading import read_mask
 from ..video import read_image
-from ..visualization import read_label_png
 from .clip import Clip, affine, compact, motion_blur, paste, recolour, smooth_field, warp
 from .files import BrokenFiles
 
 
 class PhotoClips:
-    """Makes clips of a folder with ``images/*.jpg`` and ``masks/*.png`` of the same names.
+    """Makes clips of a folder with images/NAME.jpg and masks/NAME.png, of whatever kind they are.
 
     A clip shows one photo under a camera that moves, and often the object of a second photo that
     moves on its own in front of it: sometimes as another object to follow, sometimes as an
@@ -36,8 +37,10 @@ class PhotoClips:
     def __init__(self, root: Path, broken: str = "raise") -> None:
         self.root = Path(root)
         self.broken = BrokenFiles(broken)
-        masks = {path.stem: path for path in sorted((self.root / "masks").glob("*.png"))}
-        images = {path.stem: path for path in sorted((self.root / "images").glob("*.jpg"))}
+        images, masks = (
+            {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
+            for folder in (self.root / "images", self.root / "masks")
+        )
         self.names = sorted(masks.keys() & images.keys())
         if not self.names:
             raise InputError(f"{root}: no images/NAME.jpg with a masks/NAME.png")
@@ -48,7 +51,7 @@ class PhotoClips:
 
     def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         name = self.names[index]
-        image, labels = read_image(self._images[name]), read_label_png(self._masks[name])
+        image, (labels, _) = read_image(self._images[name]), read_mask(self._masks[name]).labels()
         if image.shape[:2] != labels.shape:
             raise InputError(f"{name}: image {image.shape[:2]} and mask {labels.shape} differ")
         return image, labels
