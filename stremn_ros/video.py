@@ -355,9 +355,9 @@ class Frames:
         ended = self._end is None or index < self._end
         if ended and (reason := _cut_short(self.path)):
             self.count = max(0, index - self._start)
-            stated = f" of {self._stated}" if self._stated else ""
+            of_all = f" of {self._stated}" if self._stated else ""
             raise VideoCutShortError(
-                f"{self.path}: frame {index}{stated} cannot be decoded: the file is damaged or cut "
+                f"{self.path}: frame {index}{of_all} cannot be decoded: the file is damaged or cut "
                 f"short, {reason}"
             )
         if index <= self._start:

@@ -159,9 +159,9 @@ for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
         note["error"] = f"{type(error).__name__}: {error}"
 """
 MODELS = """
-import yaml
-from safetensors import safe_open
 from stremn_ros.runtime.models import CONFIG, WEIGHTS, load_network, model_folders
+from stremn_ros.runtime.prediction_models import TASK, load_prediction_network
+from stremn_ros.text_files import read_yaml
 found["folders"] = [str(folder) for folder in model_folders()]
 found["models"] = {}
 for folder in model_folders():
@@ -176,12 +176,8 @@ for folder in model_folders():
                 continue
             entry["trained"] = True
             entry["mib"] = round(weights.stat().st_size / 2**20, 1)
-            if yaml.safe_load(path.read_text()).get("task") == "segmentation":
-                load_network(path.parent)
-            else:
-                with safe_open(str(weights), "pt") as file:
-                    for key in file.keys():
-                        file.get_tensor(key)
+            is_prediction = read_yaml(path).get("task") == TASK
+            (load_prediction_network if is_prediction else load_network)(path.parent)
         except Exception as error:
             entry["error"] = f"{type(error).__name__}: {error}"
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -57,7 +58,10 @@ def find_model(model: str) -> Path:
     """
     if not model:
         raise ModelError(f"no model was named; available are {available_models()}")
-    candidates = [Path(model).expanduser()] if os.sep in model else []
+    candidates = []
+    if os.sep in model:
+        with contextlib.suppress(RuntimeError):  # ~nobody
+            candidates.append(Path(model).expanduser())
     candidates += [folder / model for folder in model_folders()]
     for candidate in candidates:
         if (candidate / CONFIG).is_file():

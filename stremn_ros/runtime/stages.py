@@ -164,7 +164,10 @@ def _fastest(
     try:
         stages: Stages = _onnx(network, device, model, auto_build)
     except (ModelError, RuntimeUnavailableError) as error:
-        log.info("runtime auto takes PyTorch: %s", error)
+        if auto_build:  # somebody asked for it and is to know that it is slower
+            log.warning("nothing was built, so runtime auto takes PyTorch: %s", error)
+        else:
+            log.info("runtime auto takes PyTorch: %s", error)
         return TorchStages(network, device)
     log.info("runtime auto takes %s: it is the fastest on a CPU", stages.name)
     return stages
