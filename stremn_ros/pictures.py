@@ -68,11 +68,11 @@ def _decoded(data: bytes, flags: int, size: tuple[int, int] | None) -> NDArray[A
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:  # for instance a header that claims an absurd size
-        raise InputError(f"it cannot be decoded ({' '.join(str(error).split())})") from None
+        raise InputError(f"OpenCV says {' '.join(str(error).split())}") from None
     if picture is None:
-        raise InputError("it cannot be decoded: damaged, or of a kind that OpenCV does not read")
+        raise InputError("damaged, or of a kind that OpenCV does not read")
     if size is not None and picture.shape[:2] != size:
-        raise InputError("it cannot be decoded: its pixel data is damaged")
+        raise InputError("its pixel data is damaged")
     return picture
 
 

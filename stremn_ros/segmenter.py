@@ -190,7 +190,7 @@ class Segmenter:
 
         Args:
             model: a name under models/, or a path to a model folder.
-            device: auto, cpu, cuda or cuda:N; runtime: auto or one of ``runtime.stages.RUNTIMES``.
+            device: auto, cpu, cuda or cuda:N; runtime: auto or one of ``runtime.table.RUNTIMES``.
             auto_build: export the model for the runtime where that has not been done.
             **options: arguments of ``Segmenter``; what is absent or None is the model's default.
 

@@ -59,7 +59,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         return pictures.decode(data)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{path}: cannot be decoded: {error}") from None
 
 
 def _read(path: Path) -> bytes:

@@ -41,7 +41,7 @@ def test_a_picture_that_was_cut_short_is_refused(tmp_path: Path, kind: str, shar
     path.write_bytes(data)
     assert read_image(path).shape == (120, 160, 3)
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(InputError, match=r"a\.jpg: .*(cut short|cannot be decoded)"):
+    with pytest.raises(InputError, match=r"a\.jpg: cannot be decoded: .*"):
         read_image(path)
     if kind in ("JPEG", "PNG"):
         with pytest.raises(InputError, match="cut short"):
@@ -65,7 +65,7 @@ def test_a_folder_with_a_cut_frame_names_it(tmp_path: Path) -> None:
         (tmp_path / f"{n}.jpg").write_bytes(encoded(drawn())[: 1500 if n == 2 else None])
     frames = iter(open_frames(tmp_path))
     next(frames), next(frames)
-    with pytest.raises(InputError, match=r"2\.jpg: the JPEG is cut short"):
+    with pytest.raises(InputError, match=r"2\.jpg: cannot be decoded: the JPEG is cut short"):
         next(frames)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import InputError
+from stremn_ros.runtime.table import LISTED
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--runtime",
         default="auto",
-        help="auto, torch, onnxruntime, onnxruntime_int8, cudagraphs or tensorrt (default: auto)",
+        help=f"{LISTED} (default: auto)",
     )
     group.add_argument(
         "--auto-build",

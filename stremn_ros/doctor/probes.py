@@ -184,7 +184,7 @@ for folder in model_folders():
 RUN = f"""
 import logging, time
 import numpy as np
-from stremn_ros.runtime.stages import RUNTIMES
+from stremn_ros.runtime.table import RUNTIMES
 from stremn_ros.segmenter import Segmenter
 found["runtimes"] = list(RUNTIMES)
 found["why"] = []

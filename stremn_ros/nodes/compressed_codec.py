@@ -66,7 +66,7 @@ def decode_rgb(message: CompressedImageLike) -> NDArray[np.uint8]:
             return pictures.decode(data, size)
         mosaic = pictures.decode_gray(data, size)
     except InputError as error:
-        raise InputError(f"the compressed image cannot be read: {error}") from None
+        raise InputError(f"the compressed image cannot be decoded: {error}") from None
     height, width = size
     return image_codec.decode_rgb(
         SimpleNamespace(

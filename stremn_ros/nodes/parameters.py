@@ -15,6 +15,7 @@ from typing import Any
 
 from stremn_ros.errors import InputError
 from stremn_ros.memory.rules import RULES
+from stremn_ros.runtime.table import LISTED
 
 # When a parameter may change
 RUN_TIME = "run time"
@@ -143,9 +144,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "runtime",
         "auto",
-        "What runs the network: auto, torch, onnxruntime, onnxruntime_int8, cudagraphs or "
-        "tensorrt. auto takes the fastest that is ready and as exact; the log and `stremn doctor` "
-        "say which and why.",
+        f"What runs the network: {LISTED}. auto takes the fastest that is ready and as exact; the "
+        "log and `stremn doctor` say which and why.",
         UNCONFIGURED,
     ),
     ParameterSpec(

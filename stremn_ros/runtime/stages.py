@@ -19,11 +19,10 @@ from .onnx_export import checked_files
 from .onnx_library import check_onnxruntime
 from .onnx_stages import OnnxStages
 from .quantizing import int8_files
+from .table import RUNTIMES
 from .tensorrt_stages import TensorRTStages
 from .torch_stages import TorchStages
 from .trial import outcomes
-
-RUNTIMES = ("torch", "onnxruntime", "onnxruntime_int8", "cudagraphs", "tensorrt")
 
 log = logging.getLogger(__name__)
 
