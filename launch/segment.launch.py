@@ -23,6 +23,7 @@ from stremn_ros.nodes.launching import (
     reader,
     shared_arguments,
 )
+from stremn_ros.runtime.table import LISTED
 
 # arguments that are parameters of the node: given ones win over the parameter file
 TEXT_PARAMETERS = (
@@ -46,7 +47,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "runtime",
         default_value="",
-        description=f"What runs the network: auto, torch or onnxruntime. {AS_FILE}",
+        description=f"What runs the network: {LISTED}. {AS_FILE}",
     ),
     DeclareLaunchArgument(
         "max_objects",

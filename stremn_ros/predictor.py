@@ -21,8 +21,10 @@ from .network.prediction import STACK, STRIDE, Encoding, PredictionNetwork
 from .runtime.models import find_model
 from .runtime.prediction_models import Network, load_prediction_network
 from .runtime.stages import choose_device
+from .sizes import checked_size, fitted_size
 
 MAX_HORIZON = 100
+MAX_SIDE = 2048  # of the processing size
 
 
 class ClipState:
@@ -211,8 +213,9 @@ class Predictor:
 
     Args:
         network: of the model.
-        processing_size: rows the network works at (columns follow from the first frame's aspect),
-            or (rows, columns); rounded to multiples of 8. Predictions come out at the frames' size.
+        processing_size: shorter side that the network works at (the longer follows from the first
+            frame's aspect), or (rows, columns); rounded to multiples of 8. Predictions come out at
+            the frames' size.
         slots, update_rule, update_every, memory_span: of the memory; see ``ClipState``.
         observe: frames to see before the first prediction, at least 3.
 
@@ -231,9 +234,6 @@ class Predictor:
         memory_span: int = 10,
         observe: int = 10,
     ) -> None:
-        sides = (processing_size,) if isinstance(processing_size, int) else tuple(processing_size)
-        if len(sides) not in (1, 2) or not all(32 <= side <= 2048 for side in sides):
-            raise InputError(f"processing_size is {processing_size}; a side must be 32..2048")
         if observe < STACK:
             raise InputError(f"observe is {observe}; the network needs at least {STACK} frames")
         if update_every < 1:
@@ -242,7 +242,7 @@ class Predictor:
             raise InputError(f"memory_span is {memory_span}; it must be 0 (never) or more frames")
         self.network = network.eval()
         self.horizon, self.observe = network.config.horizon, observe
-        self._sides = sides
+        self._requested_size = checked_size(processing_size, MAX_SIDE)
         self._options: dict[str, Any] = {
             "slots": slots,
             "rule": update_rule,
@@ -361,11 +361,7 @@ class Predictor:
         return self._to_frames(future[0, :horizon], size)
 
     def _processing(self, size: tuple[int, int]) -> tuple[int, int]:
-        rows = self._sides[0]
-        columns = self._sides[1] if len(self._sides) == 2 else rows * size[1] / size[0]
-        wanted = (max(1, round(side / STRIDE)) * STRIDE for side in (rows, columns))
-        height, width = (max(32, side) for side in wanted)
-        return height, width
+        return fitted_size(self._requested_size, size, STRIDE)
 
     def _prepared(self, size: tuple[int, int]) -> ClipState:
         """The state for frames of this size; made anew only where the working size changes."""

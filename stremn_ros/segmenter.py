@@ -12,6 +12,7 @@ owns a segmenter.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +42,9 @@ from .network import Decoded, Seen, aggregate_logits, object_probabilities
 from .runtime.models import SCORER_PREFIX, find_model, load_network
 from .runtime.stages import Stages, make_stages
 from .runtime.staging import make_stager, resize
-from .sizes import STRIDE, checked_size, could_be, fitted_size, shape_text
+from .sizes import STRIDE, checked_size, could_be, fitted_size, shape_text, too_small
+
+log = logging.getLogger(__name__)
 
 LINEAR_FRAMES = 5  # between two templates of the rule `linear`, as in STM
 
@@ -134,8 +137,8 @@ class Segmenter:
         update_rule: a name in ``memory.RULES``; ``linear`` is a baseline whose memory grows.
         input_to_memory: distil the new template itself into a slot (I2M, Eq. 9) instead of one
             slot into another (M2M).
-        processing_size: rows the network works at (columns follow from the first frame's aspect),
-            or (rows, columns); rounded to multiples of 16.
+        processing_size: shorter side that the network works at (the longer follows from the first
+            frame's aspect), or (rows, columns); rounded to multiples of 16.
         max_objects: rows of the memory.
         update_every: the memory is updated with every n-th frame and rests between. Each update
             takes the mask that was predicted for the truth, so rarer ones drift less; docs/
@@ -206,7 +209,7 @@ class Segmenter:
 
         Args:
             model: a name under models/, or a path to a model folder.
-            device: auto, cpu, cuda or cuda:N; runtime: auto or one of ``runtime.stages.RUNTIMES``.
+            device: auto, cpu, cuda or cuda:N; runtime: auto or one of ``runtime.table.RUNTIMES``.
             auto_build: export the model for the runtime where that has not been done.
             **options: arguments of ``Segmenter``; what is absent or None is the model's default.
 
@@ -345,6 +348,8 @@ class Segmenter:
             self.reset()
         seen = self._look(frame)
         height, width = seen.image.shape[-2:]
+        if note := too_small(labels, (height, width), wanted):
+            log.warning("%s", note)
         given = np.stack([labels == value for value in wanted]).astype(np.float32)
         masks = torch.stack([torch.from_numpy(resize(part, (height, width))) for part in given]).to(
             self._stages.device
@@ -607,7 +612,8 @@ class Segmenter:
         if size is not None and not could_be(size, self._requested_size):
             raise InputError(
                 f"the snapshot was made at a processing size of {shape_text(size)}, this segmenter "
-                f"works at {self._requested_size}: load the model with processing_size={size[0]}"
+                f"works at {self._requested_size}: load the model with "
+                f"processing_size={min(size)}, or with {size}"
             )
         # beside the present memory, so that a bad snapshot leaves that as it is
         memory, memory_size = self._memory, self._memory_size
@@ -656,9 +662,13 @@ class Segmenter:
         """CapacityError if these ids could not be tracked beside those that stay."""
         count = len(set(ids) | (set() if replace else self._memory.rows.keys()))
         if count > self.max_objects:
+            remedy = "remove some first, or set replace"
+            if len(set(ids)) > self.max_objects:  # neither would help
+                remedy = (
+                    f"seed {self.max_objects} at most, or load the model with max_objects={count}"
+                )
             raise CapacityError(
-                f"{count} objects would be tracked, but max_objects is {self.max_objects}; remove "
-                "some first, or set replace"
+                f"{count} objects would be tracked, but max_objects is {self.max_objects}; {remedy}"
             )
 
     def _use_size(self, size: tuple[int, int]) -> None:
@@ -701,8 +711,11 @@ class Segmenter:
 
     def _look(self, frame: NDArray[np.uint8]) -> _Frame:
         """The frame's query and the masks that tracked objects have in it, for a seed."""
-        if self._frame is not None and self._frame.source is frame:
-            return self._frame
+        last = self._frame
+        if last is not None and last.source is frame:
+            filled_again = not torch.equal(self._prepare(frame), last.image)  # by its driver
+            if not filled_again:
+                return last
         if self._memory.rows:
             seen, _ = self._read(frame)
             return seen

@@ -1,7 +1,8 @@
-"""Pictures of label masks: palette, overlay, contact sheet, and label PNGs on disk."""
+"""Pictures of label masks: overlay, contact sheet, and label PNGs on disk."""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -11,25 +12,11 @@ import cv2
 import numpy as np
 
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.mask_reading import read_mask
+from stremn_ros.palette import PALETTE
 
+_log = logging.getLogger(__name__)
 
-def _make_palette() -> np.ndarray:
-    """The palette of DAVIS: the bit-interleaved colours of PASCAL VOC, with 191 for 192.
-
-    DAVIS itself goes on with greys from id 22; here the scheme of VOC goes on, so that all 255
-    ids can be told apart.
-    """
-    palette = np.zeros((256, 3), np.uint8)
-    for index in range(256):
-        for bit in range(8):
-            for channel in range(3):
-                palette[index, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-    palette[:22][palette[:22] == 192] = 191
-    return palette
-
-
-PALETTE = _make_palette()  # uint8 [256, 3] RGB; id 0 (background) is black
-PALETTE.setflags(write=False)
 # DAVIS colours are dark; on a dark video only a lighter outline shows where the object ends.
 _OUTLINE = (0.45 * PALETTE + 0.55 * 255).astype(np.uint8)
 _FILL_LUT = np.ascontiguousarray(PALETTE[None])
@@ -113,7 +100,8 @@ def contact_sheet(
     frames: RGB uint8 [H, W, 3], of any sizes; labels: one mask per frame (or None for a frame
     without); captions: one line per frame, drawn under it, shortened where it does not fit.
     columns: None makes the sheet about as wide as two screens are high. Each tile is tile_width
-    wide and as high as the first frame's aspect asks; other aspects get black bars.
+    wide and as high as the first frame's aspect asks, but 3 times as high at most; other aspects
+    get black bars.
     """
     if not len(frames):
         raise InputError("a contact sheet needs at least one frame")
@@ -122,7 +110,9 @@ def contact_sheet(
             raise InputError(f"{len(given)} {name} for {len(frames)} frames: one each is needed")
     _check_frame(frames[0])
     count = len(frames)
-    tile_height = max(1, round(tile_width * frames[0].shape[0] / frames[0].shape[1]))
+    # a strip that stands on end gets bars at its sides rather than a sheet as high as a house
+    aspect = min(3.0, frames[0].shape[0] / frames[0].shape[1])
+    tile_height = max(1, round(tile_width * aspect))
     if columns is None:
         columns = max(1, min(count, round(math.sqrt(count * 1.6 * tile_height / tile_width))))
     if columns < 1:
@@ -196,67 +186,14 @@ def write_label_png(path: str | os.PathLike[str], labels: np.ndarray) -> None:
 
 
 def read_label_png(path: str | os.PathLike[str], *, keep_255: bool = False) -> np.ndarray:
-    """A label mask from disk: uint8 [H, W], 0 background, n = id.
+    """A label mask from disk: uint8 [H, W], 0 background, n = id, by the one reader of masks.
 
-    Indexed and grey images (8 or 16 bit) keep their values as ids, whatever their colours. A mask
-    of 0 and 255 only (as DAVIS 2016 has it, and as drawing programs write) becomes 0 and 1,
-    unless keep_255. A colour image is taken when it is grey all over, or when all of its colours
-    are in the palette. InputError says what else it was.
+    A mask of 0 and 255 only becomes 0 and 1, and 255 beside ids is no object, unless keep_255.
+    What else was done to it (soft edges, a mask in the alpha channel) is told in the log; see
+    ``mask_reading``. InputError says what it was if no mask.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such mask file")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            mode = image.mode
-            pixels = np.array(
-                image.convert("RGB")
-                if mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
-                else image
-            )
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise InputError(f"{path}: cannot be read as a mask ({error})") from error
-    if pixels.ndim == 3:
-        pixels = _labels_of_colors(pixels, path, mode)
-    if pixels.dtype != np.uint8:
-        pixels = pixels.astype(np.int64)
-        values = np.unique(pixels)
-        if values.size == 2 and values[0] == 0 and values[1] == 65535:
-            pixels = pixels // 257  # a binary mask saved in 16 bit
-        elif values[0] < 0 or values[-1] > 255:
-            raise InputError(f"{path}: has ids from {values[0]} to {values[-1]}; 0..255 is needed")
-        pixels = pixels.astype(np.uint8)
-    if not keep_255 and pixels.max(initial=0) == 255 and not np.any((pixels > 0) & (pixels < 255)):
-        pixels = np.minimum(pixels, 1)
-    return np.ascontiguousarray(pixels)
-
-
-def _labels_of_colors(pixels: np.ndarray, path: Path, mode: str) -> np.ndarray:
-    red, green, blue = (pixels[:, :, channel] for channel in range(3))
-    if np.array_equal(red, green) and np.array_equal(red, blue):
-        return np.ascontiguousarray(red)
-
-    def code(colors: np.ndarray) -> np.ndarray:
-        wide = colors.astype(np.int64)
-        return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
-
-    known = {int(value): index for index, value in enumerate(code(PALETTE))}
-    found, inverse = np.unique(code(pixels), return_inverse=True)
-    strange = [value for value in found if int(value) not in known]
-    if strange:
-        raise InputError(
-            f"{path}: is a colour image ({mode}) with {len(strange)} colours that are "
-            f"not in the DAVIS palette (such as #{int(strange[0]):06x}); an indexed "
-            "or grey PNG whose values are the object ids is needed"
-        )
-    table = np.array([known[int(value)] for value in found], np.uint8)
-    return table[inverse].reshape(pixels.shape[:2])
+    mask = read_mask(path)
+    labels, notes = (mask.values, mask.notes) if keep_255 else mask.labels()
+    for note in notes:
+        _log.warning("%s: %s", path, note)
+    return labels

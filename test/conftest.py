@@ -3,9 +3,50 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from socket_guard import build, compiler, environment
+
+import stremn_ros  # noqa: F401  first: it switches ONNX Runtime's telemetry off
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "test" / "data" / "tiny_model"
+
+
+@pytest.fixture(scope="session")
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that keeps a process's sockets on this machine (socket_guard)."""
+    if not compiler():
+        pytest.skip("no C compiler to build the guard with")
+    return build(tmp_path_factory.mktemp("guard"))
+
+
+class Exported(NamedTuple):
+    """A run of `stremn export` under guard: what it said, its folder, and the cache it filled."""
+
+    said: str
+    folder: Path
+    cache: Path
+
+
+@pytest.fixture(scope="session")
+def guarded_export(guard: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The tiny model's export for ONNX Runtime, which takes a minute: once for all tests."""
+    folder = tmp_path_factory.mktemp("export")
+    cache = folder / "cache"
+    done = subprocess.run(
+        [sys.executable, "-m", "stremn_ros.cli", "export", str(TINY), "--runtime", "onnx"],
+        env=environment(guard, folder, PYTHONPATH=str(ROOT), STREMN_CACHE=str(cache)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Exported(done.stdout, folder, cache)
 
 
 @pytest.fixture(scope="module")

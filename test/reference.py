@@ -26,7 +26,7 @@ def similarity(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def fam(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Eq. 3 for templates [HW, C], with the scaling of paper/NOTES."""
+    """Eq. 3 for templates [HW, C], scaled by 1/sqrt(C) as in attention."""
     return softmax(a @ b.T / np.sqrt(a.shape[1])) @ b
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from evaluation_helpers import moving_shapes, write_davis
@@ -179,9 +181,19 @@ def test_wrong_input_is_one_clear_line(shapes, tmp_path):
     assert "abacus" in segment(folder, mask, *tiny, "--runtime", "abacus")
     assert "start 9" in segment(folder, mask, "--start", "9", "--end", "4")
     (folder / "img3.png").write_bytes(b"damaged")
-    assert "img3.png" in segment(folder, mask, *tiny)
-    assert not (out / "overlay.mp4").exists()
+    message = segment(folder, mask, *tiny)
+    assert "img3.png" in message
+    # what was made until then is kept, and says why it is short
+    assert len(list(open_frames(out / "overlay.mp4"))) == 3
+    assert len(list((out / "masks").iterdir())) == 3
+    assert read_image(out / "contact_sheet.png").shape[1] > 300
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["frames"], summary["overlay"]) == (3, "overlay.mp4")
+    assert "img3.png" in summary["ended_early"]
     assert not list(out.glob(".*"))
+    (folder / "img0.png").write_bytes(b"damaged")
+    assert "img0.png" in fails("segment", folder, "--mask", mask, "--out", tmp_path / "none", *tiny)
+    assert not (tmp_path / "none").exists()
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -278,16 +290,15 @@ def test_evaluate_davis_names_what_is_missing(tmp_path):
     assert "no model" in fails("evaluate", "davis", "--root", root, "--model", "nothing")
 
 
-def test_export_makes_what_the_runtime_loads(shapes, tmp_path):
+def test_export_makes_what_the_runtime_loads(shapes, tmp_path, guarded_export):
     folder, _, mask, _ = shapes
-    cache = str(tmp_path / "cache")
+    cache = str(guarded_export.cache)
     onnx = ["segment", folder, "--mask", mask, "--model", TINY, "--end", 5, "--quiet"]
-    message = fails(*onnx, "--out", tmp_path / "a", "--runtime", "onnxruntime", STREMN_CACHE=cache)
+    none = str(tmp_path / "none")
+    message = fails(*onnx, "--out", tmp_path / "a", "--runtime", "onnxruntime", STREMN_CACHE=none)
     assert "stremn export" in message
-    done = stremn("export", TINY, "--runtime", "onnx", STREMN_CACHE=cache)
-    assert done.returncode == 0, done.stderr
-    assert "7 stages" in done.stdout
-    assert cache in done.stdout
+    assert "7 stages" in guarded_export.said
+    assert cache in guarded_export.said
     for runtime, out in (("onnxruntime", "a"), ("torch", "b")):
         done = stremn(
             *onnx, "--out", tmp_path / out, "--runtime", runtime, STREMN_CACHE=cache
@@ -306,3 +317,196 @@ def test_train_forwards_its_options(tmp_path):
     assert "none.yaml" in done.stderr
     assert "Traceback" not in done.stderr
     assert "--config" in stremn("train", "segment").stderr
+
+
+# ---------------------------------------------------------------- files as people have them
+
+
+def write_video(path, frames, fps=10):
+    with VideoWriter(path, fps) as video:
+        for frame in frames:
+            video.write(frame)
+    return path
+
+
+def test_segment_keeps_what_was_made_of_a_video_that_is_cut_short(shapes, tmp_path):
+    _, _, mask, _ = shapes
+    frames, _ = moving_shapes(30, 96, 160, objects=2, seed=4)
+    path = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 96))
+    for frame in frames:
+        writer.write(frame[:, :, ::-1])
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    out = tmp_path / "out"
+    quiet = {"OPENCV_FFMPEG_LOGLEVEL": "-8"}
+    arguments = ["segment", path, "--mask", mask, "--out", out, "--model", TINY, "--quiet"]
+    assert "cut short" in fails(*arguments, **quiet)
+    count = len(list((out / "masks").iterdir()))
+    assert 8 < count < 25
+    assert len(list(open_frames(out / "overlay.mp4"))) == count
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["frames"] == count
+    assert "cut short" in summary["ended_early"]
+    # a header that promises more is no damage
+    whole = tmp_path / "overcounted.avi"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 96))
+    for frame in frames[:8]:
+        writer.write(frame[:, :, ::-1])
+    writer.release()
+    data = bytearray(whole.read_bytes())
+    for at in (data.find(b"avih") + 8 + 16, data.find(b"strh") + 8 + 32):
+        struct.pack_into("<I", data, at, 500)
+    whole.write_bytes(data)
+    done = stremn("segment", whole, "--mask", mask, "--out", tmp_path / "b", "--model", TINY,
+                  "--quiet")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "8 frames" in done.stdout
+    assert "its header says 500" in done.stderr
+    assert json.loads((tmp_path / "b" / "summary.json").read_text())["ended_early"] is None
+    assert len(list(open_frames(tmp_path / "b" / "overlay.mp4"))) == 8
+
+
+def test_segment_takes_names_and_rates_as_they_come(shapes, tmp_path):
+    _, _, mask, _ = shapes
+    frames, _ = moving_shapes(4, 96, 160, objects=2, seed=4)
+    write_video(tmp_path / "2024-05-01T10:30:00 100%d.mp4", frames, 211.222)
+    done = stremn("segment", "2024-05-01T10:30:00 100%d.mp4", "--mask", mask, "--out", "12:30%d",
+                  "--model", TINY, "--quiet", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    overlay = open_frames(tmp_path / "12:30%d" / "overlay.mp4")
+    assert len(list(overlay)) == 4
+    assert overlay.fps == pytest.approx(211.22, abs=0.01)
+
+
+def test_masks_are_made_where_no_overlay_can_be(shapes, tmp_path):
+    """An OpenCV without FFmpeg: said before the first frame, and the masks are what matters."""
+    folder, _, mask, _ = shapes
+    code = (
+        "import cv2, sys\n"
+        "class Closed:\n"
+        "    fourcc = staticmethod(lambda *letters: 0)\n"
+        "    def __init__(self, *arguments): print('asked first')\n"
+        "    def isOpened(self): return False\n"
+        "    def release(self): pass\n"
+        "cv2.VideoWriter = Closed\n"
+        "from stremn_ros.cli import main\n"
+        f"sys.exit(main(['segment', {str(folder)!r}, '--mask', {str(mask)!r}, '--out', 'out',"
+        f" '--model', {TINY!r}, '--end', '3', '--quiet']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "there is no overlay video" in done.stderr
+    assert "no mpeg4 encoder" in done.stderr
+    out = tmp_path / "out"
+    assert len(list((out / "masks").iterdir())) == 3
+    assert json.loads((out / "summary.json").read_text())["overlay"] is None
+    assert {path.name for path in out.iterdir()} == {"masks", "contact_sheet.png", "summary.json"}
+
+
+def test_what_is_done_to_a_mask_and_what_is_too_small_is_said(shapes, tmp_path):
+    folder, _, _, labels = shapes
+    wide = np.kron(labels[0] == 1, np.ones((8, 8))).astype(np.uint8) * 255
+    soft = Image.fromarray(np.roll(wide, 3, (0, 1))).resize((160, 96), Image.BOX)
+    soft.save(tmp_path / "soft.png")
+    soft.save(tmp_path / "mask.jpg")
+    Image.fromarray(np.dstack([read_image(folder / "img0.png"), np.array(soft)])).save(
+        tmp_path / "cutout.png"
+    )
+    found = []
+    for name, said in (("soft.png", "soft edges"), ("mask.jpg", "JPEG"), ("cutout.png", "alpha")):
+        out = tmp_path / f"out-{name}"
+        done = stremn("segment", folder, "--mask", tmp_path / name, "--out", out, "--model", TINY,
+                      "--end", 4, "--quiet")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert said in done.stderr
+        found.append(read_label_png(out / "masks" / "img3.png"))
+        assert set(np.unique(found[-1])) == {0, 1}
+    assert mean_j(found[0], (labels[3] == 1).astype(np.uint8)) > 0.5
+    tiny = np.zeros((96, 160), np.uint8)
+    tiny[40:44, 40:44] = 1
+    write_label_png(tmp_path / "tiny.png", tiny)
+    done = stremn("segment", folder, "--mask", tmp_path / "tiny.png", "--out", tmp_path / "t",
+                  "--model", TINY, "--end", 3, "--quiet")  # fmt: skip
+    assert "too small to be followed at 96x160: object 1 (16 pixels" in done.stderr
+    assert "a processing size of 240 would do" in done.stderr
+
+
+def test_a_mask_of_the_turned_image_is_told_by_the_tag(tmp_path):
+    frames, labels = moving_shapes(3, 96, 160, objects=1, seed=4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "f").mkdir()
+    for n, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "f" / f"{n}.jpg", quality=95, exif=exif.tobytes())
+    write_label_png(tmp_path / "stored.png", labels[0])
+    write_label_png(tmp_path / "turned.png", np.rot90(labels[0]).copy())
+    arguments = ["segment", tmp_path / "f", "--out", tmp_path / "o", "--model", TINY, "--quiet"]
+    done = stremn(*arguments, "--mask", tmp_path / "stored.png")
+    assert done.returncode == 0, done.stderr
+    assert "orientation tag 6 (to be shown turned by 90 degrees)" in done.stderr
+    assert mean_j(read_label_png(tmp_path / "o" / "masks" / "2.png"), labels[2]) > 0.5
+    done = stremn(*arguments, "--mask", tmp_path / "turned.png", "--overwrite")
+    assert done.returncode == 2
+    assert "as its orientation tag (6) asks viewers to show it" in done.stderr
+
+
+def test_evaluate_looks_at_everything_first_and_keeps_what_is_done(tmp_path):
+    sequences = {f"s{index}": moving_shapes(7, 96, 160, seed=index) for index in range(3)}
+    root = write_davis(tmp_path / "davis", sequences)
+    for tool in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+        (root / "Annotations" / "480p" / tool).mkdir()
+    json_path = tmp_path / "out.json"
+    arguments = ["evaluate", "davis", "--root", root, "--model", TINY, "--json", json_path,
+                 "--quiet", "--every", 2]  # fmt: skip
+    assert stremn(*arguments, "--split", "all").returncode == 0
+    assert set(json.loads(json_path.read_text())["sequences"]) == set(sequences)
+    json_path.unlink()
+    # lists as Windows writes them
+    for encoding in ("utf-8-sig", "utf-16"):
+        lines = "\r\n".join(sequences).encode(encoding)
+        (root / "ImageSets" / "2017" / "val.txt").write_bytes(lines)
+        assert stremn(*arguments, "--sequences", "s1").returncode == 0
+    json_path.unlink()
+    damaged = root / "JPEGImages" / "480p" / "s2" / "00004.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    write_label_png(root / "Annotations" / "480p" / "s0" / "00000.png", sequences["s0"][1][0] * 0)
+    message = fails(*arguments)
+    assert "nothing was evaluated" in message
+    assert "00004.jpg: the JPEG is cut short" in message
+    assert "the first annotation is empty" in message
+    assert not json_path.exists()
+
+
+def test_an_evaluation_that_fails_late_leaves_what_it_has(tmp_path):
+    """A frame that is whole by its structure and cannot be decoded all the same."""
+    sequences = {f"s{index}": moving_shapes(7, 96, 160, seed=index) for index in range(3)}
+    root = write_davis(tmp_path / "davis", sequences)
+    path = root / "JPEGImages" / "480p" / "s2" / "00004.jpg"
+    data = bytearray(path.read_bytes())
+    at = data.find(b"\xff\xc4") + 5  # the Huffman tables
+    data[at : at + 16] = b"\xff" * 16
+    path.write_bytes(data)
+    out = tmp_path / "out.json"
+    message = fails("evaluate", "davis", "--root", root, "--model", TINY, "--json", out, "--quiet")
+    assert "00004.jpg" in message
+    found = json.loads(out.read_text())
+    assert set(found["sequences"]) == {"s0", "s1"}
+    assert found["partial"] is True
+    assert found["partial_because"] == ["2 of 3 sequences are done"]
+
+
+def test_a_build_that_failed_is_told(shapes, tmp_path):
+    folder, _, mask, _ = shapes
+    done = stremn("segment", folder, "--mask", mask, "--out", tmp_path / "o", "--model", TINY,
+                  "--end", 2, "--quiet", "--auto-build", STREMN_CACHE="/proc/nowhere")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "nothing was built, so runtime auto takes PyTorch: nothing can be written" in done.stderr
+    assert "STREMN_CACHE" in done.stderr

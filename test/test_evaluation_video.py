@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import struct
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from stremn_ros import video
-from stremn_ros.errors import InputError
+from stremn_ros.errors import InputError, StremnError
 
 
 def make_frames(count=12, height=48, width=64):
@@ -156,3 +160,210 @@ def test_writer_leaves_nothing_behind_on_an_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match=r"\.mp4"):
         video.VideoWriter(tmp_path / "a.gif")
+
+
+# ---------------------------------------------------------------- a header's count is an estimate
+
+
+def write_video(path, count=60, fps=25.0, shape=(48, 64)):
+    with video.VideoWriter(path, fps) as writer:
+        for frame in make_frames(count % 13 or 13, *shape)[np.arange(count) % (count % 13 or 13)]:
+            writer.write(frame)
+    return path
+
+
+def trimmed(path, count=60, shown=30):
+    """A clip cut by its edit list, as phones do it: the header counts the frames not shown, too."""
+    write_video(path, count)
+    data = bytearray(path.read_bytes())
+    scale = data.find(b"mdhd") + 4 + 12
+    ticks = struct.unpack(">I", data[scale : scale + 4])[0] // 25
+    entry = data.find(b"elst") + 12
+    struct.pack_into(">II", data, entry, shown * 40, (count - shown) * ticks)
+    path.write_bytes(data)
+    return path
+
+
+def overcounted(path, stated=500):
+    """An AVI of 12 frames whose header states another number."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for frame in make_frames(12):
+        writer.write(frame)
+    writer.release()
+    data = bytearray(path.read_bytes())
+    for at in (data.find(b"avih") + 8 + 16, data.find(b"strh") + 8 + 32):
+        struct.pack_into("<I", data, at, stated)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_trimmed_clip_ends_where_it_ends(tmp_path, caplog):
+    path = trimmed(tmp_path / "a.mp4")
+    capture = cv2.VideoCapture(str(path))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 60
+    capture.release()
+    source = video.open_frames(path)
+    assert len(list(source)) == source.count == len(source.names) == 30
+    assert "its header says 60" in caplog.text
+    assert "damaged" not in caplog.text.replace("nothing shows that it is damaged", "")
+    assert len(list(source)) == 30  # as often as you like
+    assert len(list(video.open_frames(path, 10, 20))) == 10
+    assert len(list(video.open_frames(path, 25, 50))) == 5
+    with pytest.raises(InputError, match="has 30 frames, none of them"):
+        list(video.open_frames(path, 40))
+
+
+def test_a_count_that_is_far_off_either_way_is_no_error(tmp_path):
+    for value in (500, 0, 3, 2**31):
+        path = overcounted(tmp_path / "a.avi", value)
+        assert len(list(video.open_frames(path))) == 12
+        source = video.open_frames(path, 5)  # beyond the 3 that it states
+        assert len(list(source)) == source.count == 7, value
+        assert len(list(video.open_frames(path, 5, 9))) == 4
+
+
+def test_the_rate_is_the_mean_where_frames_come_at_no_fixed_one(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", 20)
+    assert video.open_frames(path).fps == 25
+    monkeypatch.setattr(video, "_packets", lambda path: (20, 4.75))
+    assert video.open_frames(path).fps == 4.75
+    monkeypatch.setattr(video, "_packets", lambda path: (0, 25.3))  # rounding
+    assert video.open_frames(path).fps == 25
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mp4", ".mkv"])
+def test_a_file_that_has_fewer_bytes_than_it_says_is_cut_short(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    codec = "MJPG" if suffix == ".avi" else "mp4v"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, (64, 48))
+    noise = np.random.default_rng(0)
+    for _ in range(40):
+        writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    assert len(list(video.open_frames(path))) == 40
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    frames = []
+    with pytest.raises(
+        InputError, match=r"cut short, it has .* bytes and says that it has"
+    ) as error:
+        frames.extend(iter_into(frames, video.open_frames(path)))
+    if suffix == ".mp4":  # its index is at the end
+        assert not frames
+    else:
+        assert isinstance(error.value, video.VideoCutShortError)
+        assert 10 < len(frames) < 35
+        # for who keeps what came
+        readable = video.WhatComes(video.open_frames(path))
+        assert len(list(readable)) == len(frames)
+        assert isinstance(readable.error, video.VideoCutShortError)
+        # a part before the cut is whole
+        assert len(list(video.open_frames(path, 2, 9))) == 7
+
+
+def iter_into(frames, source):
+    for frame in source:
+        frames.append(frame)
+    return []
+
+
+def test_an_end_of_zeros_is_a_download_that_was_not_finished(tmp_path):
+    path = tmp_path / "a.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
+    noise = np.random.default_rng(0)
+    for _ in range(20):
+        writer.write(noise.integers(0, 255, (120, 160, 3), np.uint8))
+    writer.release()
+    data = bytearray(path.read_bytes())
+    half = len(data) // 2
+    data[half:] = bytes(len(data) - half)
+    path.write_bytes(data)
+    with pytest.raises(video.VideoCutShortError, match="its end is empty"):
+        list(video.open_frames(path))
+
+
+def test_what_comes_raises_where_nothing_came(tmp_path):
+    folder = write_folder(tmp_path / "f", make_frames(3))
+    (folder / "00000.png").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"00000\.png"):
+        video.open_frames(folder)
+    readable = video.WhatComes(iter([]))
+    assert list(readable) == []
+    assert readable.error is None
+
+
+# ---------------------------------------------------------------- names
+
+NAMES = (
+    "2024-05-01T10:30:00.mp4", "12:30.mp4", "http:x.mp4", "file:x.mp4", "pipe:0.mp4",
+    "concat:a|b.mp4", "rtsp:x.mp4", "data:a,b.mp4", "subfile,,start,1,end,2,,:a.mp4", "a:b.mp4",
+    "clip_%03d.mp4", "100%.mp4", "%d.mp4", "x?y#z.mp4", "a!b.mp4", "@a.mp4", "-a.mp4", " a .mp4",
+    "n\nl.mp4", "ümläut.mp4", "\U0001f600.mp4", "caf\udce9.mp4", "a'b\"c.mp4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", ["plain", "2024:05 %d", "caf\udce9"])
+def test_a_name_is_a_file_whatever_is_in_it(tmp_path, monkeypatch, folder):
+    """For FFmpeg a colon makes a protocol of it; OpenCV ends the process at what is not UTF-8."""
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+    for name in NAMES:
+        write_video(Path(name), 4)
+        for path in (Path(name), tmp_path / folder / name, f"./{name}"):
+            source = video.open_frames(path)
+            assert source.count == len(list(source)) == 4, name
+    assert sorted(os.listdir()) == sorted(NAMES)
+
+
+# ---------------------------------------------------------------- what mpeg4 can hold
+
+
+@pytest.mark.parametrize(
+    "fps",
+    [0.0001, 0.005, 0.3, 1 / 3, 24000 / 1001, 59.94, 66.667, 196.263, 211.222, 239.76, 655.361,
+     999.999, 6553.65, 12345.678, 65535.0, 7e4, 1e9],
+)  # fmt: skip
+def test_every_rate_can_be_written(tmp_path, fps):
+    path = write_video(tmp_path / "a.mp4", 3, fps)
+    assert video.fitting_rate(fps) == pytest.approx(min(max(fps, 0.005), 65535), rel=0.005)
+    capture = cv2.VideoCapture(str(path))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(video.fitting_rate(fps), rel=0.005)
+    assert len(list(video.open_frames(path))) == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "written"),
+    [((1, 1), (2, 2)), ((1, 9), (2, 10)), ((9000, 40), (8190, 36)), ((40, 20000), (16, 8190))],
+)
+def test_every_size_can_be_written(tmp_path, size, written, caplog):
+    path = write_video(tmp_path / "a.mp4", 2, shape=size)
+    assert video.open_frames(path).size == written == video.fitting_size(size)
+    assert ("mpeg4 has no larger ones" in caplog.text) == (max(size) > 8190)
+
+
+def test_what_cannot_be_opened_says_why_before_the_first_frame(tmp_path, monkeypatch):
+    class Closed:
+        def __init__(self, *arguments):
+            pass
+
+        def isOpened(self):
+            return False
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(video.cv2, "VideoWriter", Closed)
+    Closed.fourcc = staticmethod(lambda *letters: 0)
+
+    def reason():
+        writer = video.VideoWriter(tmp_path / "a.mp4")
+        with pytest.raises(StremnError) as error:
+            writer.open((48, 64))
+        return str(error.value)
+
+    assert "no mpeg4 encoder for 48x64 at 24 Hz" in reason()
+    monkeypatch.setattr(video.os, "access", lambda *arguments: False)
+    assert f"no permission to write in {tmp_path}" in reason()
+    monkeypatch.undo()
+    monkeypatch.setattr(video.cv2, "VideoWriter", Closed)
+    monkeypatch.setattr(video.cv2, "getBuildInformation", lambda: "  FFMPEG:   NO\n")
+    assert "built without FFmpeg" in reason()

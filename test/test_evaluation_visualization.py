@@ -128,7 +128,7 @@ def test_contact_sheet_takes_frames_of_other_sizes_and_names_mistakes():
 
 def test_label_png_keeps_ids_and_carries_the_palette(tmp_path):
     _, labels = scene()
-    labels[0, 0] = 255
+    labels[0, 0] = 200
     path = tmp_path / "new" / "00000.png"
     write_label_png(path, labels)
     with Image.open(path) as image:
@@ -176,7 +176,7 @@ def test_what_is_no_mask_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"text\.png"):
         read_label_png(tmp_path / "text.png")
     Image.fromarray(frame).save(tmp_path / "photo.png")
-    with pytest.raises(InputError, match="colour image"):
+    with pytest.raises(InputError, match="color image"):
         read_label_png(tmp_path / "photo.png")
     data = (tmp_path / "photo.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])

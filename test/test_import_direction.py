@@ -18,20 +18,40 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What each part may import of the package, beside itself. memory <- network <- runtime <-
 # segmenter, predictor <- nodes, cli; data <- training, evaluation <- cli.
-HELPERS = {"errors", "motion", "seeding", "sizes", "video", "visualization"}
+HELPERS = {
+    "errors",
+    "listing",
+    "mappings",
+    "mask_reading",
+    "motion",
+    "pictures",
+    "privacy",
+    "seeding",
+    "sizes",
+    "text_files",
+    "video",
+    "visualization",
+}
 LIBRARY = {"errors", "memory", "network", "runtime"}
 ONLINE = LIBRARY | {"segmenter", "predictor"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": set(),
+    "__init__": {"privacy"},
     "errors": set(),
     "motion": set(),
+    "privacy": set(),
     "seeding": {"errors"},
     "sizes": {"errors"},
-    "video": {"errors"},
-    "visualization": {"errors", "video"},
+    "listing": set(),
+    "palette": set(),
+    "pictures": {"errors"},
+    "text_files": {"errors"},
+    "mappings": {"errors"},
+    "mask_reading": {"errors", "palette"},
+    "video": {"errors", "listing", "pictures"},
+    "visualization": {"errors", "mask_reading", "palette", "video"},
     "memory": {"errors"},
-    "network": {"errors", "memory"},
-    "runtime": {"errors", "memory", "network"},
+    "network": {"errors", "mappings", "memory"},
+    "runtime": {"errors", "memory", "network", "privacy", "text_files"},
     "masks": {"errors", "runtime", "sizes"},
     "segmenter": LIBRARY | HELPERS | {"masks"},
     "predictor": LIBRARY | HELPERS,
@@ -39,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": HELPERS,
     "training": ONLINE | HELPERS | {"data", "evaluation"},
     "evaluation": ONLINE | HELPERS | {"data"},
-    "doctor": {"nodes"},  # it tries everything in processes of their own
+    "doctor": {"nodes", "privacy"},  # it tries everything in processes of their own
     "cli": ONLINE | HELPERS | {"data", "training", "evaluation", "nodes", "doctor"},
 }
 NODES_NEVER_NEED = {"training", "data"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import struct
 import time
 
 import cv2
@@ -185,3 +186,42 @@ def test_what_cannot_be_played_is_told_and_ends_with_1(tmp_path, play, images, v
         for node, (_, text) in zip(nodes, some):
             assert node.wait(2 * TIMEOUT) == 1, node.log
             assert text in node.log
+
+
+def motion_jpeg(path, count=COUNT):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20, (WIDTH, HEIGHT))
+    for index in range(count):
+        writer.write(frame(index)[..., ::-1])
+    writer.release()
+    return path
+
+
+def test_a_header_that_promises_more_frames_ends_no_loop(viewer, play, tmp_path):
+    path = motion_jpeg(tmp_path / "12:30 %d.avi")
+    data = bytearray(path.read_bytes())
+    for at in (data.find(b"avih") + 8 + 16, data.find(b"strh") + 8 + 32):
+        struct.pack_into("<I", data, at, 500)
+    path.write_bytes(data)
+    node = play(path, loop=True)
+    wait_for(lambda: len(viewer.images) > 2 * COUNT + 3, "the third round")
+    assert node.alive, node.log
+    assert node.stop(signal.SIGINT) == 0
+    viewer.images.clear()
+    viewer.infos.clear()
+    whole(viewer, play(path))
+
+
+def test_a_file_that_is_cut_short_is_played_as_far_as_it_goes(viewer, play, tmp_path):
+    path = motion_jpeg(tmp_path / "a.avi", 40)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    node = play(path)
+    assert node.wait() == 1
+    assert "cut short" in node.log
+    wait_for(lambda: len(viewer.images) > 10, "what there is")
+    looping = play(path, loop=True)
+    looping.wait_for_log("each round ends there")
+    count = len(viewer.images)
+    wait_for(lambda: len(viewer.images) > count + 60, "the next rounds")
+    assert looping.alive
+    assert looping.stop(signal.SIGINT) == 0
+    assert looping.log.count("each round ends there") == 1

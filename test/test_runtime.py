@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -22,7 +23,8 @@ from stremn_ros.segmenter import Segmenter
 from stremn_ros.video import open_frames
 from stremn_ros.visualization import read_label_png
 
-pytest.importorskip("onnxruntime")
+if importlib.util.find_spec("onnxruntime") is None:
+    pytest.skip("onnxruntime is not installed", allow_module_level=True)
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 
 

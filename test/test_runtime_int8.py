@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -27,7 +28,8 @@ from stremn_ros.segmenter import Segmenter
 from stremn_ros.video import write_image
 from stremn_ros.visualization import write_label_png
 
-pytest.importorskip("onnxruntime")
+if importlib.util.find_spec("onnxruntime") is None:
+    pytest.skip("onnxruntime is not installed", allow_module_level=True)
 onnx = pytest.importorskip("onnx")
 
 

@@ -212,7 +212,7 @@ class OnCpu(TensorRTStages):
         def plan(name: str) -> Any:
             def run(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
                 self.ran.add(name)
-                assert list(inputs) == list(specs[name].inputs)
+                assert inputs.keys() == specs[name].inputs.keys()
                 return dict(zip(specs[name].outputs, specs[name].module(*inputs.values())))
 
             return run

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import InputError
+from stremn_ros.runtime.table import RUNTIMES
 
 from .options import add_model_options, check_writable, counted, load_segmenter, size, write_json
-
-# those of runtime.stages, which imports PyTorch; a test holds that they are the same
-RUNTIMES = ("torch", "onnxruntime", "onnxruntime_int8", "cudagraphs", "tensorrt")
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:

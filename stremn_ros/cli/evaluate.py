@@ -46,7 +46,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="N",
         help="use only every N-th frame, for a quick look; the result is marked as partial",
     )
-    parser.add_argument("--json", metavar="OUT.json", help="write the result as JSON")
+    parser.add_argument(
+        "--json", metavar="OUT.json", help="write the result as JSON, again after each sequence"
+    )
     parser.add_argument("--masks", metavar="DIR", help="write the predicted masks as label PNGs")
     parser.add_argument(
         "--pictures", metavar="DIR", help="draw the five worst sequences and all scores"
@@ -59,7 +61,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from stremn_ros.evaluation.davis import evaluate_davis, open_davis
+    from stremn_ros.evaluation.davis import DavisResult, evaluate_davis, open_davis
 
     names = None
     if options.sequences is not None:
@@ -74,6 +76,11 @@ def _run(options: argparse.Namespace) -> int:
     for path in (options.json, options.masks, options.pictures):
         check_writable(path)
     segmenter = load_segmenter(options, dataset.max_objects)
+
+    def write(result: DavisResult) -> None:
+        if options.json is not None:
+            write_json(options.json, result.as_dict())
+
     result = evaluate_davis(
         dataset,
         segmenter,
@@ -85,10 +92,11 @@ def _run(options: argparse.Namespace) -> int:
             "model": Path(options.model).name,
             "processing_size": options.processing_size or "the model's default",
         },
+        # marked as partial: hours of work are not lost with the last sequence
+        on_sequence=write,
     )
     print(result.table())
-    if options.json is not None:
-        write_json(options.json, result.as_dict())
+    write(result)
     return 0
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stremn_ros.errors import InputError
 
 from .options import check_writable, write_json
 
+if TYPE_CHECKING:
+    from stremn_ros.evaluation.prediction import PredictionResult
+
+WRITE_EVERY = 10.0  # seconds between two writings of a result that is not complete yet
 # data set -> model, frames seen, frames predicted
 DEFAULTS = {
     "moving-mnist": ("predict_mnist", 10, 10),
@@ -103,6 +108,15 @@ def _run(options: argparse.Namespace) -> int:
         if options.count is not None:
             clips = _first(clips, options.count)
         batches = in_batches(clips, options.batch)
+    last = time.monotonic()
+
+    def write(result: PredictionResult, always: bool = False) -> None:
+        nonlocal last
+        if options.json is None or not (always or time.monotonic() - last > WRITE_EVERY):
+            return
+        last = time.monotonic()
+        write_json(options.json, _values(options, result))
+
     result = evaluate_prediction(
         batches,
         methods,
@@ -119,6 +133,7 @@ def _run(options: argparse.Namespace) -> int:
             "partial": options.count is not None,
             "lpips": "AlexNet, version 0.1" if lpips else "not computed: no weights were given",
         },
+        on_batch=write,
     )
     print(result.table())
     if lpips is None:
@@ -127,14 +142,17 @@ def _run(options: argparse.Namespace) -> int:
             "--lpips-layers (alex.pth of the package lpips)",
             file=sys.stderr,
         )
+    write(result, always=True)
+    return 0
+
+
+def _values(options: argparse.Namespace, result: PredictionResult) -> dict[str, Any]:
     values = result.as_dict()
     if options.data == "human36m":  # as the tables give them
         for scores in values["methods"].values():
             scores["mse_10"] = round(scores["mse"] / 10.0, 4)
             scores["mae_100"] = round(scores["mae"] / 100.0, 4)
-    if options.json is not None:
-        write_json(options.json, values)
-    return 0
+    return values
 
 
 def _lpips(options: argparse.Namespace) -> Any:

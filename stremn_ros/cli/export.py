@@ -10,7 +10,7 @@ from typing import Any
 
 from stremn_ros.errors import InputError
 
-from .options import counted, size
+from .options import counted, first_mask, size
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -89,8 +89,7 @@ def _int8(folder: Path, clips: list[tuple[str, str]], frames: int) -> None:
     from stremn_ros.runtime.models import load_network
     from stremn_ros.runtime.quantizing import RecordingStages, export_int8, int8_folder
     from stremn_ros.segmenter import Segmenter
-    from stremn_ros.video import open_frames
-    from stremn_ros.visualization import read_label_png
+    from stremn_ros.video import WhatComes, open_frames
 
     # every update fuses or writes: as many samples of the memory's stages as there can be
     segmenter = Segmenter.load(str(folder), device="cpu", runtime="onnxruntime", update_every=1)
@@ -98,11 +97,15 @@ def _int8(folder: Path, clips: list[tuple[str, str]], frames: int) -> None:
     recording = segmenter.wrap_stages(lambda _: RecordingStages(network, folder))
     for video, mask in clips:
         _tell(f"recording {video}")
-        images = itertools.islice(open_frames(video), frames)
+        source = open_frames(video)
+        readable = WhatComes(source)
+        images = itertools.islice(readable, frames)
         segmenter.reset()
-        segmenter.seed(next(images), read_label_png(mask))
+        segmenter.seed(next(images), first_mask(mask, source))
         for image in images:
             segmenter.step(image)
+        if readable.error is not None:
+            _tell(f"{video} ended early, what came of it is used: {readable.error}")
     differences = export_int8(
         folder, recording.samples, _tell, recordings=[Path(video).name for video, _ in clips]
     )

@@ -6,9 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.errors import InputError
-
-from .options import add_model_options, check_writable, counted, load_segmenter, write_json
+from .options import (
+    add_model_options,
+    check_writable,
+    counted,
+    first_mask,
+    load_segmenter,
+    object_ids,
+    write_json,
+)
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -35,24 +41,18 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import numpy as np
     from tqdm import tqdm
 
     from stremn_ros.evaluation.inspection import draw, record
-    from stremn_ros.video import open_frames
-    from stremn_ros.visualization import read_label_png
+    from stremn_ros.video import WhatComes, open_frames
 
     source = open_frames(options.video, options.start, options.end)
-    mask = read_label_png(options.mask)
-    if mask.shape != source.size:
-        raise InputError(
-            f"{options.mask}: is {mask.shape[0]}x{mask.shape[1]} (rows x columns), the frames are "
-            f"{source.size[0]}x{source.size[1]}; the mask must have the size of the frames"
-        )
+    mask = first_mask(options.mask, source)
     out = Path(options.out)
     check_writable(str(out / "memory.json"))
-    segmenter = load_segmenter(options, max(1, len(np.unique(mask)) - 1))
-    bar = tqdm(source, total=source.count or None, unit="frame", disable=options.quiet)
+    segmenter = load_segmenter(options, len(object_ids(mask)))
+    readable = WhatComes(source)
+    bar = tqdm(readable, total=source.count or None, unit="frame", disable=options.quiet)
     histories, pictures = record(segmenter, bar, mask, options.start)
     size = "x".join(str(side) for side in segmenter.processing_size or ())
     shared = (
@@ -69,6 +69,7 @@ def _run(options: argparse.Namespace) -> int:
             "slots": segmenter.memory.slots,
             "update_every": segmenter.update_every,
             "memory_bytes": segmenter.memory_bytes,
+            "ended_early": str(readable.error) if readable.error else None,
             "objects": [history.as_dict() for history in histories],
         },
     )
@@ -76,4 +77,6 @@ def _run(options: argparse.Namespace) -> int:
         if history.final is not None:
             print(f"object {history.id}: {history.final.text()}")
     print(f"pictures and memory.json are in {out}")
+    if readable.error is not None:
+        raise readable.error
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import InputError
+from stremn_ros.runtime.table import LISTED
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -39,15 +40,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--processing-size",
         type=size,
-        metavar="ROWS|HxW",
-        help="size the network works at: rows, or rows x columns (default: model's); masks come "
-        "out at the size of the frames",
+        metavar="SIDE|HxW",
+        help="size the network works at: the shorter side, or rows x columns (default: model's); "
+        "masks come out at the size of the frames",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     group.add_argument(
         "--runtime",
         default="auto",
-        help="auto, torch, onnxruntime, onnxruntime_int8, cudagraphs or tensorrt (default: auto)",
+        help=f"{LISTED} (default: auto)",
     )
     group.add_argument(
         "--auto-build",
@@ -62,7 +63,7 @@ def size(text: str) -> int | tuple[int, int]:
     except ValueError:
         sides = ()
     if len(sides) not in (1, 2):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither rows (240) nor HxW (240x432)")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a side (240) nor HxW (240x432)")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
@@ -81,6 +82,39 @@ def load_segmenter(options: argparse.Namespace, max_objects: int) -> Any:
         processing_size=options.processing_size,
         max_objects=max_objects,
     )
+
+
+def first_mask(path: str, source: Any) -> Any:
+    """The mask of a source's first frame, uint8 [H, W]; what was done to it is in the log.
+
+    Raises:
+        InputError: no mask, one without an object, or one of another size than the frames.
+    """
+    from stremn_ros.pictures import TURNS
+    from stremn_ros.visualization import read_label_png
+
+    mask = read_label_png(path)
+    if not mask.any():
+        raise InputError(f"{path}: is empty (all zero); it must show at least one object")
+    if mask.shape != source.size:
+        turned = TURNS.get(source.orientation)
+        hint = ""
+        if turned is not None and mask.shape == source.size[::-1]:
+            hint = (
+                f" as they are stored: a mask of the image {turned}, as its orientation tag "
+                f"({source.orientation}) asks viewers to show it, does not fit"
+            )
+        raise InputError(
+            f"{path}: is {mask.shape[0]}x{mask.shape[1]} (rows x columns), the frames are "
+            f"{source.size[0]}x{source.size[1]}; the mask must have the size of the frames{hint}"
+        )
+    return mask
+
+
+def object_ids(mask: Any) -> list[int]:
+    import numpy as np
+
+    return [int(value) for value in np.unique(mask) if value]
 
 
 def empty_folder(folder: Path, overwrite: bool) -> Path:

@@ -32,8 +32,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processing-size",
         type=size,
-        metavar="ROWS|HxW",
-        help="size the network works at (default: model's)",
+        metavar="SIDE|HxW",
+        help="size the network works at: the shorter side, or rows x columns (default: model's)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
     parser.set_defaults(run=_run)
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
     from stremn_ros.evaluation.prediction_pictures import prediction_sheet
     from stremn_ros.motion import FlowExtrapolation
     from stremn_ros.predictor import Predictor
-    from stremn_ros.video import open_frames, write_image
+    from stremn_ros.video import WhatComes, open_frames, write_image
 
     observe, horizon = options.observe, options.horizon
     predictor = Predictor.load(
@@ -59,11 +59,16 @@ def _run(options: argparse.Namespace) -> int:
         observe=observe,
     )
     frames: list[Any] = []
-    for frame in open_frames(options.video, options.start, options.start + observe + horizon):
+    readable = WhatComes(
+        open_frames(options.video, options.start, options.start + observe + horizon)
+    )
+    for frame in readable:
         if frames and frame.shape != frames[0].shape:
             raise InputError(f"{options.video}: the frames are not all of one size")
         frames.append(frame)
     if len(frames) < observe:
+        if readable.error is not None:
+            raise readable.error
         raise InputError(
             f"{options.video}: has {len(frames)} frames from {options.start} on; --observe asks "
             f"for {observe}"
@@ -83,6 +88,7 @@ def _run(options: argparse.Namespace) -> int:
         "model": options.model,
         "processing_size": predictor.processing_size,
         "memory_bytes": predictor.memory_bytes,
+        "ended_early": str(readable.error) if readable.error else None,
     }
     truth = None
     if known:
@@ -114,4 +120,6 @@ def _run(options: argparse.Namespace) -> int:
         f"{name} {summary[name.replace(' ', '_')]['psnr']:.2f} dB" for name in shown if known
     )
     print(f"{horizon} frames predicted{': PSNR ' + figures if figures else ''}; results in {out}")
+    if readable.error is not None:
+        raise readable.error
     return 0

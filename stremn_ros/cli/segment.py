@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.errors import InputError
+from stremn_ros.errors import StremnError
 
-from .options import add_model_options, counted, empty_folder, load_segmenter, write_json
+from .options import (
+    add_model_options,
+    counted,
+    empty_folder,
+    first_mask,
+    load_segmenter,
+    object_ids,
+    write_json,
+)
+
+log = logging.getLogger(__name__)
 
 MASK_DIGITS = 5
 CONTACT_TILES = 12  # frames of a long video that are on the contact sheet
@@ -47,23 +59,18 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import numpy as np
     from tqdm import tqdm
 
-    from stremn_ros.video import VideoWriter, open_frames, write_image
-    from stremn_ros.visualization import contact_sheet, overlay, read_label_png, write_label_png
+    from stremn_ros.video import WhatComes, open_frames, write_image
+    from stremn_ros.visualization import contact_sheet, overlay, write_label_png
 
     source = open_frames(options.video, options.start, options.end)
-    mask = read_label_png(options.mask)
-    ids = [int(label) for label in np.unique(mask) if label]
-    if not ids:
-        raise InputError(f"{options.mask}: is empty (all zero); it must show at least one object")
-    if mask.shape != source.size:
-        raise InputError(
-            f"{options.mask}: is {mask.shape[0]}x{mask.shape[1]} (rows x columns), the frames are "
-            f"{source.size[0]}x{source.size[1]}; the mask must have the size of the frames"
-        )
+    mask = first_mask(options.mask, source)
+    ids = object_ids(mask)
     segmenter = load_segmenter(options, len(ids))
+    readable = WhatComes(source)
+    frames = iter(readable)
+    first = next(frames)  # before anything is written: there may be none from --start on
     out = Path(options.out)
     masks = empty_folder(out / "masks", options.overwrite)
     names = [Path(name).stem for name in source.names] if Path(options.video).is_dir() else []
@@ -72,27 +79,31 @@ def _run(options: argparse.Namespace) -> int:
     sheet = _ContactFrames()
     busy, objects, labels = 0.0, [], mask
     begin = time.perf_counter()
-    bar = tqdm(source, total=source.count or None, unit="frame", disable=options.quiet)
+    shown = itertools.chain([first], frames)
+    bar = tqdm(shown, total=source.count or None, unit="frame", disable=options.quiet)
     count = 0
-    with VideoWriter(out / "overlay.mp4", source.fps) as video:
-        for count, frame in enumerate(bar, 1):
-            started = time.perf_counter()
-            if count == 1:
-                segmenter.seed(frame, mask)
-            else:
-                result = segmenter.step(frame)
-                labels, objects = result.labels, result.objects
-            busy += time.perf_counter() - started if count > 1 else 0.0
-            index = options.start + count - 1
-            name = names[count - 1] if names else f"{index:0{MASK_DIGITS}d}"
-            write_label_png(masks / f"{name}.png", labels)
-            drawn = overlay(frame, labels)
-            if drawn.shape[:2] != source.size:  # a folder may mix sizes, a video cannot
-                import cv2
-
-                drawn = cv2.resize(drawn, (source.size[1], source.size[0]))
-            video.write(drawn)
-            sheet.add(frame, labels, _caption(name, count == 1, objects))
+    failure: Exception | None = None
+    with _Overlay(out / "overlay.mp4", source.fps, source.size) as video:
+        try:
+            for frame in bar:
+                started = time.perf_counter()
+                if not count:
+                    segmenter.seed(frame, mask)
+                else:
+                    result = segmenter.step(frame)
+                    labels, objects = result.labels, result.objects
+                    busy += time.perf_counter() - started
+                index = options.start + count
+                name = names[count] if names else f"{index:0{MASK_DIGITS}d}"
+                write_label_png(masks / f"{name}.png", labels)
+                video.write(overlay(frame, labels))
+                sheet.add(frame, labels, _caption(name, not count, objects))
+                count += 1
+        except Exception as error:  # what was made until then is kept, whatever it is
+            if not count:
+                raise
+            failure = error
+    failure = failure or readable.error
     write_image(
         out / "contact_sheet.png", contact_sheet(sheet.frames, sheet.labels, None, sheet.captions)
     )
@@ -102,6 +113,8 @@ def _run(options: argparse.Namespace) -> int:
         "frames": count,
         "objects": ids,
         "states_at_end": states,
+        "ended_early": str(failure) if failure else None,
+        "overlay": None if video.problem else video.path.name,
         "frames_per_second": round((count - 1) / busy, 2) if busy else None,
         "frames_per_second_with_files": round(count / elapsed, 2),
         "model": options.model,
@@ -120,7 +133,49 @@ def _run(options: argparse.Namespace) -> int:
         + f" ({summary['frames_per_second_with_files']:.1f} with files) on "
         f"{segmenter.runtime_name} at {size}; results are in {out}"
     )
+    if failure is not None:
+        raise failure
     return 0
+
+
+class _Overlay:
+    """The overlay video, as far as it can be written: the masks are what matters."""
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
+        from stremn_ros.video import VideoWriter
+
+        self.path, self.problem = path, ""
+        self._size = size
+        self._writer = VideoWriter(path, fps)
+
+    def __enter__(self) -> _Overlay:
+        self.path.unlink(missing_ok=True)  # an older run's is not taken for this one's
+        self._writer.__enter__()
+        try:
+            self._writer.open(self._size)
+        except StremnError as error:
+            self._give_up(error)
+        return self
+
+    def write(self, frame: Any) -> None:
+        if self.problem:
+            return
+        if frame.shape[:2] != self._size:  # a folder may mix sizes, a video cannot
+            import cv2
+
+            frame = cv2.resize(frame, (self._size[1], self._size[0]))
+        self._writer.write(frame)
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            self._writer.__exit__(*error)
+        except StremnError as problem:
+            if not self.problem:
+                self._give_up(problem)
+
+    def _give_up(self, error: Exception) -> None:
+        self.problem = str(error)
+        log.warning("there is no overlay video: %s", error)
 
 
 def _caption(name: str, given: bool, objects: Sequence[Any]) -> str:
@@ -149,11 +204,13 @@ class _ContactFrames:
     def add(self, frame: Any, labels: Any, caption: str) -> None:
         import cv2
 
-        height = max(1, round(frame.shape[0] * 480 / frame.shape[1]))
+        # a tile is 480 wide; a strip that stands on end is kept small all the same
+        share = min(480 / frame.shape[1], 960 / frame.shape[0])
+        size = [max(1, round(side * share)) for side in frame.shape[1::-1]]
         item = (
             self._count,
-            cv2.resize(frame, (480, height), interpolation=cv2.INTER_AREA),
-            cv2.resize(labels, (480, height), interpolation=cv2.INTER_NEAREST),
+            cv2.resize(frame, size, interpolation=cv2.INTER_AREA),
+            cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST),
             caption,
         )
         if self._count % self._step == 0:

@@ -11,14 +11,15 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..video import list_images, read_image
-from ..visualization import read_label_png
+from ..listing import list_images
+from ..mask_reading import read_mask
+from ..video import read_image
 from .clip import Clip, affine, compact, motion_blur, paste, recolour, smooth_field, warp
 from .files import BrokenFiles
 
 
 class PhotoClips:
-    """Makes clips of a folder with ``images/*`` and ``masks/*.png`` of the same names.
+    """Makes clips of folders with images/NAME.jpg and masks/NAME.png, of whatever kind they are.
 
     A clip shows one photo under a camera that moves, and often the object of a second photo that
     moves on its own in front of it: sometimes as another object to follow, sometimes as an
@@ -39,15 +40,17 @@ class PhotoClips:
         self._images: dict[str, Path] = {}
         self._masks: dict[str, Path] = {}
         for root in [roots] if isinstance(roots, Path) else roots:
-            folder = root / "images"
-            images = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
-            masks = {path.stem: path for path in (root / "masks").glob("*.png")}
-            if not images.keys() & masks.keys():
+            images, masks = (
+                {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
+                for folder in (root / "images", root / "masks")
+            )
+            names = images.keys() & masks.keys()
+            if not names:
                 raise InputError(
                     f"{root}: no images/NAME.jpg (or .webp, .png) with a masks/NAME.png"
                 )
-            self._images |= {name: images[name] for name in images.keys() & masks.keys()}
-            self._masks |= {name: masks[name] for name in images.keys() & masks.keys()}
+            self._images |= {name: images[name] for name in names}
+            self._masks |= {name: masks[name] for name in names}
         self.names = sorted(self._images)
 
     def __len__(self) -> int:
@@ -55,7 +58,7 @@ class PhotoClips:
 
     def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         name = self.names[index]
-        image, labels = read_image(self._images[name]), read_label_png(self._masks[name])
+        image, (labels, _) = read_image(self._images[name]), read_mask(self._masks[name]).labels()
         if image.shape[:2] != labels.shape:
             raise InputError(f"{name}: image {image.shape[:2]} and mask {labels.shape} differ")
         return image, labels

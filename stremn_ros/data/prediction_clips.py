@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..video import list_images, open_frames
+from ..listing import in_order, is_tools, list_images
+from ..text_files import read_lines
+from ..video import Frames, WhatComes, open_frames
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +33,11 @@ def find_videos(root: Path, exclude: Iterable[str] = (), only: Iterable[str] = (
         InputError: nothing is found, or a name that is asked for is not there.
     """
     if root.suffix == ".txt" and root.is_file():
-        lines = (line.strip() for line in root.read_text().splitlines())
-        found = [root.parent / line for line in lines if line and not line.startswith("#")]
+        found = [root.parent / line for line in read_lines(root)]
     elif root.is_file():
         found = [root]
     elif root.is_dir():
-        entries = sorted(root.iterdir())
+        entries = in_order(path for path in root.iterdir() if not is_tools(path.name))
         found = [path for path in entries if path.suffix.lower() in VIDEO_SUFFIXES]
         found += [path for path in entries if path.is_dir() and _has_images(path)]
         if not found and _has_images(root):
@@ -86,11 +87,12 @@ class FrameStore:
     def __init__(self, videos: Iterable[Path], size: int, limit: int = 600) -> None:
         self.videos: list[NDArray[np.uint8]] = []
         for video in tqdm(list(videos), desc="reading videos", unit="video"):
-            source = open_frames(str(video))
+            source = open_frames(video)
             total = source.count or 0
             keep = _pieces(total, limit, self.PIECE)
             piece: list[NDArray[np.uint8]] = []
-            for n, frame in enumerate(source):
+            readable = WhatComes(source)
+            for n, frame in enumerate(readable):
                 if keep is not None and not keep(n):
                     if piece:
                         self.videos.append(np.stack(piece))
@@ -102,6 +104,8 @@ class FrameStore:
                 piece.append(cv2.resize(frame, to, interpolation=cv2.INTER_AREA).astype(np.uint8))
             if piece:
                 self.videos.append(np.stack(piece))
+            if readable.error is not None:
+                log.warning("what came before is used: %s", readable.error)
 
     def sample(
         self, rng: np.random.Generator, length: int, size: int, max_gap: int
@@ -147,16 +151,30 @@ def video_clips(
 ) -> Iterator[JudgedClip]:
     """Every clip of ``length`` frames of the videos, ``stride`` frames apart, squares of ``size``.
 
-    Videos that are shorter are left out with a warning.
+    Videos that are shorter are left out with a warning; so is what comes after a frame that cannot
+    be read. All videos are opened before the first clip is given.
+
+    Raises:
+        InputError: a video of which no frame can be read.
     """
-    for video in videos:
+    sources = [(video, open_frames(video)) for video in videos]
+    return _video_clips(sources, size, length, stride)
+
+
+def _video_clips(
+    sources: Iterable[tuple[Path, Frames]], size: int, length: int, stride: int
+) -> Iterator[JudgedClip]:
+    for video, source in sources:
         window: list[NDArray[np.uint8]] = []
         given = 0
-        for n, frame in enumerate(open_frames(str(video))):
+        readable = WhatComes(source)
+        for n, frame in enumerate(readable):
             window.append(square(frame, size))
             if len(window) == length:
                 yield JudgedClip(f"{video.stem}:{n - length + 1}", np.stack(window))
                 given += 1
                 window = window[stride:] if stride < length else []
+        if readable.error is not None:
+            log.warning("what came before is used: %s", readable.error)
         if not given:
             log.warning("%s has fewer than %d frames and is left out", video, length)

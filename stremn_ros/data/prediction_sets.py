@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..video import list_images, open_frames, read_image
+from ..listing import list_images
+from ..text_files import read_lines
+from ..video import WhatComes, open_frames, read_image
 from .prediction_clips import VIDEO_SUFFIXES, JudgedClip
+
+log = logging.getLogger(__name__)
 
 SIZE = 128
 KTH_ACTIONS = ("boxing", "handclapping", "handwaving", "walking", "jogging", "running")
@@ -47,7 +52,7 @@ def kth_clips(root: Path, observe: int = 10, horizon: int = 20) -> Iterator[Judg
                 named = [(_number(path), path) for path in list_images(video)]
                 frames = [(number, _gray(read_image(path))) for number, path in named]
             elif video.suffix.lower() in VIDEO_SUFFIXES:
-                frames = [(n, _gray(frame)) for n, frame in enumerate(open_frames(str(video)))]
+                frames = [(n, _gray(frame)) for n, frame in enumerate(_whole(video))]
             else:
                 continue
             first = 0
@@ -63,6 +68,14 @@ def kth_clips(root: Path, observe: int = 10, horizon: int = 20) -> Iterator[Judg
                 first += stride
     if not found:
         raise InputError(f"{base} holds no clip of {length} frames of the persons 17 to 25")
+
+
+def _whole(video: Path) -> Iterator[NDArray[np.uint8]]:
+    """The frames of a video, as far as it can be read."""
+    readable = WhatComes(open_frames(video))
+    yield from readable
+    if readable.error is not None:
+        log.warning("what came before is used: %s", readable.error)
 
 
 def _number(path: Path) -> int:
@@ -94,18 +107,27 @@ def human36m_clips(
     listing = base / "test.txt"
     if not listing.is_file():
         raise InputError(f"{listing}: no such file; it lists the test clips as PREFIX,NUMBER")
-    lines = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+    lines = read_lines(listing)
     if not lines:
         raise InputError(f"{listing} is empty")
+    clips = []
     for line in lines:
         parts = line.split(",")
-        if len(parts) < 2 or not parts[1].strip().isdigit():
+        if len(parts) < 2 or not parts[1].strip().isdecimal():
             raise InputError(f"{listing}: {line!r} is not PREFIX,NUMBER")
         begin = int(parts[1])
+        numbers = range(begin, begin + (observe + horizon) * HUMAN_STEP, HUMAN_STEP)
+        paths = [base / f"{parts[0]}{number:06d}.jpg" for number in numbers]
+        clips.append((f"{Path(parts[0]).name}{begin:06d}", paths))
+    # before the first clip is judged, not after hours
+    lacking = [path for _, paths in clips for path in paths if not path.is_file()]
+    if lacking:
+        raise InputError(f"{lacking[0]}: no such file ({len(lacking)} frames of the list lack)")
+    for name, paths in clips:
         frames = []
-        for number in range(begin, begin + (observe + horizon) * HUMAN_STEP, HUMAN_STEP):
-            image = read_image(base / f"{parts[0]}{number:06d}.jpg")
+        for path in paths:
+            image = read_image(path)
             if image.shape[:2] != (size, size):
                 image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
             frames.append(image)
-        yield JudgedClip(f"{Path(parts[0]).name}{begin:06d}", np.stack(frames))
+        yield JudgedClip(name, np.stack(frames))

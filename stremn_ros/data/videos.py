@@ -11,8 +11,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..listing import list_folders, list_images
+from ..mask_reading import read_mask
 from ..video import read_image
-from ..visualization import read_label_png
 from .clip import Clip, affine, compact, large, recolour, twin, warp
 from .files import BrokenFiles
 
@@ -66,17 +67,18 @@ class VideoClips:
         inner = "480p" if (root / "Annotations" / "480p").is_dir() else ""
         images, masks = root / "JPEGImages" / inner, root / "Annotations" / inner
         before = len(self.sequences)
-        for folder in sorted(path for path in masks.glob("*") if path.is_dir()):
+        for folder in list_folders(masks) if masks.is_dir() else []:
             if folder.name in exclude:
                 continue
             pairs = []
-            for mask in sorted(folder.glob("*.png")):
-                image = images / folder.name / f"{mask.stem}.jpg"
+            own = images / folder.name
+            frames = {path.stem: path for path in list_images(own)} if own.is_dir() else {}
+            for mask in list_images(folder):
                 with self.broken.handled() as handled:
-                    if not image.exists():
-                        raise InputError(f"{mask}: there is no frame {image}")
+                    if mask.stem not in frames:
+                        raise InputError(f"{mask}: there is no frame {own / mask.stem}.jpg")
                 if not handled.failed:
-                    pairs.append((image, mask))
+                    pairs.append((frames[mask.stem], mask))
             if pairs:
                 name = folder.name if folder.name not in self.sequences else str(folder)
                 self.sequences[name] = pairs
@@ -114,7 +116,7 @@ class VideoClips:
             indices = indices[::-1]
         with self.broken.handled() as handled:
             images = [read_image(pairs[i][0]) for i in indices]
-            masks = [read_label_png(pairs[i][1]) for i in indices]
+            masks = [read_mask(pairs[i][1]).labels()[0] for i in indices]
             shapes = {image.shape[:2] for image in images} | {mask.shape for mask in masks}
             if len(shapes) > 1:
                 raise InputError(f"{name}: frames and masks of different sizes {sorted(shapes)}")

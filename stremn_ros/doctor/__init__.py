@@ -45,6 +45,7 @@ def examine(environment: Mapping[str, str] | None = None) -> Report:
         library_checks.check_torch(said["torch"]),
         library_checks.check_cuda(said["cuda"], said["torch"]),
         library_checks.check_onnxruntime(said["onnxruntime"]),
+        library_checks.check_privacy(said["onnxruntime"], environment),
         library_checks.check_tensorrt(
             said["tensorrt"], bool(said["torch"].values.get("available"))
         ),

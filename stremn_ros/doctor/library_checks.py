@@ -6,9 +6,11 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import stremn_ros
+from stremn_ros.privacy import SWITCHES
 
 from .probes import DEFAULT_MODEL, Probe
 from .report import NOTE, OK, PROBLEM, Check
@@ -139,6 +141,36 @@ def check_onnxruntime(result: Probe) -> Check:
             f"python -m pip install {' '.join(errors)}; an export made elsewhere works, too",
         )
     return Check("ONNX Runtime", OK, found)
+
+
+def check_privacy(result: Probe, environment: Mapping[str, str]) -> Check:
+    """Whether anything would leave this machine."""
+    name = "privacy"
+    lines, advice = [], []
+    if result.error:
+        lines.append("no library that reports to its maker is installed")
+    else:
+        switches = result.values["switches"]
+        if wrong := [name for name, value in SWITCHES.items() if switches.get(name) != value]:
+            names = ", ".join(f"{name}={SWITCHES[name]}" for name in wrong)
+            found = f"ONNX Runtime {result.values['version']} may report to its maker"
+            return Check(name, PROBLEM, found, f"set {names}")
+        set_to = " ".join(f"{name}={value}" for name, value in switches.items())
+        lines.append(
+            f"telemetry of ONNX Runtime {result.values['version']} is off ({set_to}, set before "
+            "its import); no other library here has any"
+        )
+        if left := result.values["left"]:
+            lines.append(f"an import without this package left a device id in {left}")
+            advice.append(f"it is of no use: rm -r {left}")
+    alone = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper() in ("LOCALHOST", "OFF")
+    if alone or environment.get("ROS_LOCALHOST_ONLY") == "1":
+        lines.append("DDS stays on this machine")
+    else:
+        lines.append(
+            "DDS speaks to the subnet (ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST keeps it here)"
+        )
+    return Check(name, NOTE if advice else OK, "\n".join(lines), "\n".join(advice))
 
 
 def check_cuda(result: Probe, torch: Probe) -> Check:

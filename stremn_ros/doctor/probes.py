@@ -118,7 +118,14 @@ import pycuda, pycuda.driver
 found["version"] = pycuda.VERSION_TEXT
 """
 ONNXRUNTIME = """
-import importlib, onnxruntime
+import importlib, os, pathlib
+from stremn_ros.privacy import SWITCHES
+from stremn_ros.runtime.onnx_library import import_onnxruntime
+onnxruntime = import_onnxruntime()
+found["switches"] = {name: os.environ.get(name, "") for name in SWITCHES}
+base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+left = base / "Microsoft" / "DeveloperTools" / ".onnxruntime"
+found["left"] = str(left) if left.is_dir() else ""
 found["version"] = onnxruntime.__version__
 found["providers"] = onnxruntime.get_available_providers()
 found["errors"] = {}
@@ -152,9 +159,9 @@ for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
         note["error"] = f"{type(error).__name__}: {error}"
 """
 MODELS = """
-import yaml
-from safetensors import safe_open
 from stremn_ros.runtime.models import CONFIG, WEIGHTS, load_network, model_folders
+from stremn_ros.runtime.prediction_models import TASK, load_prediction_network
+from stremn_ros.text_files import read_yaml
 found["folders"] = [str(folder) for folder in model_folders()]
 found["models"] = {}
 for folder in model_folders():
@@ -169,19 +176,15 @@ for folder in model_folders():
                 continue
             entry["trained"] = True
             entry["mib"] = round(weights.stat().st_size / 2**20, 1)
-            if yaml.safe_load(path.read_text()).get("task") == "segmentation":
-                load_network(path.parent)
-            else:
-                with safe_open(str(weights), "pt") as file:
-                    for key in file.keys():
-                        file.get_tensor(key)
+            is_prediction = read_yaml(path).get("task") == TASK
+            (load_prediction_network if is_prediction else load_network)(path.parent)
         except Exception as error:
             entry["error"] = f"{type(error).__name__}: {error}"
 """
 RUN = f"""
 import logging, time
 import numpy as np
-from stremn_ros.runtime.stages import RUNTIMES
+from stremn_ros.runtime.table import RUNTIMES
 from stremn_ros.segmenter import Segmenter
 found["runtimes"] = list(RUNTIMES)
 found["why"] = []

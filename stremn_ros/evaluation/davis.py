@@ -14,7 +14,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,12 @@ import numpy as np
 import stremn_ros
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.evaluation.metrics import Statistics, score_frame, statistics
-from stremn_ros.video import list_images, read_image, write_image
-from stremn_ros.visualization import contact_sheet, overlay, read_label_png, write_label_png
+from stremn_ros.listing import list_folders, list_images
+from stremn_ros.mask_reading import VOID, has_void, read_mask
+from stremn_ros.pictures import stored_size
+from stremn_ros.text_files import read_lines
+from stremn_ros.video import read_image, write_image
+from stremn_ros.visualization import contact_sheet, overlay, write_label_png
 
 if TYPE_CHECKING:
     from stremn_ros.segmenter import Segmenter
@@ -53,25 +57,31 @@ class DavisSequence:
         read: list[np.ndarray | None] = []
         values: set[int] = set()
         shape: tuple[int, ...] | None = None
+        notes: list[str] = []
         for path in self.masks:
             if path is None:
                 read.append(None)
                 continue
-            labels = read_label_png(path, keep_255=True)
-            if shape is not None and labels.shape != shape:
+            mask = read_mask(path)
+            if shape is not None and mask.values.shape != shape:
                 raise InputError(
-                    f"{path}: is {list(labels.shape)}, the sequence's first annotation is "
+                    f"{path}: is {list(mask.values.shape)}, the sequence's first annotation is "
                     f"{list(shape)}"
                 )
-            shape = labels.shape
-            values |= set(np.flatnonzero(np.bincount(labels.ravel())).tolist()) - {0}
-            read.append(labels)
+            shape = mask.values.shape
+            values |= set(mask.ids)
+            notes += [f"{path.name} {note}" for note in mask.notes]
+            read.append(mask.values)
+        if notes:
+            _log.warning("%s: %s (%d such notes)", self.name, notes[0], len(notes))
         # 255 is the object where it stands alone (DAVIS 2016); beside ids it means "not scored"
-        whole = values == {255}
+        whole, unscored = values == {VOID}, has_void(values)
         void: list[np.ndarray | None] = []
         clean: list[np.ndarray | None] = []
         for item in read:
-            outside = None if item is None or whole or not (item == 255).any() else item == 255
+            outside = None
+            if item is not None and unscored and (item == VOID).any():
+                outside = item == VOID
             if item is not None and (whole or self.binary):
                 item = ((item != 0) if outside is None else (item != 0) & ~outside).astype(np.uint8)
             elif item is not None and outside is not None:
@@ -80,8 +90,8 @@ class DavisSequence:
             void.append(outside)
         first = clean[0]
         given = set() if first is None else set(np.unique(first).tolist()) - {0}
-        ids = {1} if whole or self.binary else values - {255}
-        drawn_as = 255 if whole else None
+        ids = {1} if whole or self.binary else values - ({VOID} if unscored else set())
+        drawn_as = VOID if whole else None
         return Truth(clean, void, sorted(given), sorted(ids - given), drawn_as)
 
 
@@ -119,8 +129,8 @@ class Davis:
         for sequence in self.sequences:
             first = sequence.masks[0]
             if first is not None and not sequence.binary:
-                labels = read_label_png(first)
-                most = max(most, len(set(np.unique(labels).tolist()) - {0, 255}))
+                ids = read_mask(first).ids
+                most = max(most, len(ids) - has_void(ids))
         return most
 
 
@@ -153,7 +163,7 @@ def open_davis(
     if year not in ("auto", "2016", "2017"):
         raise InputError(f'year {year!r}: "2016", "2017" or "auto" is needed')
     if split == "all":
-        names = sorted(path.name for path in annotations.iterdir() if path.is_dir())
+        names = [path.name for path in list_folders(annotations) if list_images(path)]
         source = "2016" if year == "2016" else "folders"
     else:
         source, names = _read_split(root, split, year)
@@ -194,10 +204,9 @@ def _read_split(root: Path, split: str, year: str) -> tuple[str, list[str]]:
 
 def _sequence_names(path: Path) -> Iterator[str]:
     """Lines are "bear", or "/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png"."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        words = line.split()
-        if words:
-            yield words[0].rstrip("/").split("/")[-2] if "/" in words[0] else words[0]
+    for line in read_lines(path):
+        first = line.split()[0]
+        yield first.rstrip("/").split("/")[-2] if first.strip("/").count("/") else line.strip("/")
 
 
 def _find_sequence(name: str, images: Path, annotations: Path, binary: bool) -> DavisSequence:
@@ -352,6 +361,7 @@ def evaluate_davis(
     pictures: str | os.PathLike[str] | None = None,
     progress: bool = False,
     settings: dict[str, Any] | None = None,
+    on_sequence: Callable[[DavisResult], None] | None = None,
 ) -> DavisResult:
     """Follows the objects of each first mask through its sequence and scores the masks.
 
@@ -359,12 +369,45 @@ def evaluate_davis(
     motion between frames grows with it). masks: folder for the predicted label PNGs, one folder
     a sequence, with the pixel values that the annotations have. pictures: folder for
     worst_sequences.png (the five worst with their masks) and scores.png. settings: goes into the
-    result as it is. Raises InputError for data that cannot be scored, CapacityError for more
-    objects than the segmenter takes (Davis.max_objects says how many there are).
+    result as it is. on_sequence: given the result so far, marked as partial, after each sequence
+    but the last. All files are looked at before the first sequence is segmented. Raises InputError
+    for data that cannot be scored, CapacityError for more objects than the segmenter takes
+    (Davis.max_objects says how many there are).
     """
     if every < 1:
         raise InputError(f"every {every}: 1 (all frames) or more is needed")
-    scores = []
+    look_at_all(dataset, every, progress)
+    scores: list[SequenceScore] = []
+
+    def result_so_far() -> DavisResult:
+        partial = []
+        if every > 1:
+            partial.append(f"only every {every}. frame was segmented and scored")
+        if dataset.selected:
+            partial.append("only some sequences of the split were taken")
+        if len(scores) < len(dataset.sequences):
+            partial.append(f"{len(scores)} of {len(dataset.sequences)} sequences are done")
+        return DavisResult(
+            list(scores),
+            {
+                "root": str(dataset.root.name),
+                "split": dataset.split,
+                "image_set": dataset.year,
+                "resolution": dataset.resolution,
+                "every": every,
+                "runtime": segmenter.runtime_name,
+                "slots": segmenter.memory.slots,
+                "update_rule": segmenter.update_rule,
+                "input_to_memory": getattr(segmenter.memory, "input_to_memory", False),
+                **(settings or {}),
+                "version": stremn_ros.__version__,
+                "python": platform.python_version(),
+                "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+            },
+            partial,
+            _peak_memory(),
+        )
+
     frames = sum(len(sequence.images[::every]) for sequence in dataset.sequences)
     with _progress_bar(frames, progress) as bar:
         for sequence in dataset.sequences:
@@ -379,34 +422,59 @@ def evaluate_davis(
                     bar,
                 )
             )
-    partial = []
-    if every > 1:
-        partial.append(f"only every {every}. frame was segmented and scored")
-    if dataset.selected:
-        partial.append("only some sequences of the split were taken")
-    result = DavisResult(
-        scores,
-        {
-            "root": str(dataset.root.name),
-            "split": dataset.split,
-            "image_set": dataset.year,
-            "resolution": dataset.resolution,
-            "every": every,
-            "runtime": segmenter.runtime_name,
-            "slots": segmenter.memory.slots,
-            "update_rule": segmenter.update_rule,
-            "input_to_memory": getattr(segmenter.memory, "input_to_memory", False),
-            **(settings or {}),
-            "version": stremn_ros.__version__,
-            "python": platform.python_version(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        },
-        partial,
-        _peak_memory(),
-    )
+            if on_sequence is not None and len(scores) < len(dataset.sequences):
+                on_sequence(result_so_far())
+    result = result_so_far()
     if pictures is not None:
         _draw(result, Path(pictures))
     return result
+
+
+def look_at_all(dataset: Davis, every: int = 1, progress: bool = False) -> None:
+    """Looks at every file that an evaluation will read, so that none ends it after hours.
+
+    Raises:
+        InputError: files that are missing, cut short or damaged, sizes that differ, first masks
+            without an object. The message names the first five, and how many there are.
+    """
+    problems: list[str] = []
+    frames = sum(len(sequence.images[::every]) for sequence in dataset.sequences)
+    with _progress_bar(frames, progress) as bar:
+        bar.set_description("looking at all files")
+        for sequence in dataset.sequences:
+            problems += _problems(sequence, every, bar)
+    if problems:
+        shown = "; ".join(problems[:5])
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise InputError(f"nothing was evaluated, as it would fail later: {shown}{more}")
+
+
+def _problems(sequence: DavisSequence, every: int, bar: Any) -> list[str]:
+    found = []
+    shape = None
+    try:
+        truth = sequence.truth()
+        first = truth.labels[0]
+        if not truth.ids or first is None:
+            found.append(f"{sequence.masks[0]}: the first annotation is empty, nothing to follow")
+        else:
+            shape = first.shape
+        annotated = [index for index, labels in enumerate(truth.labels) if labels is not None]
+        if not any(index % every == 0 for index in annotated[1:-1]):
+            found.append(f"{sequence.name}: no frame left to score with every {every}")
+    except InputError as error:
+        found.append(str(error))
+    for path in sequence.images[::every]:
+        bar.update()
+        try:
+            size = stored_size(path.read_bytes()) or read_image(path).shape[:2]
+        except (InputError, OSError) as error:
+            text = str(error)
+            found.append(text if str(path) in text else f"{path}: {text}")
+            continue
+        if shape is not None and size != shape:
+            found.append(f"{path}: is {list(size)}, its annotation is {list(shape)}")
+    return found
 
 
 def _evaluate_sequence(

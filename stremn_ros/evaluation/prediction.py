@@ -18,6 +18,7 @@ from ..motion import FlowExtrapolation
 from ..predictor import forecast
 from ..runtime.models import find_model
 from ..runtime.prediction_models import load_prediction_network
+from ..runtime.stages import choose_device
 from ..video import write_image
 from .prediction_metrics import Lpips, absolute_error, psnr, squared_error, ssim
 from .prediction_pictures import prediction_sheet
@@ -51,12 +52,16 @@ def optical_flow() -> Method:
 
 
 def model_method(model: str, colours: int, device: str = "auto") -> Method:
-    """A model as a method; ModelError or InputError if it cannot be used on such frames."""
+    """A model as a method.
+
+    Raises:
+        ModelError, InputError: it cannot be used on such frames. RuntimeUnavailableError: no such
+        device.
+    """
     network, spec = load_prediction_network(find_model(model))
     wanted = network.config.colours
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = network.to(device)
+    chosen = choose_device(device)
+    network = network.to(chosen)
     options = {
         name: spec.defaults[key]
         for name, key in (("slots", "slots"), ("rule", "update_rule"), ("update_every",) * 2)
@@ -67,7 +72,7 @@ def model_method(model: str, colours: int, device: str = "auto") -> Method:
         tensor = to_tensor(clips)
         if colours != wanted:
             tensor = _recoloured(tensor, wanted)
-        result = forecast(network, tensor.to(device), horizon, **options).cpu()
+        result = forecast(network, tensor.to(chosen), horizon, **options).cpu()
         return result if colours == wanted else _recoloured(result, colours)
 
     return method
@@ -76,7 +81,7 @@ def model_method(model: str, colours: int, device: str = "auto") -> Method:
 def _recoloured(frames: Tensor, colours: int) -> Tensor:
     if colours == 3:
         return frames.expand(*frames.shape[:-3], 3, *frames.shape[-2:])
-    weights = torch.tensor([0.299, 0.587, 0.114], device=frames.device).view(3, 1, 1)
+    weights = frames.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     return (frames * weights).sum(dim=-3, keepdim=True)
 
 
@@ -202,6 +207,7 @@ def evaluate_prediction(
     picture_count: int = 6,
     progress: bool = True,
     settings: Mapping[str, Any] | None = None,
+    on_batch: Callable[[PredictionResult], None] | None = None,
 ) -> PredictionResult:
     """Judges methods on clips.
 
@@ -212,6 +218,7 @@ def evaluate_prediction(
         total: clips, for the progress bar.
         by_video: also keep the scores of each video.
         pictures: folder for sheets of the first clips and, ``steps.png``, the errors by step.
+        on_batch: given the result so far, marked as partial, after each batch.
 
     Raises:
         InputError: no clip at all, or one that is too short.
@@ -219,6 +226,7 @@ def evaluate_prediction(
     scores = {name: Scores(horizon) for name in methods}
     videos: dict[str, dict[str, Scores]] = {}
     drawn = 0
+    everything = {"observe": observe, "horizon": horizon, **(settings or {})}
     with tqdm(total=total, unit="clip", disable=not progress) as bar:
         for names, clips in batches:
             if clips.shape[1] != observe + horizon:
@@ -246,11 +254,12 @@ def evaluate_prediction(
                 write_image(pictures / f"{drawn:02d}.png", sheet)
                 drawn += 1
             bar.update(len(names))
+            if on_batch is not None:
+                on_batch(PredictionResult({**everything, "partial": True}, scores, videos))
     if not next(iter(scores.values())).clips:
         raise InputError("there was no clip to judge on")
     if pictures is not None:
         _draw_steps(scores, pictures / "steps.png")
-    everything = {"observe": observe, "horizon": horizon, **(settings or {})}
     return PredictionResult(everything, scores, videos)
 
 

@@ -239,8 +239,8 @@ class SlotMemory:
         for buffer in self.carried.values():
             buffer[row] = 0.0
         self.last_update.pop(object_id, None)
-        where = torch.tensor([row])
-        self._write(where, torch.tensor([0]), template[None], image_key[None], compare=False)
+        where, first = (torch.tensor([index], device="cpu") for index in (row, 0))
+        self._write(where, first, template[None], image_key[None], compare=False)
         self._order[row, 0] = 0
         self._used[row] = 1
         self._bias[row, :, 0] = 0.0
@@ -475,8 +475,7 @@ class SlotMemory:
         ]
         for step in range(len(chosen[0])):  # a rule names equally many pairs for every object
             where = torch.from_numpy(rows)
-            i = torch.tensor([pairs[step][0] for pairs in chosen])
-            j = torch.tensor([pairs[step][1] for pairs in chosen])
+            i, j = torch.tensor([pairs[step] for pairs in chosen], device="cpu").unbind(1)
             self._distil(rows, j, self.templates[where, i])
             self.fusions[rows, j.numpy()] += self.fusions[rows, i.numpy()] + 1
         freed = np.array([pairs[0][0] for pairs in chosen], np.int64)
@@ -511,7 +510,7 @@ class SlotMemory:
             int(row[self._rule.absorb(near)])
             for row, near in zip(unlocked, similarity, strict=True)
         ]
-        self._distil(rows, torch.tensor(slots), templates.to(self.templates.dtype))
+        self._distil(rows, torch.tensor(slots, device="cpu"), templates.to(self.templates.dtype))
         self.fusions[rows, slots] += 1
         return [[(NEW, slot)] for slot in slots]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ModelError
+from ..mappings import build
 
 
 @dataclass(frozen=True)
@@ -106,17 +107,7 @@ class SegmentationConfig:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> SegmentationConfig:
         """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ModelError(f"unknown entries of network: {unknown}; known are {sorted(known)}")
-        given = dict(values)
-        if "decoder_channels" in given:
-            try:
-                given["decoder_channels"] = tuple(given["decoder_channels"])
-            except TypeError:
-                raise ModelError("network.decoder_channels must be a list of three") from None
-        return cls(**given)
+        return build(cls, values, "network", ModelError)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain types for YAML."""

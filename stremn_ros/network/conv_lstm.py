@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ModelError
+from ..mappings import build
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,7 @@ class ConvLstmConfig:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> ConvLstmConfig:
         """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ModelError(f"unknown entries of network: {unknown}; known are {sorted(known)}")
-        given = dict(values)
-        if "hidden" in given:
-            try:
-                given["hidden"] = tuple(given["hidden"])
-            except TypeError:
-                raise ModelError("network.hidden must be a list of whole numbers") from None
-        return cls(**given)
+        return build(cls, values, "network", ModelError)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain types for YAML."""

@@ -13,7 +13,7 @@ how the last frame is to be carried there. ``head: paint`` is the paper's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ModelError
+from ..mappings import build
 from ..memory.fusion import FusionCell
 from .carrying import Carried, Carrier, Division
 
@@ -118,18 +119,7 @@ class PredictionConfig:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> PredictionConfig:
         """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ModelError(f"unknown entries of network: {unknown}; known are {sorted(known)}")
-        given = dict(values)
-        for name, what in (("widths", "six"), ("references", "whole numbers")):
-            if name in given:
-                try:
-                    given[name] = tuple(given[name])
-                except TypeError:
-                    raise ModelError(f"network.{name} must be a list of {what}") from None
-        return cls(**given)
+        return build(cls, values, "network", ModelError)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain types for YAML."""

@@ -155,8 +155,10 @@ class SegmentationNetwork(nn.Module):
             self.sensory = SensoryMemory(
                 config.sensory_channels, config.template_channels, config.decoder_channels
             )
-        self.register_buffer("mean", torch.tensor(encoder.mean).view(1, 3, 1, 1), False)
-        self.register_buffer("std", torch.tensor(encoder.std).view(1, 3, 1, 1), False)
+        for name in ("mean", "std"):
+            # not of the weights, so real also where the rest is made without numbers
+            value = torch.tensor(getattr(encoder, name), dtype=torch.float32, device="cpu")
+            self.register_buffer(name, value.view(1, 3, 1, 1), False)
         for head in (self.key_head, self.query_value_head, self.memory_key_head):
             if head is not None and head.bias is not None:
                 nn.init.orthogonal_(head.weight.flatten(1))

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
+from stremn_ros.pictures import eight_bits
 
 MAX_SIDE = 16384  # pixels; the largest side of an image that is taken for real
 MAX_PIXELS = 1 << 26  # 67 megapixels
@@ -103,9 +104,10 @@ _BAYER_RED = {
 def decode_rgb(message: ImageLike) -> NDArray[np.uint8]:
     """The picture of a message as RGB, a new uint8 array [H, W, 3].
 
-    Grey encodings are repeated in the three channels; 16-bit ones are scaled by 255 / 65535;
-    32FC1 is read as brightness 0..1. YUV is BT.601 with limited range, as cameras send it and
-    OpenCV reads it; Bayer patterns are interpolated bilinearly. `8UC3` is read as BGR.
+    Grey encodings are repeated in the three channels; 16-bit ones are stretched by the picture's
+    range, as `pictures.eight_bits` does with files; 32FC1 is read as brightness 0..1. YUV is
+    BT.601 with limited range, as cameras send it and OpenCV reads it; Bayer patterns are
+    interpolated bilinearly. `8UC3` is read as BGR.
 
     Raises:
         InputError: anything wrong with the message; the text says what and what would be right.
@@ -126,7 +128,7 @@ def decode_rgb(message: ImageLike) -> NDArray[np.uint8]:
     if grey.dtype.kind == "f":
         grey = _brightness(grey)
     elif grey.dtype.itemsize == 2:
-        grey = ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        grey = eight_bits(grey)
     out = np.empty((*grey.shape, 3), np.uint8)
     for channel in range(3):
         out[..., channel] = grey

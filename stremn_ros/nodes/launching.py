@@ -23,6 +23,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from stremn_ros.nodes.dds_profile import profile_environment
+from stremn_ros.privacy import SWITCHES
 
 SHARE = get_package_share_directory("stremn_ros")
 AS_FILE = "Empty: as the parameter file says."
@@ -55,7 +56,8 @@ def shared_arguments(params_file: str, node_name: str) -> list[DeclareLaunchArgu
         DeclareLaunchArgument(
             "processing_size",
             default_value="",
-            description="Rows of the picture that the network sees; fewer is faster and coarser. "
+            description="Shorter side of the picture that the network sees; less is faster and "
+            "coarser. "
             f"{AS_FILE}",
         ),
         DeclareLaunchArgument(
@@ -160,7 +162,10 @@ def lifecycle_node(
     profile = value("fastdds_profile")
     environment = [
         SetEnvironmentVariable(name, path)
-        for name, path in (profile_environment(profile) if profile else {}).items()
+        for name, path in {
+            **SWITCHES,
+            **(profile_environment(profile) if profile else {}),
+        }.items()
     ]
     enclave = ["--enclave", value("enclave")] if value("enclave") else []
     node = Node(

@@ -15,6 +15,7 @@ from typing import Any
 
 from stremn_ros.errors import InputError
 from stremn_ros.memory.rules import RULES
+from stremn_ros.runtime.table import LISTED
 
 # When a parameter may change
 RUN_TIME = "run time"
@@ -97,7 +98,7 @@ def _slots(value: int) -> str | None:
 
 
 def _rows(value: int) -> str | None:
-    return "32 to 2160 rows, or 0 for the model's own" if 0 < value < 32 else None
+    return "32 to 2160 pixels, or 0 for the model's own" if 0 < value < 32 else None
 
 
 def _observe(value: int) -> str | None:
@@ -143,9 +144,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "runtime",
         "auto",
-        "What runs the network: auto, torch, onnxruntime, onnxruntime_int8, cudagraphs or "
-        "tensorrt. auto takes the fastest that is ready and as exact; the log and `stremn doctor` "
-        "say which and why.",
+        f"What runs the network: {LISTED}. auto takes the fastest that is ready and as exact; the "
+        "log and `stremn doctor` say which and why.",
         UNCONFIGURED,
     ),
     ParameterSpec(
@@ -187,8 +187,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "processing_size",
         0,
-        "Rows of the picture that the network sees; fewer is faster and coarser. 0 takes the "
-        "model's own. Masks always have the size of the source image.",
+        "Shorter side of the picture that the network sees; less is faster and coarser. 0 takes "
+        "the model's own. Masks always have the size of the source image.",
         UNCONFIGURED,
         0,
         2160,
@@ -536,7 +536,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         PREDICT,
         "processing_size",
         0,
-        "Rows the network works at; the columns follow from the image. 0 takes the model's own.",
+        "Shorter side that the network works at; the longer follows from the image. 0 takes the "
+        "model's own.",
         UNCONFIGURED,
         0,
         2048,

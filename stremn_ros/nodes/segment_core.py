@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.mask_reading import VOID, clean
 from stremn_ros.memory.snapshot import Snapshot
 from stremn_ros.nodes import image_codec
 from stremn_ros.nodes.core import FrameCore, in_words
@@ -38,6 +39,7 @@ from stremn_ros.nodes.report import Facts, Report, diagnose, listed_ids
 from stremn_ros.nodes.settings import Settings
 from stremn_ros.nodes.worker import Job, Worker
 from stremn_ros.seeding import make_mask
+from stremn_ros.sizes import too_small
 
 # A command waits for the frame in work; a worker that takes longer than this is stuck.
 COMMAND_TIMEOUT = 60.0
@@ -141,7 +143,7 @@ class SegmentCore(FrameCore):
 
     def _seed_mask(self, mask: Any, names: Sequence[str], replace: bool) -> Answer:
         try:
-            labels = image_codec.decode_labels(mask)
+            labels, notes = clean(image_codec.decode_labels(mask)).labels(alone=VOID)
             wanted = [int(value) for value in np.unique(labels) if value]
             if not wanted:
                 raise InputError(
@@ -166,7 +168,9 @@ class SegmentCore(FrameCore):
                 )
             return decode(frame.message), labels
 
-        return self._seed(stamp, make, lambda _: dict(zip(wanted, names)), replace)
+        answer = self._seed(stamp, make, lambda _: dict(zip(wanted, names)), replace)
+        answer.message = "; ".join([answer.message, *notes])
+        return answer
 
     def seed_object(
         self,
@@ -299,6 +303,9 @@ class SegmentCore(FrameCore):
                     self._names.clear()
                 self._names.update(names)
                 self._changes += 1
+                size = getattr(self._segmenter, "processing_size", None)
+                if size is not None and (small := too_small(mask, size)):
+                    carried += f"; {small}"
                 return sorted(int(value) for value in ids), carried
 
             ids, carried = self._call(steps)

@@ -25,7 +25,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from stremn_ros.errors import InputError
 from stremn_ros.nodes import image_codec, parameters
-from stremn_ros.video import open_frames
+from stremn_ros.video import VideoCutShortError, open_frames
 
 PROGRESS_PERIOD = 2.0  # seconds between two lines of progress
 # Images that a reliable publisher keeps for subscribers that lag: at 30 Hz a third of a second.
@@ -46,6 +46,7 @@ class VideoSource(Node):
         self.done = False
         self.error = ""
         self.published = 0
+        self._cut_short = False  # the file, which was told
         self._values, problems = parameters.declare(self, parameters.VIDEO_SOURCE)
         if problems:
             raise InputError("; ".join(problems))
@@ -89,7 +90,7 @@ class VideoSource(Node):
         self._timer = self.create_timer(0.05, self._wait_for_subscribers)
         rows, columns = self._frames.size
         self.get_logger().info(
-            f"{values['path']}: {self._frames.count} frames of {columns} x {rows} at "
+            f"{values['path']}: {self._frames.count or 'some'} frames of {columns} x {rows} at "
             f"{self.rate:g} Hz on {self._images.topic_name}"
             + (", looping" if values["loop"] else "")
         )
@@ -116,7 +117,17 @@ class VideoSource(Node):
         return size[0], size[1]
 
     def _read(self) -> NDArray[np.uint8] | None:
-        return next(self._source, None)
+        """The next frame; None at the end of the video, and of a round of one that loops."""
+        try:
+            return next(self._source, None)
+        except VideoCutShortError as error:
+            # what it has was published; one that loops goes on with that
+            if not self._values["loop"]:
+                raise
+            if not self._cut_short:
+                self.get_logger().warning(f"each round ends there: {error}")
+            self._cut_short = True
+            return None
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         values, reason = parameters.check_changes(parameters.VIDEO_SOURCE, changes, configured=True)
@@ -168,6 +179,7 @@ class VideoSource(Node):
             self._infos.publish(info)
         self.published += 1
         # decoded now, so that the next image goes out on time
+        self._next = None
         self._next = self._read()
         if self._next is None and self._values["loop"]:
             self._source = iter(self._frames)

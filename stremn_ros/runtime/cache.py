@@ -24,11 +24,14 @@ KEY = "key.json"
 
 
 def cache_folder() -> Path:
-    """$STREMN_CACHE, or stremn_ros in the user's cache folder."""
+    """$STREMN_CACHE, or stremn_ros in the user's cache folder; ModelError where there is none."""
     if os.environ.get("STREMN_CACHE"):
         return Path(os.environ["STREMN_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "stremn_ros"
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "stremn_ros"
+    except RuntimeError:  # a user without a home, as in some containers
+        raise ModelError("this user has no home folder: set STREMN_CACHE") from None
 
 
 def keyed_folder(name: str, key: Mapping[str, Any]) -> Path:

@@ -237,7 +237,7 @@ def _plain_image(network: SegmentationNetwork) -> SegmentationNetwork:
     for encoder in filter(None, (network.query_encoder, network.memory_encoder)):
         stem = next(part for part in encoder.children() if isinstance(part, nn.Conv2d))
         stem.weight.data.div_(network.std.view(1, 3, 1, 1))
-    network.std = torch.ones(1, 1, 1, 1)  # a division by one number 1 is left out
+    network.std = torch.ones_like(network.std[:, :1])  # a division by one number 1 is left out
     return network.eval()
 
 
@@ -264,7 +264,7 @@ def cpu_specs(
     slots = torch.export.Dim("slots", min=1, max=1 << 16)
 
     def example(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator)
+        return torch.rand(*shape, generator=generator, dtype=torch.float32, device="cpu")
 
     def maps(factor: int) -> dict[int, Any]:
         if factor == 1:
@@ -276,7 +276,7 @@ def cpu_specs(
     memory = {
         "keys": (example(1, 3 * h * w, config.memory_key_channels), {1: cells}),
         "values": (example(1, 3 * h * w, config.value_channels), {1: cells}),
-        "bias": (torch.zeros(1, 1, 3 * h * w), {2: cells}),
+        "bias": (torch.zeros(1, 1, 3 * h * w, dtype=torch.float32, device="cpu"), {2: cells}),
     }
     carried = {
         name: (example(1, *shape), maps(shape[1] // h))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import InputError, ModelError
 from ..network import SegmentationConfig, SegmentationNetwork
+from ..text_files import read_yaml
+from .forking import note_use
 
 WEIGHTS = "weights.safetensors"
 # beside them where the rule `learned` was trained; apart, so that either can be trained anew
@@ -55,7 +58,10 @@ def find_model(model: str) -> Path:
     """
     if not model:
         raise ModelError(f"no model was named; available are {available_models()}")
-    candidates = [Path(model).expanduser()] if os.sep in model else []
+    candidates = []
+    if os.sep in model:
+        with contextlib.suppress(RuntimeError):  # ~nobody
+            candidates.append(Path(model).expanduser())
     candidates += [folder / model for folder in model_folders()]
     for candidate in candidates:
         if (candidate / CONFIG).is_file():
@@ -83,16 +89,22 @@ class ModelSpec:
 def read_config(folder: Path) -> ModelSpec:
     """config.yaml of a segmentation model; ModelError says what is wrong with it."""
     path = folder / CONFIG
+    values = read_model_config(path, "segmentation")
+    return ModelSpec(SegmentationConfig.from_mapping(values["network"]), values["defaults"])
+
+
+def read_model_config(path: Path, task: str) -> dict[str, Any]:
+    """A model's config.yaml with its parts `network` and `defaults`; ModelError if it is none."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None
-    if not isinstance(values, dict) or values.get("task") != "segmentation":
-        raise ModelError(f"{path} must be a mapping with 'task: segmentation'")
-    network, defaults = values.get("network", {}), values.get("defaults", {})
-    if not isinstance(network, dict) or not isinstance(defaults, dict):
+        values = read_yaml(path)
+    except InputError as error:
+        raise ModelError(str(error)) from None
+    if not isinstance(values, dict) or values.get("task") != task:
+        raise ModelError(f"{path} must be a mapping with 'task: {task}'")
+    parts = {name: values.get(name, {}) for name in ("network", "defaults")}
+    if not all(isinstance(part, dict) for part in parts.values()):
         raise ModelError(f"{path}: 'network' and 'defaults' must be mappings")
-    return ModelSpec(SegmentationConfig.from_mapping(network), defaults)
+    return {**values, **parts}
 
 
 def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
@@ -105,16 +117,29 @@ def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
     path = folder / WEIGHTS
     if not path.is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
-    network = SegmentationNetwork(spec.network)
+    with without_numbers():
+        network = SegmentationNetwork(spec.network)
     assign_weights(network, read_weights(path), str(path))
     scorer = folder / SCORER
     if scorer.is_file():
-        assign_weights(network.add_pair_scorer(), read_weights(scorer), str(scorer))
+        with without_numbers():
+            pair_scorer = network.add_pair_scorer()
+        assign_weights(pair_scorer, read_weights(scorer), str(scorer))
     return network.eval(), spec
+
+
+def without_numbers() -> torch.device:
+    """Within ``with without_numbers():`` modules are made that wait for their weights.
+
+    To draw numbers that the weights replace takes time, is wrong where another library has set
+    another default dtype, and hangs in a child process that was forked from one that used PyTorch.
+    """
+    return torch.device("meta")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file; ModelError if it is damaged or missing."""
+    note_use()
     try:
         return load_file(str(path))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -122,7 +147,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def assign_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    """Loads weights of any float type; ModelError names what is missing or misshapen."""
+    """Loads weights of any float type as float32; ModelError names what does not fit."""
     expected = network.state_dict()
     missing = sorted(expected.keys() - weights.keys())
     extra = sorted(weights.keys() - expected.keys())
@@ -139,7 +164,7 @@ def assign_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], name
     for key, value in weights.items():
         if not torch.isfinite(value).all():
             raise ModelError(f"{name}: {key} holds NaN or infinity; the file is damaged")
-    network.load_state_dict({key: value.float() for key, value in weights.items()})
+    network.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
 
 
 def save_model(

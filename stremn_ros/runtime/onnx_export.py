@@ -14,6 +14,7 @@ from .cache import checked_entry, keyed_folder, new_entry, sha256, write_key
 from .cpu_graphs import cpu_specs
 from .exporting import OPSET, difference, export_stage
 from .models import CONFIG, WEIGHTS, load_network
+from .onnx_library import check_export
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +82,7 @@ def export_onnx(
         ModelError: the model cannot be loaded. RuntimeUnavailableError: onnx, onnxscript or
         onnxruntime are not installed, or a stage differs by more than 1e-2.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  the exporter's own message is long and late
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"exporting needs onnx, onnxscript and onnxruntime ({error}); "
-            "pip install onnx onnxscript onnxruntime"
-        ) from None
+    onnxruntime = check_export()
     network, _ = load_network(model)
     differences: dict[str, float] = {}
     with new_entry(entry_folder(model)) as folder:

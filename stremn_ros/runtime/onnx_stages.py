@@ -14,24 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import RuntimeUnavailableError
 from ..network import Decoded, Query, Seen, SegmentationNetwork
 from .onnx_export import checked_files
+from .onnx_library import check_onnxruntime
 from .plan_graphs import decoded_of
 from .torch_stages import TorchStages
-
-
-def check_onnxruntime() -> Any:
-    """The module; RuntimeUnavailableError where it cannot be imported."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"runtime onnxruntime was asked for and cannot be imported ({error}); "
-            "pip install onnxruntime, or use runtime torch"
-        ) from None
-    return onnxruntime
-
 
 _lock = threading.Lock()
 _inside = 0  # scopes entered; segmenters of several threads may be in theirs at a time
@@ -107,7 +94,7 @@ class OnnxStages(TorchStages):
             for name, path in (files or checked_files(model)).items()
         }
         self._value = onnxruntime.OrtValue
-        self._no_bias = torch.zeros(0)
+        self._no_bias = _zeros(0)
         self.name = f"onnxruntime {onnxruntime.__version__} ({kind})"
 
     def scope(self) -> AbstractContextManager[None]:
@@ -142,7 +129,7 @@ class OnnxStages(TorchStages):
     def _memory(self, keys: Tensor, values: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         if mask is None:
             if self._no_bias.shape[-1] != keys.shape[1]:
-                self._no_bias = torch.zeros(1, 1, keys.shape[1])
+                self._no_bias = _zeros(1, 1, keys.shape[1])
             mask = self._no_bias
         return {"keys": keys, "values": values, "bias": mask}
 
@@ -194,10 +181,15 @@ class OnnxStages(TorchStages):
         return query.seen, decoded_of(self.config, self._each("object", **maps, **inputs))
 
 
+def _zeros(*shape: int) -> Tensor:
+    """float32 on the CPU, whatever another library has made PyTorch's default."""
+    return torch.zeros(*shape, dtype=torch.float32, device="cpu")
+
+
 def _planes(image: Tensor) -> Tensor:
     """[1, 3, H, W], contiguous: by OpenCV, which is several times as fast at it as PyTorch."""
     if image.is_contiguous():
         return image
-    result = torch.empty(image.shape)
+    result = torch.empty(image.shape, dtype=image.dtype, device=image.device)
     cv2.split(image[0].permute(1, 2, 0).numpy(), list(result[0].numpy()))
     return result

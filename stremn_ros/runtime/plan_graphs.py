@@ -91,7 +91,7 @@ def stage_specs(network: SegmentationNetwork, size: tuple[int, int]) -> dict[str
     generator = torch.Generator().manual_seed(0)
 
     def example(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator)
+        return torch.rand(*shape, generator=generator, dtype=torch.float32, device="cpu")
 
     objects = torch.export.Dim("objects", min=1, max=255)
     image = example(1, 3, rows, columns) * 255.0

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..errors import ModelError
 from ..network.conv_lstm import ConvLstm, ConvLstmConfig
 from ..network.prediction import PredictionConfig, PredictionNetwork
-from .models import CONFIG, WEIGHTS, assign_weights, read_weights, write_model
+from .models import (
+    CONFIG,
+    WEIGHTS,
+    assign_weights,
+    read_model_config,
+    read_weights,
+    without_numbers,
+    write_model,
+)
 
 TASK = "prediction"
 Network = PredictionNetwork | ConvLstm
@@ -49,17 +56,9 @@ def build_prediction_network(architecture: str, values: Mapping[str, Any]) -> Ne
 
 def read_prediction_config(folder: Path) -> PredictionSpec:
     """config.yaml of a prediction model; ModelError says what is wrong with it."""
-    path = folder / CONFIG
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None
-    if not isinstance(values, dict) or values.get("task") != TASK:
-        raise ModelError(f"{path} must be a mapping with 'task: {TASK}'")
-    network, defaults = values.get("network", {}), values.get("defaults", {})
-    if not isinstance(network, dict) or not isinstance(defaults, dict):
-        raise ModelError(f"{path}: 'network' and 'defaults' must be mappings")
-    return PredictionSpec(values.get("architecture", "stremn"), network, defaults)
+    values = read_model_config(folder / CONFIG, TASK)
+    architecture = values.get("architecture", "stremn")
+    return PredictionSpec(architecture, values["network"], values["defaults"])
 
 
 def load_prediction_network(folder: Path) -> tuple[Network, PredictionSpec]:
@@ -72,7 +71,8 @@ def load_prediction_network(folder: Path) -> tuple[Network, PredictionSpec]:
     path = folder / WEIGHTS
     if not path.is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
-    network = build_prediction_network(spec.architecture, spec.network)
+    with without_numbers():
+        network = build_prediction_network(spec.architecture, spec.network)
     assign_weights(network, read_weights(path), str(path))
     return network.eval(), spec
 

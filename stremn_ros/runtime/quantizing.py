@@ -27,6 +27,7 @@ from .cpu_graphs import cpu_specs
 from .exporting import export_stage
 from .models import load_network
 from .onnx_export import checked_files, wanted_key
+from .onnx_library import import_onnxruntime
 from .onnx_stages import OnnxStages
 
 log = logging.getLogger(__name__)
@@ -141,8 +142,7 @@ def export_int8(
         RuntimeUnavailableError: onnx or onnxruntime are not installed.
     """
     try:
-        import onnxruntime  # noqa: F401
-        from onnxruntime import quantization  # noqa: F401  wants onnx
+        import_onnxruntime("quantization")  # wants onnx
     except ImportError as error:
         raise RuntimeUnavailableError(
             f"int8 needs onnx and onnxruntime ({error}); pip install onnx onnxruntime"
@@ -179,16 +179,11 @@ def export_int8(
 
 def _quantize(source: Path, target: Path, samples: list[Sample]) -> None:
     import onnx
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):
+    quantization = import_onnxruntime("quantization")
+    preparing = import_onnxruntime("quantization.shape_inference")
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
         def __init__(self) -> None:
             self._next: Iterator[Sample] = iter(samples)
 
@@ -197,19 +192,19 @@ def _quantize(source: Path, target: Path, samples: list[Sample]) -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         prepared = Path(temporary) / source.name
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        preparing.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         chosen = worth_quantising(onnx.load(str(prepared)).graph)
-        quantize_static(
+        quantization.quantize_static(
             str(prepared),
             str(target),
             Reader(),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             # sums of two products of 8 bits do not fit into the 16 bits of AVX2
             reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
             op_types_to_quantize=["Conv", "Resize", "Add", "Relu"],
             nodes_to_quantize=chosen,
         )
@@ -254,8 +249,7 @@ def _large(convolution: Any, shapes: dict[str, tuple[int, ...]]) -> bool:
 
 
 def _difference(single: Path, quantised: Path, samples: list[Sample]) -> float:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     a, b = (

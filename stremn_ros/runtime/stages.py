@@ -16,13 +16,13 @@ from .allocator import keep_freed_memory
 from .builder import build_onnx, build_tensorrt
 from .cuda_stages import CudaStages
 from .onnx_export import checked_files
-from .onnx_stages import OnnxStages, check_onnxruntime
+from .onnx_library import check_onnxruntime
+from .onnx_stages import OnnxStages
 from .quantizing import int8_files
+from .table import RUNTIMES
 from .tensorrt_stages import TensorRTStages
 from .torch_stages import TorchStages
 from .trial import outcomes
-
-RUNTIMES = ("torch", "onnxruntime", "onnxruntime_int8", "cudagraphs", "tensorrt")
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,10 @@ def _fastest(
     try:
         stages: Stages = _onnx(network, device, model, auto_build)
     except (ModelError, RuntimeUnavailableError) as error:
-        log.info("runtime auto takes PyTorch: %s", error)
+        if auto_build:  # somebody asked for it and is to know that it is slower
+            log.warning("nothing was built, so runtime auto takes PyTorch: %s", error)
+        else:
+            log.info("runtime auto takes PyTorch: %s", error)
         return TorchStages(network, device)
     log.info("runtime auto takes %s: it is the fastest on a CPU", stages.name)
     return stages

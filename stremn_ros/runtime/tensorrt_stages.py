@@ -24,6 +24,7 @@ from .cache import KEY, cache_folder, checked_entry, keyed_folder, new_entry, sh
 from .cuda_stages import CudaStages
 from .exporting import OPSET, StageSpec, difference, export_stage
 from .models import CONFIG, WEIGHTS, load_network
+from .onnx_library import check_export
 from .plan_graphs import decoded_of, decoder_outputs, stage_specs
 from .precision import folded
 from .tensorrt_backend import Engine, Profile, find_tensorrt, flags, is_rtx
@@ -95,14 +96,7 @@ def export_half(
         ModelError: the model cannot be loaded. RuntimeUnavailableError: onnx, onnxscript or
         onnxruntime are not installed, or a stage differs by more than 2 %.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  the exporter's own message is long and late
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"exporting needs onnx, onnxscript and onnxruntime ({error}); "
-            "pip install onnx onnxscript onnxruntime"
-        ) from None
+    onnxruntime = check_export()
     network, _ = load_network(model)
     whole = stage_specs(network, size)
     halves = stage_specs(folded(network).half(), size)
@@ -265,7 +259,8 @@ class _Plan:
         key = tuple(sorted(shapes.items()))
         if key not in self._outputs:
             self._outputs[key] = {
-                name: torch.empty(shape, device=self._device) for name, shape in results.items()
+                name: torch.empty(shape, dtype=torch.float32, device=self._device)
+                for name, shape in results.items()
             }
         outputs = self._outputs[key]
         addresses = {name: tensor.data_ptr() for name, tensor in {**given, **outputs}.items()}

@@ -171,7 +171,8 @@ class _Frame:
         config, (h, w) = plain.config, (size[0] // 16, size[1] // 16)
 
         def drawn(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=generator).to(plain.device)
+            made = torch.rand(*shape, generator=generator, dtype=torch.float32, device="cpu")
+            return made.to(plain.device)
 
         self.image = 255.0 * F.interpolate(drawn(1, 3, h, w), size, mode="bilinear")
         mask = F.interpolate(drawn(1, 1, h, w), size, mode="bilinear")

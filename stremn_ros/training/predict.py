@@ -10,19 +10,19 @@ import argparse
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from ..data.moving_mnist import SIZE, TRAIN_NAMES, draw_sequences, find_digits
 from ..data.prediction_batches import PredictBatch, PredictBatches, PredictPhase
 from ..data.prediction_clips import FrameStore, find_videos
 from ..errors import InputError
+from ..mappings import build
 from ..memory.rules import RULES
 from ..network.conv_lstm import ConvLstm
 from ..network.prediction import Decoded, PredictionNetwork
@@ -32,6 +32,7 @@ from ..runtime.prediction_models import (
     build_prediction_network,
     save_prediction_model,
 )
+from ..text_files import read_yaml
 from .curves import Curves
 from .loop import Task, choose_device, run_loop
 from .prediction_losses import PredictionLoss
@@ -93,22 +94,8 @@ class PredictTraining:
 
     @classmethod
     def read(cls, path: Path) -> PredictTraining:
-        """From YAML; InputError names unknown or missing entries."""
-        try:
-            values = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from None
-        known = {entry.name for entry in fields(cls)}
-        if not isinstance(values, dict) or not {"run", "root", "phases"} <= values.keys():
-            raise InputError(f"{path} must be a mapping with at least 'run', 'root' and 'phases'")
-        if unknown := sorted(values.keys() - known):
-            raise InputError(f"{path}: unknown entries {unknown}; known are {sorted(known)}")
-        try:
-            values["phases"] = [PredictPhase(**phase) for phase in values["phases"]]
-            values["loss"] = PredictionLoss(**(values.get("loss") or {}))
-        except TypeError as error:
-            raise InputError(f"{path}: phases or loss: {error}") from None
-        config = cls(**values)
+        """From YAML; InputError names an unknown, missing or ill-typed entry."""
+        config = build(cls, read_yaml(path), str(path))
         if config.data not in (MOVING_MNIST, VIDEOS):
             raise InputError(f"{path}: data must be {MOVING_MNIST} or {VIDEOS}")
         if config.update_rule not in RULES:

@@ -14,22 +14,23 @@ import argparse
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from ..data.mixture import Mixture, Phase
 from ..data.photos import PhotoClips
 from ..data.videos import VideoClips
 from ..errors import InputError
+from ..mappings import build
 from ..memory.rules import RULES
 from ..network import SegmentationConfig, SegmentationNetwork
 from ..network.encoders import ENCODERS
 from ..runtime.models import SCORER_PREFIX, save_model
+from ..text_files import read_yaml
 from .curves import SEGMENTATION
 from .loop import Task, choose_device, run_loop
 from .losses import known_labels, mean_iou, presence_loss, quality_loss, segmentation_loss
@@ -107,23 +108,11 @@ class SegmentTraining:
 
     @classmethod
     def read(cls, path: Path) -> SegmentTraining:
-        """From YAML; InputError names unknown or missing entries."""
-        try:
-            values = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from None
-        known = {entry.name for entry in fields(cls)}
-        if not isinstance(values, dict) or not {"run", "phases"} <= values.keys():
-            raise InputError(f"{path} must be a mapping with at least 'run' and 'phases'")
-        if unknown := sorted(values.keys() - known):
-            raise InputError(f"{path}: unknown entries {unknown}; known are {sorted(known)}")
-        try:
-            values["phases"] = [Phase(**phase) for phase in values["phases"]]
-        except TypeError as error:
-            raise InputError(f"{path}: phases: {error}") from None
-        if values.get("export_dtype", "float32") not in ("float32", "float16"):
+        """From YAML; InputError names an unknown, missing or ill-typed entry."""
+        config = build(cls, read_yaml(path), str(path))
+        if config.export_dtype not in ("float32", "float16"):
             raise InputError(f"{path}: export_dtype must be float32 or float16")
-        return cls(**values)
+        return config
 
 
 def initial_encoder_weights(source: str, encoder: str) -> dict[str, Tensor]:

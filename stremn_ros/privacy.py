@@ -1,0 +1,25 @@
+"""Nothing leaves the machine: what libraries would send home is off before they are imported.
+
+Of all that this package imports, ONNX Runtime alone reports to its maker: from 1.29 on it writes
+a device id and a database of events below ~/.cache and asks name servers for its maker's host. It
+reads its switch once, when it is imported. So ``import stremn_ros`` sets the switch, child
+processes inherit it, and ``runtime.onnx_library`` is the only place that imports ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# of the environment; launch files, the Makefile and the tests set the same
+SWITCHES = {"ORT_DISABLE_TELEMETRY": "1"}
+# ONNX Runtime was here first, so its telemetry runs already
+too_late = False
+
+
+def switch_off() -> None:
+    """Sets the switches in this process's environment, whatever they were set to before."""
+    global too_late
+    on = any(os.environ.get(name) != value for name, value in SWITCHES.items())
+    too_late = too_late or (on and "onnxruntime" in sys.modules)
+    os.environ.update(SWITCHES)

@@ -1,0 +1,90 @@
+"""Text files as people have them: lists and settings, of every system's encoding."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stremn_ros.errors import InputError
+
+# the longer ones first: UTF-32's mark begins with UTF-16's
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A file's text by its byte order mark, else as UTF-8; line ends become newlines.
+
+    Editors of Windows begin UTF-8 with a mark, and its shell writes UTF-16.
+
+    Raises:
+        InputError: it cannot be read, or is in neither of these encodings.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not {encoding.upper().removesuffix('-SIG')} text (byte {error.start} is "
+            f"0x{data[error.start]:02x}): save it as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a list without the space around them; empty ones and comments (#) are left out.
+
+    Raises:
+        InputError: as ``read_text``.
+    """
+    lines = (line.strip() for line in read_text(path).split("\n"))
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: 4e-4 is one, which YAML 1.1 takes for a text. Names must not repeat."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{repeated[0]} stands there twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """What a YAML file holds; no object but plain ones is made.
+
+    Raises:
+        InputError: it cannot be read, or is no YAML.
+    """
+    try:
+        return yaml.load(read_text(path), Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        text = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as YAML: {text}") from None

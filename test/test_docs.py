@@ -1,0 +1,231 @@
+"""The docs against the code: figures, names and paths that can be looked up are looked up."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from stremn_ros.cli import build_parser
+from stremn_ros.evaluation.bench import OTHER, STAGES, UPKEEP
+from stremn_ros.nodes import parameters, report
+from stremn_ros.nodes.frames import Counters
+from stremn_ros.nodes.settings import Settings
+from stremn_ros.runtime.table import LISTED, RUNTIMES
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = sorted(
+    [*(ROOT / "docs").glob("*.md"), *(ROOT / "models").glob("*/README.md"), ROOT / "README.md"]
+)
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# ---------------------------------------------------------------- digests
+
+
+def shipped() -> set[str]:
+    files = (ROOT / "models").glob("*/*.safetensors")
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def stale_digests(text: str, digests: set[str]) -> list[str]:
+    """Digests in a text that are no shipped file's and are not called earlier ones.
+
+    `earlier weights 0123456789ab` is what may stand there for weights that are gone.
+    """
+    found = []
+    for match in re.finditer(r"\b[0-9a-f]{12,64}\b", text):
+        if match[0].isdecimal() or any(digest.startswith(match[0]) for digest in digests):
+            continue
+        before = " ".join(text[max(0, match.start() - 40) : match.start()].split())
+        if not before.endswith("earlier weights `"):
+            found.append(match[0])
+    return found
+
+
+@pytest.mark.parametrize("path", DOCS, ids=ids)
+def test_digests_are_of_shipped_files_or_called_earlier(path: Path) -> None:
+    assert stale_digests(path.read_text(), shipped()) == []
+
+
+def test_a_digest_that_went_stale_is_found() -> None:
+    digests = {"e2928e626ce0" + 52 * "0"}
+    assert stale_digests("the shipped weights, sha256 `e2948cedf2dd`, and", digests) == [
+        "e2948cedf2dd"
+    ]
+    assert stale_digests("the weights `e2928e626ce0`", digests) == []
+    assert stale_digests("with the earlier\nweights `8f2c3593e51b`", digests) == []
+    assert len(shipped()) >= 3
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table(path: Path, head: str) -> list[list[str]]:
+    """The rows of the Markdown table with this first line: their cells."""
+    lines = path.read_text().splitlines()
+    start = lines.index(head) + 2
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_the_stages_of_bench_are_those_of_the_docs() -> None:
+    rows = table(ROOT / "docs" / "evaluation.md", "| Stage | What |")
+    assert sorted(row[0] for row in rows) == sorted([*STAGES, UPKEEP, OTHER])
+
+
+def documented_keys() -> set[str]:
+    """Keys of the diagnostics in docs/nodes.md; 'b [frames], [bytes]' are two."""
+    found: set[str] = set()
+    for cell, *_ in table(ROOT / "docs" / "nodes.md", "| Key | What |"):
+        unit = re.search(r"(\w[\w ]*?) (p50, p95, p99|\[frames\], \[bytes\])( \[ms\])?$", cell)
+        if unit and "p50" in unit[2]:
+            found |= {f"{unit[1]} {part} [ms]" for part in unit[2].split(", ")}
+        elif unit:
+            found |= {f"{unit[1]} {part}" for part in unit[2].split(", ")}
+        elif cell.endswith("[Hz]"):
+            found |= {f"{name} [Hz]" for name in cell.removesuffix(" [Hz]").split(", ")}
+        else:
+            found |= set(cell.split(", "))
+    return found
+
+
+def published_keys() -> set[str]:
+    """Keys of the diagnostics of a node that has everything to tell."""
+    done = SimpleNamespace(latency=0.1, network=0.1, node=0.1, arrival=0.0, when=0.0)
+    item = SimpleNamespace(
+        id=7, state=SimpleNamespace(name="TRACKED"), score=0.9, area=5, box=(0, 0, 1, 1)
+    )
+    values = {field.name: 0 for field in fields(report.Facts)}
+    facts = report.Facts(
+        **{
+            **values,
+            "counters": Counters(),
+            "settings": Settings(),
+            "done": [done],
+            "late": [],
+            "window": 1.0,
+            "ids": [7],
+            "objects": [item],
+            "names": {},
+            "slots_used": {7: 1},
+            "memory": {7: "text"},
+            "topic": "image",
+            "node": "/stremn",
+            "error": "",
+            "hint": "",
+            "problems": ("one", "two"),
+            "active": True,
+            "enabled": True,
+            "last_seed": "",
+            "snapshot": "",
+            "runtime": "torch",
+        }
+    )
+    told = report.diagnose(facts)
+    return {re.sub(r"\bobject 7\b", "object N", key) for key in dict(told.values)}
+
+
+def test_the_keys_of_the_diagnostics_are_those_of_the_docs() -> None:
+    assert documented_keys() == published_keys()
+
+
+# ---------------------------------------------------------------- runtimes
+
+
+def help_of(*words: str) -> str:
+    parser = build_parser()
+    for word in words:
+        actions = [action for action in parser._actions if getattr(action, "choices", None)]
+        parser = next(a.choices[word] for a in actions if word in (a.choices or {}))
+    return " ".join(parser.format_help().split())
+
+
+def test_every_text_has_all_runtimes() -> None:
+    texts = {
+        "options": help_of("segment"),
+        "bench": help_of("bench"),
+        "parameter": parameters.parameters_of(parameters.SEGMENT)["runtime"].description,
+        "docs/parameters.md": (ROOT / "docs" / "parameters.md").read_text(),
+        "launch": f"{LISTED} {(ROOT / 'launch' / 'segment.launch.py').read_text()}",
+    }
+    for name, text in texts.items():
+        for runtime in RUNTIMES:
+            assert re.search(rf"\b{runtime}\b", text), f"{name} lacks {runtime}"
+    assert "What runs the network: {LISTED}" in texts["launch"]
+    rows = table(ROOT / "docs" / "performance.md", "| `runtime` | What it is | State |")
+    assert {row[0] for row in rows} == {f"`{name}`" for name in ("auto", *RUNTIMES)}
+
+
+def test_no_text_lists_runtimes_by_itself() -> None:
+    """Three of their names in one line of code are a list, which goes stale: LISTED is there."""
+    code = [
+        *(path for path in (ROOT / "stremn_ros").rglob("*.py") if path.parent.name != "runtime"),
+        *(ROOT / "launch").glob("*.py"),
+        *(ROOT / "config").glob("*.yaml"),
+    ]
+    found = set()
+    for path in code:
+        for line in path.read_text().splitlines():
+            if sum(bool(re.search(rf"\b{name}\b", line)) for name in RUNTIMES) >= 3:
+                found.add(ids(path))
+    assert found == set()
+
+
+# ---------------------------------------------------------------- paths
+
+PATH = re.compile(
+    r"(?<![\w/.<])((?:docs|config|test|launch|models|benchmark|scripts|paper|requirements|"
+    r"stremn_ros)/(?!stremn_interfaces)[\w./-]*\w)"
+)
+
+
+def lacking(text: str) -> list[str]:
+    """Paths below the repository's folders that a text names and that are not there."""
+    found = []
+    for name in PATH.findall(text):
+        path = ROOT / name
+        modules = [path.with_suffix(".py"), ROOT / "stremn_ros" / f"{name}.py"]
+        if not path.exists() and not any(module.exists() for module in modules):
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *DOCS,
+        *sorted((ROOT / "test").glob("*.py")),
+        *sorted((ROOT / "benchmark").glob("*.py")),
+        *sorted((ROOT / "config").glob("*.yaml")),
+        ROOT / "CHANGELOG.rst",
+    ],
+    ids=ids,
+)
+def test_paths_that_are_named_are_there(path: Path) -> None:
+    text = path.read_text()
+    if path.suffix == ".py":  # what people read of it
+        text = "\n".join(a or b for a, b in re.findall(r'(?s)"""(.*?)"""|#([^\n]*)', text))
+    assert lacking(text) == []
+
+
+def test_a_path_that_is_not_there_is_found() -> None:
+    assert lacking("with the scaling of paper/NOTES.") == ["paper/NOTES"]
+    assert lacking("see docs/memory.md and stremn_ros/video.py, config/segment.yaml") == []
+
+
+@pytest.mark.parametrize("path", DOCS, ids=ids)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        assert re.match(r"\w+:", target) or (path.parent / target).exists(), target
