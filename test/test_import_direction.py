@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What each part may import of the package, beside itself. memory <- network <- runtime <-
 # segmenter, predictor <- nodes, cli; data <- training, evaluation <- cli.
-HELPERS = {"errors", "motion", "seeding", "sizes", "video", "visualization"}
+HELPERS = {"errors", "motion", "overlap", "seeding", "sizes", "video", "visualization"}
 LIBRARY = {"errors", "memory", "network", "runtime"}
 ONLINE = LIBRARY | {"segmenter", "predictor"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "network": {"errors", "memory"},
     "runtime": {"errors", "memory", "network"},
     "masks": {"errors", "runtime", "sizes"},
+    "overlap": set(),
     "segmenter": LIBRARY | HELPERS | {"masks"},
     "predictor": LIBRARY | HELPERS,
     "nodes": ONLINE | HELPERS,

@@ -111,6 +111,10 @@ class FrameCore:
         """For the worker, which holds the condition."""
         return self._frames.waiting is not None
 
+    def has_urgent(self) -> bool:
+        """For the worker, which holds the condition."""
+        return False
+
     def take_work(self) -> Job:
         """For the worker, which holds the condition."""
         raise NotImplementedError

@@ -155,6 +155,14 @@ class Intake:
             return []
         return [*(item for item in self.recent if number < item.number < newest.number), newest]
 
+    def period(self) -> float:
+        """Seconds from one frame to the next, of the last ones; 0 where that is not known."""
+        return float(np.median(np.diff(self.arrivals))) if len(self.arrivals) > 1 else 0.0
+
+    def of_stamp(self, stamp: int) -> Frame | None:
+        """The newest kept frame of this stamp, if there is one."""
+        return next((frame for frame in reversed(self.recent) if frame.stamp == stamp), None)
+
     def forget(self) -> None:
         """Lets go of all frames."""
         self.drop_waiting()

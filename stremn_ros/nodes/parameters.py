@@ -318,10 +318,28 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "seed_wait",
         2.0,
-        "Seconds that a seed whose frame is not kept waits for the next frame.",
+        "Seconds that a seed whose frame is not kept waits for the next frame (a strict one for "
+        "its own).",
         RUN_TIME,
         0.0,
         60.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "strict_seeds",
+        True,
+        "Refuse a mask on ~/seed whose stamp is that of no kept image. False seeds it in the next "
+        "image, where the object may be elsewhere. The services have a field for this.",
+        RUN_TIME,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "seed_share",
+        0.5,
+        "Share of the network's time that seeds may take while images wait.",
+        RUN_TIME,
+        0.05,
+        0.95,
     ),
     ParameterSpec(
         SEGMENT,

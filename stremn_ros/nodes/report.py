@@ -85,6 +85,7 @@ class Facts(InputFacts):
     memory: Mapping[int, str] = field(default_factory=dict)  # of each object, in words
     snapshot: str = ""  # the last one
     last_seed: str = ""
+    seeds_by_topic: str = ""
     problems: Sequence[str] = field(default_factory=tuple)  # what else is wrong, in words
 
 
@@ -224,6 +225,7 @@ def _values(facts: Facts) -> dict[str, Any]:
         "seed buffer [frames]": f"{facts.kept_frames} of {facts.kept_most}",
         "seed buffer [bytes]": facts.kept_bytes,
         "last seed": facts.last_seed,
+        "seeds by topic": facts.seeds_by_topic,
         "snapshot": facts.snapshot,
         "runtime": facts.runtime,
         "enabled": str(facts.enabled).lower(),
