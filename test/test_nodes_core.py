@@ -360,7 +360,8 @@ def test_a_seed_that_fails_on_the_way_changes_nothing(rig):
         raise RuntimeError("out of memory")
 
     def jump():
-        rig.core.on_frame(message(shade(9), SECOND))
+        for step in range(2):
+            rig.core.on_frame(message(shade(9), SECOND + step * SECOND // 10))
 
     rig.core.settings.reset_on_time_jump = False
     for what, text in ((fail, "out of memory"), (jump, "time jumped back")):
@@ -378,7 +379,7 @@ def test_a_seed_that_fails_on_the_way_changes_nothing(rig):
     many[0, :3] = (3, 4, 5)
     rig.send(shade(10), 2 * SECOND)
     rig.segmenter.stepped.clear()
-    answer = rig.core.seed_mask(mask_message(many, SECOND))
+    answer = rig.core.seed_mask(mask_message(many, SECOND + SECOND // 10))
     assert "at most 4 objects" in answer.message
     assert not rig.segmenter.stepped, "refused only after all the work"
 
@@ -572,6 +573,9 @@ def test_time_that_jumps_back_resets_unless_told_otherwise(rig):
     rig.core.seed_mask(mask_message(masks()))
     rig.send(picture(1), 101 * SECOND)
     assert rig.published[-1].result.labels.any()
+    segmented = len(rig.published)
+    rig.send(picture(2), 50 * SECOND - SECOND // 10)  # one stamp proves nothing
+    assert (len(rig.published), rig.segmenter.ids) == (segmented, [1, 2])
     rig.send(picture(2), 50 * SECOND)
     assert not rig.published[-1].result.labels.any()
     assert rig.segmenter.ids == []
@@ -585,6 +589,7 @@ def test_time_that_jumps_back_resets_unless_told_otherwise(rig):
     assert rig.core.seed_mask(mask_message(masks(2), 50 * SECOND)).success
 
     rig.core.settings.reset_on_time_jump = False
+    rig.send(picture(3), 10 * SECOND - SECOND // 10)
     rig.send(picture(3), 10 * SECOND)
     np.testing.assert_array_equal(rig.published[-1].result.labels, masks(3))
 

@@ -102,7 +102,7 @@ def followed(segmenter: Segmenter, steps: range, *ids: int) -> None:
 
 @pytest.fixture(scope="module")
 def shipped() -> Segmenter:
-    return Segmenter.load("segment_lite0", device="cpu", runtime="torch", processing_size=144)
+    return Segmenter.load("segment_lite0", device="cpu", runtime="torch", processing_size=192)
 
 
 @pytest.fixture
