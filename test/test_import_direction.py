@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What each part may import of the package, beside itself. memory <- network <- runtime <-
 # segmenter, predictor <- nodes, cli; data <- training, evaluation <- cli.
-HELPERS = {"errors", "motion", "overlap", "seeding", "sizes", "video", "visualization"}
+HELPERS = {"errors", "motion", "overlap", "resources", "seeding", "sizes", "video", "visualization"}
 LIBRARY = {"errors", "memory", "network", "runtime"}
 ONLINE = LIBRARY | {"segmenter", "predictor"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -31,16 +31,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "visualization": {"errors", "video"},
     "memory": {"errors"},
     "network": {"errors", "memory"},
-    "runtime": {"errors", "memory", "network"},
+    "runtime": {"errors", "memory", "network", "resources"},
     "masks": {"errors", "runtime", "sizes"},
     "overlap": set(),
+    "resources": {"errors"},
     "segmenter": LIBRARY | HELPERS | {"masks"},
     "predictor": LIBRARY | HELPERS,
     "nodes": ONLINE | HELPERS,
     "data": HELPERS,
     "training": ONLINE | HELPERS | {"data", "evaluation"},
     "evaluation": ONLINE | HELPERS | {"data"},
-    "doctor": {"nodes"},  # it tries everything in processes of their own
+    "doctor": {"errors", "nodes", "resources"},  # it tries everything in processes of their own
     "cli": ONLINE | HELPERS | {"data", "training", "evaluation", "nodes", "doctor"},
 }
 NODES_NEVER_NEED = {"training", "data"}

@@ -724,6 +724,10 @@ def test_frames_lost_on_the_way_are_counted_for_each_publisher(rig):
     assert core.counters().lost == 2
     assert core.report().values["lost in transport"] == "2"
     assert "2 of the last 8 images on /camera/image were lost" in core.report().message
+    told = [line for severity, line in rig.logs if "lost on the way" in line]
+    assert len(told) == 1, "the first loss, and only the first"
+    assert told[0].startswith("2 images on /camera/image lost on the way")
+    assert "config/fastdds_shm.xml" in told[0]
     core.on_frame(message(picture()))  # a middleware that numbers nothing
     assert core.counters().lost == 2
     for sequence in range(200):
@@ -869,3 +873,14 @@ def test_no_service_call_whatever_ends_the_core_or_moves_another_object():
 
     attack()
     rig.core.close()
+
+
+def test_the_first_loss_is_told_again_after_an_activation(rig):
+    for _ in range(2):
+        for sequence in (1, 3, 5):
+            rig.core.on_frame(message(picture()), "a", sequence)
+            rig.settle()
+        rig.core.deactivate()
+        rig.core.activate()
+    told = [line for _, line in rig.logs if "1 image on /camera/image lost on the way" in line]
+    assert len(told) == 2

@@ -182,16 +182,20 @@ class Camera:
         )
         return self._images.start()
 
-    def stop(self) -> None:
-        """Ends the subscriptions; the objects are kept."""
-        self._images.stop()
-        seeds, self._seeds = self._seeds, None
-        if seeds is not None:
-            self._node.destroy_subscription(seeds)
+    def save(self) -> None:
+        """Takes no more images, and saves the memory with autosave_at_stop."""
         if self._core is not None:
             self._core.deactivate()
         if self._snapshots is not None and self._settings.autosave_at_stop:
             self._snapshots.autosave()
+
+    def stop(self) -> None:
+        """Does the same, and ends the subscriptions; the objects are kept."""
+        self.save()
+        self._images.stop()
+        seeds, self._seeds = self._seeds, None
+        if seeds is not None:
+            self._node.destroy_subscription(seeds)
 
     def free(self) -> None:
         """Lets go of everything that `configure` made; more than once if need be."""
@@ -215,6 +219,7 @@ class Camera:
 
     def report(self) -> Report | None:
         """For the diagnostics; None while not configured."""
+        self._images.look()
         core, snapshots = self._core, self._snapshots
         if core is None:
             return None

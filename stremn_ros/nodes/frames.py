@@ -25,6 +25,12 @@ NANOSECONDS = 1_000_000_000
 # Rates and percentiles are over this much of the past.
 WINDOW_SECONDS = 10.0
 WINDOW_FRAMES = 600
+# What helps where images are lost on the way.
+LOSS_REMEDY = (
+    "give DDS enough shared memory (config/fastdds_shm.xml, for the camera's process as well), or "
+    "let the camera publish reliably (image_reliability auto or reliable); if that is done, the "
+    "machine is too busy to take them in time"
+)
 # Stamps of the past that an outlier is told by.
 TRAIL = 64
 # A stamp is of the time of another one where it follows within so many times the usual time between
@@ -94,6 +100,7 @@ class Intake:
         self._trail: deque[int] = deque(maxlen=TRAIL)  # rising stamps, the newest last
         self._suspect = 0  # stamp of the last frame, where it did not fit these
         self._sequences: dict[Any, int] = {}  # last number by publisher
+        self._loss_told = False  # since the start
         # of the last seconds, by the monotonic clock
         self.started = clock()
         self.arrivals: deque[float] = deque(maxlen=WINDOW_FRAMES)
@@ -107,6 +114,7 @@ class Intake:
         for record in (self.arrivals, self.drops, self.late, self.losses):
             record.clear()
         self._sequences.clear()
+        self._loss_told = False
 
     def put(
         self, message: Any, publisher: Any, sequence: int | None, enabled: bool, arrival: float
@@ -193,6 +201,14 @@ class Intake:
         if before is not None and sequence > before + 1:
             gap = sequence - before - 1
             self.counters.lost += gap
+            if not self._loss_told:
+                self._loss_told = True
+                self._log(
+                    "warning",
+                    "",
+                    f"{gap} image{'s' if gap != 1 else ''} on {self._topic} lost on the way "
+                    f"(the diagnostics count them from now on): {LOSS_REMEDY}",
+                )
             self.losses.append((arrival, gap))
 
     def _in_time(self, stamp: int, arrival: float) -> bool:

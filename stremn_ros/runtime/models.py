@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,15 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..network import SegmentationConfig, SegmentationNetwork
+from ..resources import shared_places
+from .cache import sha256
 
 WEIGHTS = "weights.safetensors"
 # beside them where the rule `learned` was trained; apart, so that either can be trained anew
 SCORER = "pair_scorer.safetensors"
 SCORER_PREFIX = "pair_scorer."
 CONFIG = "config.yaml"
+DIGESTS = "sha256"  # in it: of the files of weights
 
 
 def model_folders() -> list[Path]:
@@ -30,10 +33,7 @@ def model_folders() -> list[Path]:
     folders = []
     if os.environ.get("STREMN_MODELS"):
         folders.append(Path(os.environ["STREMN_MODELS"]))
-    folders.append(Path(__file__).resolve().parents[2] / "models")
-    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    folders += [Path(prefix) / "share" / "stremn_ros" / "models" for prefix in prefixes if prefix]
-    return list(dict.fromkeys(folders))
+    return list(dict.fromkeys([*folders, *shared_places("models")]))
 
 
 def available_models() -> list[str]:
@@ -74,10 +74,12 @@ class ModelSpec:
         network: the architecture.
         defaults: values for the segmenter where its caller names none (slots, update_rule,
             processing_size).
+        digests: sha256 of the files of weights, by name; a file without one is not checked.
     """
 
     network: SegmentationConfig
     defaults: Mapping[str, Any]
+    digests: Mapping[str, str]
 
 
 def read_config(folder: Path) -> ModelSpec:
@@ -92,7 +94,32 @@ def read_config(folder: Path) -> ModelSpec:
     network, defaults = values.get("network", {}), values.get("defaults", {})
     if not isinstance(network, dict) or not isinstance(defaults, dict):
         raise ModelError(f"{path}: 'network' and 'defaults' must be mappings")
-    return ModelSpec(SegmentationConfig.from_mapping(network), defaults)
+    return ModelSpec(SegmentationConfig.from_mapping(network), defaults, read_digests(path, values))
+
+
+def read_digests(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
+    """The digests in a configuration; ModelError where they are none."""
+    digests = values.get(DIGESTS) or {}  # None where all its lines were taken out
+    if not isinstance(digests, dict) or not all(
+        isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
+        for digest in digests.values()
+    ):
+        raise ModelError(f"{path}: '{DIGESTS}' must map names of files to 64 hexadecimal digits")
+    return digests
+
+
+def check_digest(path: Path, digests: Mapping[str, str]) -> None:
+    """ModelError where a file is not the one that its digest was made of.
+
+    A flipped bit leaves a file that loads, and a network that sees a little less, or nothing.
+    """
+    expected = digests.get(path.name)
+    if expected is not None and (found := sha256(path)) != expected:
+        raise ModelError(
+            f"{path} is damaged: its sha256 is {found[:12]}..., and {CONFIG} beside it says "
+            f"{expected[:12]}...; fetch it again, or, if it was changed on purpose, take its line "
+            f"out of '{DIGESTS}' in {CONFIG}"
+        )
 
 
 def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
@@ -107,9 +134,11 @@ def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
         raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
     network = SegmentationNetwork(spec.network)
     assign_weights(network, read_weights(path), str(path))
+    check_digest(path, spec.digests)
     scorer = folder / SCORER
     if scorer.is_file():
         assign_weights(network.add_pair_scorer(), read_weights(scorer), str(scorer))
+        check_digest(scorer, spec.digests)
     return network.eval(), spec
 
 
@@ -174,6 +203,7 @@ def write_model(
 ) -> None:
     """Writes config.yaml (values) and the files of weights, those that hold any."""
     folder.mkdir(parents=True, exist_ok=True)
+    digests = {}
     for name, weights in files.items():
         if weights:
             plain = {
@@ -182,7 +212,9 @@ def write_model(
             temporary = folder / f".{name}.tmp"
             save_file(plain, str(temporary))
             temporary.chmod(0o644)  # safetensors leaves it to its owner alone
+            digests[name] = sha256(temporary)
             temporary.replace(folder / name)
     temporary = folder / f".{CONFIG}.tmp"
-    temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False))
+    task = {"task": values["task"], DIGESTS: digests}
+    temporary.write_text(yaml.safe_dump({**task, **values}, sort_keys=False))
     temporary.replace(folder / CONFIG)

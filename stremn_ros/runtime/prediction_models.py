@@ -13,7 +13,15 @@ import yaml
 from ..errors import ModelError
 from ..network.conv_lstm import ConvLstm, ConvLstmConfig
 from ..network.prediction import PredictionConfig, PredictionNetwork
-from .models import CONFIG, WEIGHTS, assign_weights, read_weights, write_model
+from .models import (
+    CONFIG,
+    WEIGHTS,
+    assign_weights,
+    check_digest,
+    read_digests,
+    read_weights,
+    write_model,
+)
 
 TASK = "prediction"
 Network = PredictionNetwork | ConvLstm
@@ -31,11 +39,13 @@ class PredictionSpec:
         architecture: a key of ``ARCHITECTURES``; network: its entries.
         defaults: values for the predictor where its caller names none (slots, update_rule,
             update_every, memory_span, processing_size).
+        digests: sha256 of the files of weights, by name; a file without one is not checked.
     """
 
     architecture: str
     network: Mapping[str, Any]
     defaults: Mapping[str, Any]
+    digests: Mapping[str, str]
 
 
 def build_prediction_network(architecture: str, values: Mapping[str, Any]) -> Network:
@@ -59,7 +69,8 @@ def read_prediction_config(folder: Path) -> PredictionSpec:
     network, defaults = values.get("network", {}), values.get("defaults", {})
     if not isinstance(network, dict) or not isinstance(defaults, dict):
         raise ModelError(f"{path}: 'network' and 'defaults' must be mappings")
-    return PredictionSpec(values.get("architecture", "stremn"), network, defaults)
+    architecture = values.get("architecture", "stremn")
+    return PredictionSpec(architecture, network, defaults, read_digests(path, values))
 
 
 def load_prediction_network(folder: Path) -> tuple[Network, PredictionSpec]:
@@ -74,6 +85,7 @@ def load_prediction_network(folder: Path) -> tuple[Network, PredictionSpec]:
         raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
     network = build_prediction_network(spec.architecture, spec.network)
     assign_weights(network, read_weights(path), str(path))
+    check_digest(path, spec.digests)
     return network.eval(), spec
 
 

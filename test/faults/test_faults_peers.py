@@ -240,7 +240,7 @@ def test_a_folder_for_snapshots_that_nothing_can_be_written_to(tmp_path):
             "image_reliability": "reliable",
             "diagnostics_period": 0.1,
             "snapshot_dir": "/proc/stremn",
-            "autosave_period": 0.05,
+            "autosave_period": 0.1,
             "autosave_at_stop": True,
             "autoload": True,
         },
