@@ -32,8 +32,8 @@ from node_rig import Camera, Rig, best_effort, wait_for, write_json
 from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.bench import scene
 from stremn_ros.nodes.dds_profile import profile_environment
-from stremn_ros.nodes.demo import shared_file
 from stremn_ros.nodes.peer import Peer
+from stremn_ros.resources import shared_file
 
 ARRIVES = 0.99
 ADDS_MS = 5.0
@@ -84,7 +84,7 @@ def transport(options: argparse.Namespace, folder: Path, profile: bool) -> dict[
     for name in list(os.environ):
         if name.endswith("DEFAULT_PROFILES_FILE"):
             del os.environ[name]
-    environment = profile_environment(shared_file("fastdds_shm.xml")) if profile else {}
+    environment = profile_environment(shared_file("fastdds_shm.xml") if profile else "")
     # nothing is tracked: all of the node but the network is at work
     rig = Rig(folder, node_parameters(options), best_effort(), environment)
     said: set[str] = set()

@@ -12,7 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stremn_ros.nodes.demo import demo_video, shared_file
+from stremn_ros.nodes.demo import demo_video
+from stremn_ros.resources import shared_file
 from stremn_ros.video import open_frames
 from stremn_ros.visualization import read_label_png
 

@@ -36,8 +36,8 @@ from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedObje
 from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.bench import scene
 from stremn_ros.nodes.dds_profile import profile_environment
-from stremn_ros.nodes.demo import shared_file
 from stremn_ros.nodes.image_codec import decode_labels
+from stremn_ros.resources import shared_file
 
 ALLOWED = 0.02  # of the resident memory
 OBJECTS = 3

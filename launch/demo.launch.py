@@ -21,10 +21,10 @@ from launch.actions import (
     OpaqueFunction,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from stremn_ros.nodes.demo import RATE, START_FRAME, WIDTH, demo_video
+from stremn_ros.nodes.launching import number, reader
 
 SHARE = get_package_share_directory("stremn_ros")
 IMAGE_TOPIC = "/demo/image"
@@ -63,15 +63,19 @@ ARGUMENTS = [
 
 
 def _actions(context: LaunchContext) -> list:
-    def value(name: str) -> str:
-        return LaunchConfiguration(name).perform(context)
-
+    value = reader(context)
     video, mask = value("video"), value("mask")
     start = 0
     if not video:
         video = str(demo_video())
         mask = mask or os.path.join(SHARE, "config", "demo_seed.png")
         start = START_FRAME
+    # all that can be wrong is looked at before anything is started
+    for name, path in (("video", video), ("mask", mask)):
+        if path and not os.path.exists(path):
+            raise RuntimeError(f"{name}:={path}: there is no such file")
+    rate = number(value, "rate", float)
+    width = number(value, "width", int)
 
     segment = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", "segment.launch.py")),
@@ -89,8 +93,8 @@ def _actions(context: LaunchContext) -> list:
         parameters=[
             {
                 "path": video,
-                "rate": float(value("rate")),
-                "width": int(value("width")),
+                "rate": rate,
+                "width": width,
                 "loop": value("loop") == "true",
                 "start_frame": start,
                 # the node, and what seeds it
@@ -107,12 +111,15 @@ def _actions(context: LaunchContext) -> list:
                 cmd=[
                     sys.executable,
                     "-m",
-                    "stremn_ros.nodes.demo",
-                    "--seed-only",
+                    "stremn_ros.cli",
+                    "seed",
                     "--mask",
                     mask,
                     "--image-topic",
                     IMAGE_TOPIC,
+                    "--replace",
+                    "--timeout",
+                    "600",
                 ],
                 name="seed",
                 output="screen",

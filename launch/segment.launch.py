@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import os
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch_ros.actions import Node
 
 from stremn_ros.nodes.launching import (
     AS_FILE,
     SHARE,
+    Value,
     full_name,
     given_parameters,
     lifecycle_node,
     reader,
     shared_arguments,
 )
+from stremn_ros.nodes.parameters import wrong_cameras
 from stremn_ros.runtime.table import LISTED
 
 # arguments that are parameters of the node: given ones win over the parameter file
@@ -96,7 +97,43 @@ def _cameras(text: str) -> dict[str, str]:
                 "(left=/left/image_raw,right=/right/image_raw)"
             )
         found[name] = topic
+    if wrong := wrong_cameras(list(found)):
+        raise RuntimeError(f"cameras:={text}: {wrong}")
     return found
+
+
+def _rviz(value: Value, remappings: list[tuple[str, str]]) -> list:
+    """Opens rviz2 where it is wished and installed, or says that it is not.
+
+    It is looked up now: launch would look for it when the nodes run already, fail, and leave them
+    running without anybody to end them.
+
+    Raises:
+        RuntimeError: there is no such configuration.
+    """
+    if value("rviz") != "true":
+        return []
+    if not os.path.isfile(value("rviz_config")):
+        raise RuntimeError(f"rviz_config:={value('rviz_config')}: there is no such file")
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        distribution = os.environ.get("ROS_DISTRO", "<distribution>")
+        return [
+            LogInfo(
+                msg="WARNING: rviz:=true, but rviz2 is not installed, so it is not opened: "
+                f"sudo apt install ros-{distribution}-rviz2; the nodes run without it"
+            )
+        ]
+    return [
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["-d", value("rviz_config")],
+            remappings=remappings,
+            output="screen",
+        )
+    ]
 
 
 def _actions(context: LaunchContext) -> list:
@@ -127,19 +164,15 @@ def _actions(context: LaunchContext) -> list:
     )
 
     below = f"{name}/{first}" if first else name
-    rviz = Node(
-        package="rviz2",
-        executable="rviz2",
-        arguments=["-d", LaunchConfiguration("rviz_config")],
-        remappings=[
+    shows = _rviz(
+        value,
+        [
             ("/image", shown),
             ("/stremn/mask", f"{below}/mask"),
             ("/stremn/overlay", f"{below}/overlay"),
         ],
-        condition=IfCondition(LaunchConfiguration("rviz")),
-        output="screen",
     )
-    return [*node, rviz]
+    return [*node, *shows]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -15,7 +15,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -39,6 +39,7 @@ from .memory import (
 )
 from .memory.snapshot import Snapshot, fingerprint
 from .network import Decoded, Seen, aggregate_logits, object_probabilities
+from .overlap import REST_DEPTH, Overlap, depth, is_cut, overlaps
 from .runtime.models import SCORER_PREFIX, find_model, load_network
 from .runtime.stages import Stages, make_stages
 from .runtime.staging import make_stager, resize
@@ -46,6 +47,7 @@ from .sizes import STRIDE, checked_size, could_be, fitted_size, shape_text, too_
 
 log = logging.getLogger(__name__)
 
+PLACE_STRIDE = 4  # of the masks that the next frame gets to know
 LINEAR_FRAMES = 5  # between two templates of the rule `linear`, as in STM
 
 
@@ -91,7 +93,7 @@ class _Frame:
     image: Tensor  # [1, 3, H, W], 0..255
     seen: Seen  # of its query
     probabilities: dict[int, Tensor]  # id -> [H, W]; objects whose template is still to be written
-    quality: list[float] = field(default_factory=list)  # of the rows; empty where none is predicted
+    quality: dict[int, float] = field(default_factory=dict)  # by id; empty where none is predicted
     # what the next frame gets to know of this one, for the objects of these rows; 0: of none
     rows: list[int] = field(default_factory=list)
     carried: dict[str, Tensor] = field(default_factory=dict)  # name -> [rows, ...]
@@ -101,14 +103,95 @@ class _Frame:
         self.probabilities.pop(object_id, None)
         self.rows = [0 if row == object_id else row for row in self.rows]
 
-    def claim(self, masks: Tensor) -> None:
-        """Objects seeded in this frame, masks [n, 4h, 4w], take their pixels from the others."""
-        if "previous" not in self.carried:
-            return
-        stays = torch.tensor([row > 0 for row in self.rows], device=masks.device)
-        own = self.carried["previous"][:, 0] * stays[:, None, None] * (1.0 - masks.amax(dim=0))
-        others = own.sum(dim=0) - own + masks.sum(dim=0)
-        self.carried["previous"] = torch.stack([own, others], dim=1)
+    def rename(self, object_id: int, new: int) -> None:
+        """Gives an object another id."""
+        if object_id in self.probabilities:
+            self.probabilities[new] = self.probabilities.pop(object_id)
+        self.rows = [new if row == object_id else row for row in self.rows]
+
+    def claim(self, masks: Tensor, owners: Collection[int]) -> None:
+        """Objects that were seeded take their pixels, [n, H, W], from those that are in this frame.
+
+        Nothing is written any more of the owners of new templates.
+        """
+        free = 1.0 - masks.amax(dim=0)
+        self.probabilities = {
+            object_id: probability * free
+            for object_id, probability in self.probabilities.items()
+            if object_id not in owners
+        }
+        self.rows = [0 if row in owners else row for row in self.rows]
+        if "previous" in self.carried:
+            small = F.avg_pool2d(masks, PLACE_STRIDE)
+            stays = torch.tensor([row > 0 for row in self.rows], device=masks.device)
+            own = self.carried["previous"][:, 0] * stays[:, None, None] * (1.0 - small.amax(dim=0))
+            others = own.sum(dim=0) - own + small.sum(dim=0)
+            self.carried["previous"] = torch.stack([own, others], dim=1)
+
+    def copy(self) -> _Frame:
+        """With tensors of its own: a runtime may overwrite in its next call what it returned."""
+        return _Frame(
+            self.source,
+            self.image.clone(),
+            self.seen.clone(),
+            {object_id: value.clone() for object_id, value in self.probabilities.items()},
+            dict(self.quality),
+            list(self.rows),
+            {name: value.clone() for name, value in self.carried.items()},
+        )
+
+
+@dataclass(frozen=True)
+class _Template:
+    """What is encoded of one object in a frame, to be written into its memory.
+
+    Attributes:
+        values: [C, h, w] for its slots.
+        place: [2, 4h, 4w], its mask and that of all others at stride 4.
+    """
+
+    values: Tensor
+    place: Tensor
+
+
+@dataclass
+class SeedJob:
+    """A seed on its way into the memory; see ``Segmenter.begin_seed``.
+
+    Attributes:
+        ids: that will be seeded, in the order of the mask's.
+        overlaps: with objects that are followed and are not in the seed themselves.
+        forget: objects that are forgotten when this one is finished; to be set before the steps.
+    """
+
+    ids: list[int]
+    overlaps: list[Overlap]
+    _masks: Tensor  # [n, H, W] of the ids, at the processing size
+    _seen: _Frame  # a copy
+    _frame: _Frame  # that it is of
+    forget: set[int] = field(default_factory=set)
+    _templates: dict[int, _Template] = field(default_factory=dict)
+    # of each object that is cut into: a template of what is left, and whether it starts again
+    _rests: dict[int, tuple[_Template, bool]] = field(default_factory=dict)
+
+    def rename(self, seeded: int, tracked: int) -> None:
+        """Seeds an object that is followed in the place of the id in the mask; before the steps."""
+        self.ids[self.ids.index(seeded)] = tracked
+        self.overlaps = [each for each in self.overlaps if each.tracked != tracked]
+
+    def spare(self, tracked: Sequence[int]) -> None:
+        """Leaves their pixels to objects that are followed; before the steps."""
+        for object_id in tracked:
+            self._masks = self._masks * (1.0 - self._seen.probabilities[object_id])
+
+    def drop(self, object_id: int) -> None:
+        """Gives up one of the ids; after the steps."""
+        self.ids.remove(object_id)
+
+    @property
+    def cut_ids(self) -> list[int]:
+        """The objects followed that it cuts into; known after the steps."""
+        return list(self._rests)
 
 
 _P = ParamSpec("_P")
@@ -192,6 +275,8 @@ class Segmenter:
         self._frame: _Frame | None = None
         self._query_key: Tensor | None = None  # of the last frame, to look inside
         self._unseen: dict[int, int] = {}
+        # objects of which a seed left nothing: its id, and their updates until then
+        self._hidden: dict[int, tuple[int, int]] = {}
         self._remembered = 0
         self._model: str | None = None
 
@@ -311,7 +396,6 @@ class Segmenter:
         self._memory.rule = name
         self._rule = name
 
-    @_in_scope
     def seed(
         self,
         frame: NDArray[np.uint8],
@@ -320,7 +404,11 @@ class Segmenter:
         ids: Sequence[int] | None = None,
         replace: bool = False,
     ) -> list[int]:
-        """Starts to follow the objects of a mask, or starts them again; others are left alone.
+        """Starts to follow the objects of a mask, or starts them again.
+
+        A pixel belongs to one object. Where a seed takes pixels of an object that is followed, that
+        one goes on with what is left of it: it starts again from there, as all that it remembers
+        says otherwise. Objects that lose no more than a rim are left alone.
 
         Args:
             frame: uint8 [H, W, 3] RGB.
@@ -335,6 +423,39 @@ class Segmenter:
             InputError: a frame or mask of the wrong kind or size, or without an object.
             CapacityError: more objects than max_objects. Nothing is changed in either case.
         """
+        job = self.begin_seed(frame, mask, ids=ids, replace=replace)
+        for overlap in job.overlaps:
+            if overlap.same or overlap.inside:
+                log.warning(
+                    "the seed of object %d takes %.0f %% of the pixels of object %d (IoU %.2f), of "
+                    "which little or nothing is left: is it the same object?",
+                    overlap.seeded,
+                    100 * overlap.covered,
+                    overlap.tracked,
+                    overlap.iou,
+                )
+        for _ in self.seed_steps(job):
+            pass
+        return self.finish_seed(job)
+
+    @_in_scope
+    def begin_seed(
+        self,
+        frame: NDArray[np.uint8],
+        mask: NDArray[Any],
+        *,
+        ids: Sequence[int] | None = None,
+        replace: bool = False,
+    ) -> SeedJob:
+        """The first part of ``seed``: it compares the mask with the objects that are followed.
+
+        ``seed_steps`` is the second part, ``finish_seed`` the third; until that nothing is changed
+        (but ``replace`` forgets at once). Frames may be segmented in between. The cost is about
+        that of a frame.
+
+        Args, Raises: as ``seed``; whether there is room beside the objects that are followed is
+            looked at in the second part, as the caller may ``rename`` what is followed already.
+        """
         _check_frame(frame)
         labels = checked_mask(mask, frame.shape[:2])
         present = [int(value) for value in np.unique(labels) if value]
@@ -343,36 +464,117 @@ class Segmenter:
             raise InputError(f"ids {absent} do not occur in the mask, which holds {present}")
         if not wanted:
             raise InputError("the mask is all zero; draw each object with a value from 1 to 255")
-        self._check_capacity(wanted, replace)
+        self._check_capacity(wanted, replace=True)
         if replace:
             self.reset()
         seen = self._look(frame)
+        masks = self._resized([labels == value for value in wanted], seen)
         height, width = seen.image.shape[-2:]
         if note := too_small(labels, (height, width), wanted):
             log.warning("%s", note)
-        given = np.stack([labels == value for value in wanted]).astype(np.float32)
-        masks = torch.stack([torch.from_numpy(resize(part, (height, width))) for part in given]).to(
-            self._stages.device
-        )
+        seeds = self._small(labels * np.isin(labels, wanted), seen)
+        copy = seen.copy()
+        return SeedJob(wanted, overlaps(seeds, self._tracked_labels(copy)), masks, copy, seen)
+
+    def seed_steps(self, job: SeedJob) -> Iterator[None]:
+        """The second part of ``seed``: it encodes the objects one by one, and yields in between.
+
+        Raises:
+            CapacityError: more objects than max_objects.
+        """
+        self._check_capacity(job.ids, forget=job.forget)
+        seen, masks = job._seen, job._masks
         claimed = masks.amax(dim=0)
-        for object_id in wanted:
-            seen.forget(object_id)
+        free = 1.0 - claimed
+        taken = {*job.ids, *job.forget}
         others = torch.zeros_like(claimed)
-        for probability in seen.probabilities.values():
-            others += probability * (1.0 - claimed)
-        pair = torch.stack([masks, masks.sum(dim=0) - masks + others], dim=1)
-        templates = self._stages.encode_memory(seen.image, pair, seen.seen)
-        for n, object_id in enumerate(wanted):
-            self._memory.seed(object_id, templates[n], seen.seen.key[0])
-            self._unseen[object_id] = 0
-        carried = {}
-        if "previous" in self._memory.carried:
-            carried["previous"] = F.avg_pool2d(pair, 4)
-            seen.claim(carried["previous"][:, 0])
-        if "hidden" in self._memory.carried:
-            carried["hidden"] = self._stages.start(templates)
-        self._memory.carry(wanted, **carried)
-        return wanted
+        for object_id, probability in seen.probabilities.items():
+            if object_id not in taken:
+                others += probability * free
+        rest = masks.sum(dim=0) + others
+        for n, (object_id, mask) in enumerate(zip(job.ids, masks, strict=True)):
+            if n:
+                yield
+            job._templates[object_id] = self._encode(seen, mask, rest - mask)
+        for object_id in self._cut(seen, claimed, taken):
+            yield
+            job._rests[object_id] = self._rest(seen, claimed, taken, object_id)
+
+    def finish_seed(self, job: SeedJob) -> list[int]:
+        """The third part of ``seed``: it writes what was encoded into the memory.
+
+        It may be the memory of a ``fork``, which then follows the objects on from the job's frame.
+
+        Returns:
+            The ids seeded, sorted.
+
+        Raises:
+            CapacityError: more objects than max_objects, as others came meanwhile.
+        """
+        self._check_capacity(job.ids, forget=job.forget)
+        for object_id in job.forget & self._memory.rows.keys():
+            self.remove(object_id)
+        with self._stages.scope():
+            for object_id in job.ids:
+                self._start(object_id, job._templates[object_id], job._seen)
+                self._unseen[object_id] = 0
+                self._hidden.pop(object_id, None)
+            self._write_rests(job._seen, job._rests, job.overlaps)
+        if self._frame is job._frame:  # segmented, and not remembered yet
+            self._frame.claim(job._masks, {*job.ids, *job._rests})
+        return sorted(job.ids)
+
+    @_in_scope
+    def give_way(
+        self, frame: NDArray[np.uint8], mask: NDArray[Any], ids: Collection[int]
+    ) -> list[int]:
+        """Takes pixels away from objects that are followed, as ``seed`` does; for ``adopt``.
+
+        Args:
+            frame: uint8 [H, W, 3] RGB, the newest.
+            mask: [H, W]; what is not 0 belongs to objects of another segmenter.
+            ids: of the objects here that are looked at.
+
+        Returns:
+            The ids of those that lost pixels, sorted.
+
+        Raises:
+            InputError: a frame or mask of the wrong kind or size.
+        """
+        _check_frame(frame)
+        labels = checked_mask(mask, frame.shape[:2])
+        left_alone = self._memory.rows.keys() - set(ids)
+        seen = self._look(frame)
+        claimed = self._resized([labels > 0], seen)[0]
+        cut = self._cut(seen, claimed, left_alone)
+        rests = {number: self._rest(seen, claimed, left_alone, number) for number in cut}
+        small = self._small(labels, seen)
+        self._write_rests(seen, rests, overlaps(small, self._tracked_labels(seen)))
+        return sorted(rests)
+
+    @_in_scope
+    def find(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Label mask of the objects in a frame, for looking at it only: nothing is changed, and the
+        edges are those of the processing size.
+
+        Args:
+            frame: uint8 [H, W, 3] RGB, of any size.
+
+        Returns:
+            uint8 [H, W], 0 background, n = object n.
+
+        Raises:
+            InputError: a frame of the wrong kind.
+        """
+        _check_frame(frame)
+        height, width = frame.shape[:2]
+        if not self._memory.rows:
+            return np.zeros((height, width), np.uint8)
+        before = self._query_key
+        labels = self._tracked_labels(self._look(frame))
+        self._query_key = before
+        size = (width, height)
+        return np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.uint8)
 
     @_in_scope
     def segment(self, frame: NDArray[np.uint8]) -> SegmentResult:
@@ -392,16 +594,7 @@ class Segmenter:
         seen, logits = self._read(frame)
         self._frame = seen
         ids = self._memory.ids
-        scores, shown = [], []
-        for n, (object_id, (area, total)) in enumerate(
-            zip(ids, self._inside(seen, ids), strict=True)
-        ):
-            score = total / area if area else 0.0
-            scores.append(seen.quality[n] if area and seen.quality else score)
-            needed = self.min_score
-            if self._unseen[object_id]:
-                needed = max(needed, self.return_score)
-            shown.append(area > 0 and scores[-1] >= needed)
+        scores, shown = self._scores(seen, ids)
         labels = label_mask(logits, ids, shown, (height, width))
         if self.smallest_part > 0:
             drop_small_parts(labels, ids, self.smallest_part)
@@ -459,10 +652,32 @@ class Segmenter:
             )
         self._memory.remove(object_id)
         self._unseen.pop(object_id, None)
+        self._hidden.pop(object_id, None)
+        for hidden, (taker, updates) in list(self._hidden.items()):
+            if taker == object_id:
+                del self._hidden[hidden]
+                if self._memory.updates(hidden) == updates:  # its pixels are its own again
+                    self._memory.drop_newest(hidden)
         if self._frame is not None:
             self._frame.forget(object_id)
 
-    def fork(self, ids: Sequence[int], *, replace: bool = False) -> Segmenter:
+    def rename(self, object_id: int, new: int) -> None:
+        """Gives an object another id.
+
+        Raises:
+            UnknownObjectError: it is not tracked. InputError: the new id is in use, or is none.
+        """
+        if not 1 <= new <= MAX_ID:
+            raise InputError(f"{new} is no id; ids are 1..{MAX_ID}")
+        self._memory.rename(object_id, new)
+        self._unseen[new] = self._unseen.pop(object_id)
+        self._hidden.pop(object_id, None)
+        if self._frame is not None:
+            self._frame.rename(object_id, new)
+
+    def fork(
+        self, ids: Sequence[int], *, replace: bool = False, forget: Collection[int] = ()
+    ) -> Segmenter:
         """A second segmenter on the same network with the same options, its memory still empty.
 
         It is for objects that are seeded in a frame of the past: seed it there, step it through
@@ -471,12 +686,12 @@ class Segmenter:
 
         Args:
             ids: of the objects it will follow; its memory is made for this many.
-            replace: as ``adopt`` will be called.
+            replace, forget: as ``adopt`` will be called.
 
         Raises:
             CapacityError: ``adopt`` could not take these.
         """
-        self._check_capacity(ids, replace)
+        self._check_capacity(ids, replace, forget)
         made = Segmenter(
             self._stages,
             slots=self._slots,
@@ -494,13 +709,17 @@ class Segmenter:
             made._use_size(self._size)
         return made
 
-    def adopt(self, other: Segmenter, *, replace: bool = False) -> list[int]:
+    def adopt(
+        self, other: Segmenter, *, replace: bool = False, forget: Collection[int] = ()
+    ) -> list[int]:
         """Takes over all objects of a ``fork`` with their memory; the others are left alone.
 
-        An object of the same id is replaced. What is taken is copied.
+        An object of the same id is replaced. What is taken is copied. Where objects taken over and
+        others lie on the same pixels, the two fight for them, unless one was told to ``give_way``.
 
         Args:
-            replace: forget all objects that were tracked before.
+            replace: forget all objects that were tracked before; forget: only these, if they are
+                tracked.
 
         Returns:
             The ids taken over, sorted.
@@ -510,7 +729,7 @@ class Segmenter:
             than max_objects. Nothing is changed in either case.
         """
         ids = other.ids
-        self._check_capacity(ids, replace)
+        self._check_capacity(ids, replace, forget)
         if other._stages is not self._stages:
             raise InputError("only a fork of this segmenter can be adopted: the networks differ")
         if not ids:
@@ -523,11 +742,14 @@ class Segmenter:
             )
         if replace:
             self.reset()
+        for object_id in self._memory.rows.keys() & set(forget) - set(ids):
+            self.remove(object_id)
         if not kept and other._size is not None:
             self._use_size(other._size)
         self._memory.adopt(other._memory)
         for object_id in ids:
             self._unseen[object_id] = other._unseen[object_id]
+            self._hidden.pop(object_id, None)
             if self._frame is not None:
                 self._frame.forget(object_id)
         return ids
@@ -628,6 +850,7 @@ class Segmenter:
             memory.reset()
         self._memory, self._memory_size, self._size = memory, memory_size, size
         self._unseen = dict(zip(snapshot.ids, snapshot.unseen, strict=True))
+        self._hidden.clear()
         self._remembered = snapshot.remembered
         self._frame = None
         return dict(snapshot.names)
@@ -654,13 +877,17 @@ class Segmenter:
         """Forgets every object; the next frame seeded decides the processing size again."""
         self._memory.reset()
         self._unseen.clear()
+        self._hidden.clear()
         self._frame = self._query_key = None
         self._size = None
         self._remembered = 0
 
-    def _check_capacity(self, ids: Sequence[int], replace: bool) -> None:
+    def _check_capacity(
+        self, ids: Sequence[int], replace: bool = False, forget: Collection[int] = ()
+    ) -> None:
         """CapacityError if these ids could not be tracked beside those that stay."""
-        count = len(set(ids) | (set() if replace else self._memory.rows.keys()))
+        stay = set() if replace else self._memory.rows.keys() - set(forget)
+        count = len(set(ids) | stay)
         if count > self.max_objects:
             remedy = "remove some first, or set replace"
             if len(set(ids)) > self.max_objects:  # neither would help
@@ -741,7 +968,9 @@ class Segmenter:
             carried["previous"] = torch.stack([own, own.sum(dim=0) - own], dim=1)
         if decoded.hidden is not None:
             carried["hidden"] = decoded.hidden
-        quality = [] if decoded.quality is None else decoded.quality.sigmoid().tolist()
+        quality = {}
+        if decoded.quality is not None:
+            quality = dict(zip(ids, decoded.quality.sigmoid().tolist(), strict=True))
         return _Frame(frame, image, seen, by_id, quality, ids, carried), logits
 
     def _segment(self, image: Tensor) -> tuple[Seen, Decoded]:
@@ -756,6 +985,109 @@ class Segmenter:
         query = self._stages.encode_query(image)
         read = self._stages.read(query.key, *memory)
         return query.seen, self._stages.decode(read, query, previous, hidden)
+
+    def _resized(self, masks: Sequence[NDArray[np.bool_]], seen: _Frame) -> Tensor:
+        """Masks [H, W] of a frame's size as float [n, h, w] at the processing size."""
+        height, width = seen.image.shape[-2:]
+        parts = [resize(mask.astype(np.float32), (height, width)) for mask in masks]
+        return torch.from_numpy(np.stack(parts)).to(self._stages.device)
+
+    def _small(self, labels: NDArray[Any], seen: _Frame) -> NDArray[np.uint8]:
+        """A label mask [H, W] of a frame's size at the processing size."""
+        height, width = seen.image.shape[-2:]
+        small = cv2.resize(
+            labels.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
+        )
+        return np.asarray(small, np.uint8)
+
+    def _encode(self, seen: _Frame, mask: Tensor, others: Tensor) -> _Template:
+        """Of one object's mask and that of all others, each [H, W]."""
+        pair = torch.stack([mask, others])[None]
+        with self._stages.scope():
+            values = self._stages.encode_memory(seen.image, pair, seen.seen)[0].clone()
+        return _Template(values, F.avg_pool2d(pair, PLACE_STRIDE)[0])
+
+    def _start(self, object_id: int, template: _Template, seen: _Frame) -> None:
+        """The object's memory holds this template only, and its place in that frame."""
+        self._memory.seed(object_id, template.values, seen.seen.key[0])
+        carried = {}
+        if "previous" in self._memory.carried:
+            carried["previous"] = template.place[None]
+        if "hidden" in self._memory.carried:
+            carried["hidden"] = self._stages.start(template.values[None])
+        self._memory.carry([object_id], **carried)
+
+    def _tracked_labels(self, seen: _Frame) -> NDArray[np.uint8]:
+        """Label mask [h, w] of the objects that are seen in a frame, at the processing size."""
+        ids = list(seen.probabilities)
+        if not ids:
+            return np.zeros(seen.image.shape[-2:], np.uint8)
+        every = torch.stack([seen.probabilities[object_id] for object_id in ids])
+        strongest, which = every.max(dim=0)
+        inside = (strongest >= 1.0 - every.sum(dim=0)).cpu().numpy()
+        shown = self._scores(seen, ids)[1]
+        numbers = np.array([n if here else 0 for n, here in zip(ids, shown)], np.uint8)
+        return numbers[which.cpu().numpy()] * inside
+
+    def _cut(self, seen: _Frame, claimed: Tensor, skipped: Collection[int]) -> list[int]:
+        """Objects, but those skipped, that are cut into where pixels [H, W] are claimed (0..1)."""
+        labels, given = self._tracked_labels(seen), (claimed >= 0.5).cpu().numpy()
+        return [
+            object_id
+            for object_id in seen.probabilities
+            if object_id not in skipped and is_cut(labels == object_id, given)
+        ]
+
+    def _rest(
+        self, seen: _Frame, claimed: Tensor, skipped: Collection[int], object_id: int
+    ) -> tuple[_Template, bool]:
+        """A template of what is left of an object, and whether that is enough to start again from.
+
+        Where it is not, the template says that nothing is there: else the object and the one that
+        took its pixels would fight for them.
+        """
+        free = 1.0 - claimed
+        left = seen.probabilities[object_id] * free
+        others = claimed + sum(
+            probability * free
+            for number, probability in seen.probabilities.items()
+            if number != object_id and number not in skipped
+        )
+        mask = self._tracked_labels(seen) == object_id
+        again = depth(mask & (claimed < 0.5).cpu().numpy()) > REST_DEPTH
+        return self._encode(seen, left, others), again
+
+    def _write_rests(
+        self,
+        seen: _Frame,
+        rests: Mapping[int, tuple[_Template, bool]],
+        found: Sequence[Overlap],
+    ) -> None:
+        """found: overlaps of what took the pixels with the objects, the largest first."""
+        for object_id, (template, again) in rests.items():
+            if object_id not in self._memory.rows:  # of a fork, or removed meanwhile
+                continue
+            if again:
+                self._start(object_id, template, seen)
+                continue
+            self._memory.remember([object_id], template.values[None], seen.seen.key)
+            if "previous" in self._memory.carried:
+                self._memory.carry([object_id], previous=template.place[None])
+            takers = [overlap.seeded for overlap in found if overlap.tracked == object_id]
+            if takers:
+                self._hidden[object_id] = takers[0], self._memory.updates(object_id)
+
+    def _scores(self, seen: _Frame, ids: list[int]) -> tuple[list[float], list[bool]]:
+        """Of each object its score, and whether that is enough to be seen."""
+        scores, shown = [], []
+        for object_id, (area, total) in zip(ids, self._inside(seen, ids), strict=True):
+            mean = total / area if area else 0.0
+            scores.append(seen.quality.get(object_id, mean) if area else 0.0)
+            needed = self.min_score
+            if self._unseen[object_id]:
+                needed = max(needed, self.return_score)
+            shown.append(area > 0 and scores[-1] >= needed)
+        return scores, shown
 
     def _inside(self, seen: _Frame, ids: list[int]) -> list[list[float]]:
         """Of each object, the pixels where it is the likeliest and its probabilities' sum there."""

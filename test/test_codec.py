@@ -347,8 +347,10 @@ def test_bad_label_values_are_refused_in_words(name, big):
 def test_a_colour_mask_is_refused_with_what_would_be_right():
     with pytest.raises(InputError, match=r"mask cannot be of encoding 'rgb8'.*mono8, 8UC1"):
         decode_labels(write(picture(2, 2), "rgb8"))
-    with pytest.raises(InputError, match="unknown encoding 'mono9'"):
+    with pytest.raises(InputError, match="a mask cannot be of encoding 'mono9': send one label"):
         decode_labels(message(encoding="mono9"))
+    with pytest.raises(InputError, match=r"the mask has no encoding: send one label.*32FC1"):
+        decode_labels(message(encoding=""))
 
 
 @pytest.mark.parametrize(

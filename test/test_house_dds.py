@@ -127,3 +127,4 @@ def test_the_variable_of_the_installed_fast_dds_is_used() -> None:
 @pytest.mark.parametrize("name", [FAST_DDS_2, FAST_DDS_3])
 def test_a_profile_of_the_users_own_is_left_alone(name: str) -> None:
     assert profile_environment("p.xml", {name: "mine.xml", "ROS_DISTRO": "humble"}) == {}
+    assert profile_environment("p.xml", {name: ""}) == {}, "none is wanted"

@@ -85,7 +85,6 @@ def test_a_model_that_does_not_exist_is_said_and_nothing_is_left(tmp_path: Path)
     ("words", "says"),
     [
         (["--video", "x.mp4"], "--video needs --mask"),
-        (["--seed-only"], "--seed-only needs --mask"),
         (["--rate", "0"], "frames per second, more than 0"),
         (["--start", "3"], "the demo's mask is of frame 16"),
     ],

@@ -24,8 +24,10 @@ HELPERS = {
     "mappings",
     "mask_reading",
     "motion",
+    "overlap",
     "pictures",
     "privacy",
+    "resources",
     "seeding",
     "sizes",
     "text_files",
@@ -51,15 +53,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "visualization": {"errors", "mask_reading", "palette", "video"},
     "memory": {"errors"},
     "network": {"errors", "mappings", "memory"},
-    "runtime": {"errors", "memory", "network", "privacy", "text_files"},
+    "runtime": {"errors", "memory", "network", "privacy", "resources", "text_files"},
     "masks": {"errors", "runtime", "sizes"},
+    "overlap": set(),
+    "resources": {"errors"},
     "segmenter": LIBRARY | HELPERS | {"masks"},
     "predictor": LIBRARY | HELPERS,
     "nodes": ONLINE | HELPERS,
     "data": HELPERS,
     "training": ONLINE | HELPERS | {"data", "evaluation"},
     "evaluation": ONLINE | HELPERS | {"data"},
-    "doctor": {"nodes", "privacy"},  # it tries everything in processes of their own
+    # it tries everything in processes of their own
+    "doctor": {"errors", "nodes", "privacy", "resources"},
     "cli": ONLINE | HELPERS | {"data", "training", "evaluation", "nodes", "doctor"},
 }
 NODES_NEVER_NEED = {"training", "data"}

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,7 +45,7 @@ TINY = ROOT / "test" / "data" / "tiny_model"
 
 def sources(path: Path) -> list[Path]:
     """A launch file, and what it shares with others."""
-    return [path, SHARED] if "nodes.launching import" in path.read_text() else [path]
+    return [path, SHARED] if "shared_arguments" in path.read_text() else [path]
 
 
 def text_of(node: ast.expr) -> str:
@@ -77,6 +78,7 @@ def test_every_argument_used_is_declared_and_described(path: Path) -> None:
     used = set()
     for text in (source.read_text() for source in sources(path)):
         used |= set(re.findall(r'(?:LaunchConfiguration|value)\(["\'](\w+)["\']\)', text))
+        used |= set(re.findall(r'number\(value, ["\'](\w+)["\']', text))
         for group in re.findall(r"_PARAMETERS = \((.*?)\)", text, re.DOTALL):
             used |= set(re.findall(r'"(\w+)"', group))
     assert used == set(arguments)
@@ -292,18 +294,123 @@ def test_a_node_that_died_goes_on_with_its_objects(launched, tmp_path) -> None:
     launch.interrupt()
 
 
+def processes_of(launch: Launched) -> list[str]:
+    """What still runs of the launch's process group."""
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pgid=,args="], capture_output=True, text=True, check=True
+    )
+    return [
+        line for line in listed.stdout.splitlines() if line.split()[0] == str(launch.process.pid)
+    ]
+
+
 @needs_launch
 @pytest.mark.parametrize(
-    "wrong", ["cameras:=left", "slots:=four", "params_file:=/no/such/file.yaml"]
+    "wrong",
+    [
+        "cameras:=left",
+        "cameras:=1left=/x",
+        "cameras:=a-b=/x",
+        "slots:=four",
+        "params_file:=/no/such/file.yaml",
+        "rviz_config:=/no/such/file.rviz",
+    ],
 )
-def test_a_wrong_argument_is_said(launched, wrong: str) -> None:
-    launch = launched("segment.launch.py", f"model:={TINY}", wrong)
+def test_a_wrong_argument_is_said_before_anything_is_started(launched, wrong: str) -> None:
+    also = ["rviz:=true"] if "rviz" in wrong else []
+    launch = launched("segment.launch.py", f"model:={TINY}", wrong, *also)
     assert launch.process.wait(60) != 0
     assert wrong in launch.log
+    assert "process started" not in launch.log
+    assert processes_of(launch) == []
+
+
+@needs_launch
+@pytest.mark.parametrize("wrong", ["video:=/no/such.mp4", "mask:=/no/such.png", "rate:=fast"])
+def test_a_wrong_argument_of_the_demo_is_said_before_anything_is_started(launched, wrong) -> None:
+    launch = launched("demo.launch.py", f"model:={TINY}", wrong)
+    assert launch.process.wait(60) != 0
+    assert wrong in launch.log
+    assert "process started" not in launch.log
+    assert processes_of(launch) == []
+
+
+@needs_launch
+@pytest.mark.skipif(shutil.which("rviz2") is not None, reason="rviz2 is installed here")
+def test_without_rviz2_the_node_runs_and_ends_with_the_launch(launched) -> None:
+    launch = launched("segment.launch.py", f"model:={TINY}", "rviz:=true")
+    launch.wait_for("active: waiting for images on /image")
+    assert "rviz:=true, but rviz2 is not installed" in launch.log
+    assert "process has finished cleanly" in launch.interrupt()
+    assert processes_of(launch) == []
+
+
+@needs_launch
+def test_rviz2_that_is_installed_is_opened_and_ends_with_the_launch(launched, tmp_path) -> None:
+    """A stand-in, found as the real one is."""
+    prefix = tmp_path / "prefix"
+    program = prefix / "lib" / "rviz2" / "rviz2"
+    marker = prefix / "share" / "ament_index" / "resource_index" / "packages" / "rviz2"
+    for path in (program, marker):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    program.write_text('#!/bin/sh\necho "stand-in of rviz2: $@"\nexec sleep 1000\n')
+    program.chmod(0o755)
+    before = os.environ["AMENT_PREFIX_PATH"]
+    os.environ["AMENT_PREFIX_PATH"] = f"{prefix}:{before}"
+    try:
+        launch = launched("segment.launch.py", f"model:={TINY}", "rviz:=true")
+    finally:
+        os.environ["AMENT_PREFIX_PATH"] = before
+    launch.wait_for("active: waiting for images on /image")
+    launch.wait_for("stand-in of rviz2: -d")
+    launch.interrupt()
+    assert processes_of(launch) == []
+
+
+@needs_launch
+def test_a_node_that_dies_at_its_start_is_not_waited_for(launched, tmp_path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("a: [1")
+    launch = launched("segment.launch.py", f"model:={TINY}", f"params_file:={params}")
+    assert launch.process.wait(120) is not None
+    assert "ROS cannot be started: Couldn't parse params file" in launch.log
+    assert "the process of '/stremn' has ended before it was active" in launch.log
+    assert processes_of(launch) == []
+
+
+@needs_launch
+def test_an_interrupt_of_the_whole_group_loses_no_snapshot(launched, tmp_path) -> None:
+    """As a supervisor sends it: launch hands it on, so the node gets two."""
+    from ros_helpers import SegmentPeer
+
+    params = tmp_path / "params.yaml"
+    params.write_text("/**:\n  ros__parameters:\n    autosave_at_stop: true\n    runtime: torch\n")
+    launch = launched(
+        "segment.launch.py",
+        f"model:={TINY}",
+        f"params_file:={params}",
+        f"snapshot_dir:={tmp_path / 'snapshots'}",
+        domain=os.environ["ROS_DOMAIN_ID"],
+    )
+    launch.wait_for("active: waiting for images on /image")
+    peer = SegmentPeer()
+    try:
+        peer.connect(scene(0)[0])
+        peer.seed(scene(0)[1], names=["cup", "box"])
+        os.killpg(launch.process.pid, signal.SIGINT)
+        launch.process.wait(60)
+    finally:
+        peer.close()
+    file = tmp_path / "snapshots" / "stremn.safetensors"
+    assert Snapshot.read(file).names == {1: "cup", 2: "box"}
+    assert "Traceback" not in launch.log
+    assert "process has finished cleanly" in launch.log
+    assert processes_of(launch) == []
 
 
 @needs_launch
 def test_demo_launch_seeds_the_first_frame(launched) -> None:
     launch = launched("demo.launch.py", f"model:={TINY}")
-    launch.wait_for("stremn demo: seeded object 1")
+    launch.wait_for("stremn seed: seeded object 1")
     assert "process has finished cleanly" in launch.interrupt()

@@ -106,7 +106,7 @@ def test_masks_of_compressed_images(node):
         bad = image_message(scene(15)[1], stamp, "mono8")
         bad.encoding = "jpeg"
         answer = peer.call(SeedMask, "/stremn/seed_mask", mask=bad)
-        assert "unknown encoding 'jpeg'" in answer.message
+        assert "a mask cannot be of encoding 'jpeg'" in answer.message
         assert image_codec.decode_labels(peer.masks[stamp]).any()
     finally:
         peer.close()

@@ -8,222 +8,28 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from core_helpers import (
+    SECOND,
+    TIMEOUT,
+    Rig,
+    mask_message,
+    masks,
+    message,
+    picture,
+    shade,
+    shades,
+    wait_until,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stremn_ros.errors import CapacityError, InputError, ModelError, UnknownObjectError
+from stremn_ros.errors import InputError, ModelError
 from stremn_ros.nodes import report as reports
 from stremn_ros.nodes import segment_core
-from stremn_ros.nodes.image_codec import decode_rgb, encode
+from stremn_ros.nodes.image_codec import decode_rgb
 from stremn_ros.nodes.limited_log import LimitedLog
-from stremn_ros.nodes.segment_core import SegmentCore
+from stremn_ros.nodes.seed_requests import OnOverlap
 from stremn_ros.nodes.settings import Settings
-
-SECOND = 1_000_000_000
-TIMEOUT = 30.0
-
-
-class State:
-    def __init__(self, name):
-        self.name = name
-
-
-class ColourSegmenter:
-    """Keeps the Segmenter contract with colours for a network, and lets a test hold it up.
-
-    Each object is the mean colour under its seed; a frame that is remembered moves the colour.
-    """
-
-    runtime_name = "colours"
-    update_rule = "least_similar"
-    update_every = 1
-    lost_after = 30
-    return_score = 0.0
-    smallest_part = 0.0
-
-    def __init__(self, max_objects=4):
-        self.max_objects = max_objects
-        self.min_score = 0.5
-        self.memory_bytes = 1234
-        self.bank = {}
-        self.last = None
-        self.inside = threading.Lock()
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-        self.fail = None
-        self.threads = set()
-        self.stepped = []  # frames that a fork was stepped through
-        self.slow = None  # called in each of those steps
-
-    def _alone(self):
-        assert self.inside.acquire(blocking=False), "two calls of the segmenter at one time"
-        self.threads.add(threading.get_ident())
-
-    @property
-    def ids(self):
-        return sorted(self.bank)
-
-    @property
-    def slots_used(self):
-        return dict.fromkeys(self.bank, 1)
-
-    def look_inside(self, labels=None, cells=0):
-        return [SimpleNamespace(id=n, text=lambda n=n: f"colour of {n}") for n in self.ids]
-
-    def seed(self, frame, mask, *, ids=None, replace=False):
-        self._alone()
-        try:
-            wanted = [int(v) for v in np.unique(mask) if v]
-            if mask.shape != frame.shape[:2]:
-                raise InputError("mask and frame differ in size")
-            if len(wanted if replace else {*wanted, *self.bank}) > self.max_objects:
-                raise CapacityError(f"at most {self.max_objects} objects")
-            if replace:
-                self.bank.clear()
-            for number in wanted:
-                self.bank[number] = frame[mask == number].mean(axis=0)
-            return wanted
-        finally:
-            self.inside.release()
-
-    def segment(self, frame):
-        self._alone()
-        try:
-            self.entered.set()
-            assert self.gate.wait(TIMEOUT)
-            if self.fail is not None:
-                raise self.fail
-            labels = np.zeros(frame.shape[:2], np.uint8)
-            objects = []
-            for number in self.ids:
-                inside = np.abs(frame - self.bank[number]).max(axis=2) < 40
-                labels[inside] = number
-                objects.append(
-                    SimpleNamespace(
-                        id=number,
-                        state=State("TRACKED" if inside.any() else "LOST"),
-                        score=0.9 if inside.any() else 0.0,
-                        area=int(inside.sum()),
-                    )
-                )
-            self.last = frame, labels
-            return SimpleNamespace(labels=labels, objects=objects)
-        finally:
-            self.inside.release()
-
-    def remember(self):
-        self._alone()
-        try:
-            frame, labels = self.last
-            for number in self.ids:
-                if (labels == number).any():
-                    mean = frame[labels == number].mean(axis=0)
-                    self.bank[number] = 0.9 * self.bank[number] + 0.1 * mean
-        finally:
-            self.inside.release()
-
-    def remove(self, number):
-        if number not in self.bank:
-            raise UnknownObjectError(f"no object {number}: tracked are {self.ids}")
-        del self.bank[number]
-
-    def reset(self):
-        self.bank.clear()
-
-    def fork(self, ids, *, replace=False):
-        if len(set(ids) if replace else {*ids, *self.bank}) > self.max_objects:
-            raise CapacityError(f"at most {self.max_objects} objects")
-        made = ColourSegmenter(len(ids))
-        made.inside, made.threads = self.inside, self.threads
-        made.stepped = self.stepped = []
-        made.slow = self.slow
-        return made
-
-    def step(self, frame):
-        self.stepped.append(frame)
-        if self.slow is not None:
-            self.slow()
-        result = self.segment(frame)
-        self.remember()
-        return result
-
-    def adopt(self, other, *, replace=False):
-        if replace:
-            self.bank.clear()
-        self.bank.update(other.bank)
-        return other.ids
-
-
-def picture(offset=0, height=24, width=32, seed=0):
-    """A red and a blue square on grey, shifted by `offset` pixels."""
-    rng = np.random.default_rng(seed)
-    frame = rng.integers(90, 110, (height, width, 3), np.uint8)
-    frame[4:12, 2 + offset : 10 + offset] = (220, 30, 30)
-    frame[14:22, 2 + offset : 10 + offset] = (30, 30, 220)
-    return frame
-
-
-def masks(offset=0, ids=(1, 2), height=24, width=32):
-    labels = np.zeros((height, width), np.uint8)
-    labels[4:12, 2 + offset : 10 + offset] = ids[0]
-    if len(ids) > 1:
-        labels[14:22, 2 + offset : 10 + offset] = ids[1]
-    return labels
-
-
-def message(image, stamp=0, encoding="rgb8"):
-    header = SimpleNamespace(
-        stamp=SimpleNamespace(sec=stamp // SECOND, nanosec=stamp % SECOND), frame_id="camera"
-    )
-    return encode(SimpleNamespace(header=header), image, encoding)
-
-
-def mask_message(labels, stamp=0, encoding="mono8"):
-    return message(labels, stamp, encoding)
-
-
-def wait_until(condition, what="the condition"):
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end, f"waited {TIMEOUT} s for {what}"
-        time.sleep(0.002)
-
-
-class Rig:
-    def __init__(self, **options):
-        self.segmenter = ColourSegmenter()
-        self.published = []
-        self.logs = []
-        self.now = 0
-        self.on_publish = None
-        self.core = SegmentCore(
-            self.segmenter,
-            publish=self._publish,
-            log=lambda severity, key, text: self.logs.append((severity, text)),
-            now=lambda: self.now,
-            topic="/camera/image",
-            **options,
-        )
-        self.core.activate()
-
-    def _publish(self, segmented):
-        if self.on_publish is not None:
-            self.on_publish(segmented)
-        self.published.append(segmented)
-
-    def send(self, image, stamp=0, encoding="rgb8"):
-        """A frame, and waits until it is through."""
-        self.core.on_frame(message(image, stamp, encoding))
-        self.settle()
-
-    def settle(self):
-        wait_until(self.core.idle, "an idle core")
-        counters = self.core.counters()
-        assert counters.received == counters.segmented + counters.dropped + counters.failed
-
-    def labels(self):
-        return [item.result.labels.copy() for item in self.published]
 
 
 @pytest.fixture
@@ -457,7 +263,7 @@ def test_an_object_from_a_box_takes_a_free_id_and_shows_its_mask(rig):
     truth[30:60, 40:80] = True
     assert set(np.unique(first.mask)) == {0, 1}
     assert ((first.mask == 1) & truth).sum() / ((first.mask == 1) | truth).sum() > 0.95
-    second = rig.core.seed_object(0, box=(32, 22, 56, 46))
+    second = rig.core.seed_object(0, box=(32, 22, 56, 46), on_overlap=OnOverlap.KEEP_BOTH)
     assert second.ids == [2]
     assert set(np.unique(second.mask)) == {0, 2}
     assert second.tracked_ids == [1, 2]
@@ -475,20 +281,9 @@ def test_a_seed_finds_its_frame_of_the_past(rig):
     assert newest.message == "seeded objects 1, 2"
 
 
-def shade(step):
-    """A picture whose green part says which it is."""
-    frame = picture(0)
-    frame[0, 0] = (0, step, 0)
-    return frame
-
-
-def shades(frames):
-    return [int(frame[0, 0, 1]) for frame in frames]
-
-
 def test_a_seed_of_the_past_is_carried_through_every_frame_since(rig):
     rig.send(shade(0), 10 * SECOND)
-    assert rig.core.seed_mask(mask_message(masks(0, (2,)))).success
+    assert rig.core.seed_mask(mask_message(masks(0, (0, 2)))).success
     for step in range(1, 7):
         rig.send(shade(step), (10 + step) * SECOND)
     before = rig.segmenter.bank[2].tobytes()
@@ -565,7 +360,8 @@ def test_a_seed_that_fails_on_the_way_changes_nothing(rig):
         raise RuntimeError("out of memory")
 
     def jump():
-        rig.core.on_frame(message(shade(9), SECOND))
+        for step in range(2):
+            rig.core.on_frame(message(shade(9), SECOND + step * SECOND // 10))
 
     rig.core.settings.reset_on_time_jump = False
     for what, text in ((fail, "out of memory"), (jump, "time jumped back")):
@@ -583,7 +379,7 @@ def test_a_seed_that_fails_on_the_way_changes_nothing(rig):
     many[0, :3] = (3, 4, 5)
     rig.send(shade(10), 2 * SECOND)
     rig.segmenter.stepped.clear()
-    answer = rig.core.seed_mask(mask_message(many, SECOND))
+    answer = rig.core.seed_mask(mask_message(many, SECOND + SECOND // 10))
     assert "at most 4 objects" in answer.message
     assert not rig.segmenter.stepped, "refused only after all the work"
 
@@ -646,7 +442,7 @@ def test_a_seed_whose_frame_is_gone_goes_to_the_next_frame_and_says_so():
         assert answer.success, answer.message
         assert answer.frame.stamp >= 20 * SECOND
         assert "no kept frame has the stamp 11.000000000" in answer.message
-        assert "the 3 kept were of 13.000000000 to 15.000000000" in answer.message
+        assert "the 3 kept: 13.000000000 to 15.000000000" in answer.message
         assert answer.message.endswith("so the next frame was taken")
         np.testing.assert_allclose(rig.segmenter.bank[1], [220, 30, 30])
     finally:
@@ -777,6 +573,9 @@ def test_time_that_jumps_back_resets_unless_told_otherwise(rig):
     rig.core.seed_mask(mask_message(masks()))
     rig.send(picture(1), 101 * SECOND)
     assert rig.published[-1].result.labels.any()
+    segmented = len(rig.published)
+    rig.send(picture(2), 50 * SECOND - SECOND // 10)  # one stamp proves nothing
+    assert (len(rig.published), rig.segmenter.ids) == (segmented, [1, 2])
     rig.send(picture(2), 50 * SECOND)
     assert not rig.published[-1].result.labels.any()
     assert rig.segmenter.ids == []
@@ -790,6 +589,7 @@ def test_time_that_jumps_back_resets_unless_told_otherwise(rig):
     assert rig.core.seed_mask(mask_message(masks(2), 50 * SECOND)).success
 
     rig.core.settings.reset_on_time_jump = False
+    rig.send(picture(3), 10 * SECOND - SECOND // 10)
     rig.send(picture(3), 10 * SECOND)
     np.testing.assert_array_equal(rig.published[-1].result.labels, masks(3))
 
@@ -851,7 +651,7 @@ def test_closing_answers_the_commands_that_wait():
     callers = [threading.Thread(target=lambda: answers.append(rig.core.reset())) for _ in range(3)]
     for caller in callers:
         caller.start()
-    wait_until(lambda: len(rig.core._commands) == 3, "the commands to queue")
+    wait_until(lambda: len(rig.core._urgent) == 3, "the commands to queue")
     closer = threading.Thread(target=rig.core.close)
     closer.start()
     for caller in callers:
@@ -924,6 +724,10 @@ def test_frames_lost_on_the_way_are_counted_for_each_publisher(rig):
     assert core.counters().lost == 2
     assert core.report().values["lost in transport"] == "2"
     assert "2 of the last 8 images on /camera/image were lost" in core.report().message
+    told = [line for severity, line in rig.logs if "lost on the way" in line]
+    assert len(told) == 1, "the first loss, and only the first"
+    assert told[0].startswith("2 images on /camera/image lost on the way")
+    assert "config/fastdds_shm.xml" in told[0]
     core.on_frame(message(picture()))  # a middleware that numbers nothing
     assert core.counters().lost == 2
     for sequence in range(200):
@@ -1069,3 +873,14 @@ def test_no_service_call_whatever_ends_the_core_or_moves_another_object():
 
     attack()
     rig.core.close()
+
+
+def test_the_first_loss_is_told_again_after_an_activation(rig):
+    for _ in range(2):
+        for sequence in (1, 3, 5):
+            rig.core.on_frame(message(picture()), "a", sequence)
+            rig.settle()
+        rig.core.deactivate()
+        rig.core.activate()
+    told = [line for _, line in rig.logs if "1 image on /camera/image lost on the way" in line]
+    assert len(told) == 2

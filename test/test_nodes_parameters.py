@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import rclpy
-import ros_helpers  # noqa: F401 - sets the domain before rclpy starts
 from hypothesis import given
 from hypothesis import strategies as st
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from ros_helpers import own_node
+from shapes import TINY_MODEL
 
 from stremn_ros.errors import InputError
 from stremn_ros.memory.rules import RULES
@@ -120,7 +122,7 @@ def test_any_value_is_taken_in_the_right_type_or_refused_with_the_name(spec, val
         ("processing_size", 8, "processing_size is 8: 32 to 2160 rows, or 0"),
         ("min_score", float("nan"), "min_score is nan: a finite number is wanted"),
         ("update_rule", "best", "it is one of: '' (empty), oldest, newest"),
-        ("max_objects", True, "max_objects is a int, got True (bool)"),
+        ("max_objects", True, "max_objects is of type int, got True (bool)"),
     ],
 )
 def test_refusals_say_what_would_be_right(name, value, text):
@@ -154,10 +156,10 @@ def test_a_node_declares_all_and_survives_wrong_values_at_the_start():
     node = rclpy.create_node("declares", context=context, parameter_overrides=overrides)
     try:
         values, problems = declare(node, SEGMENT)
-        assert problems == [
-            "parameter model is a string, got 3.5 (float)",
-            "parameter max_objects is 4000, the range is 1 to 255",
-        ]
+        assert problems == {
+            "model": "parameter model is of type string, got 3.5 (float)",
+            "max_objects": "parameter max_objects is 4000, the range is 1 to 255",
+        }
         assert (values["slots"], values["min_score"], values["max_objects"]) == (4, 1.0, 8)
         for name, spec in parameters_of(SEGMENT).items():
             assert node.get_parameter(name).value == values[name]
@@ -169,3 +171,73 @@ def test_a_node_declares_all_and_survives_wrong_values_at_the_start():
     finally:
         node.destroy_node()
         rclpy.try_shutdown(context=context)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"auto_save_period": 5.0},
+            "auto_save_period (did you mean autosave_period?) is",
+        ),
+        (
+            {"proccessing_size": 96, "min_score": 0.4, "image.reliability": "auto", "x": 1},
+            "parameters proccessing_size (did you mean processing_size?), image.reliability (did "
+            "you mean image_reliability?), x are not known to this node and ignored",
+        ),
+        ({"min_score": 0.4, "use_sim_time": False}, ""),
+        ({"qos_overrides./image.subscription.depth": 5}, ""),
+    ],
+)
+def test_parameters_that_are_none_are_named_at_the_start(given, told, capfd):
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    node = rclpy.create_node("names", context=context, parameter_overrides=overrides)
+    try:
+        _, problems = declare(node, SEGMENT)
+        assert problems == {}
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
+    said = capfd.readouterr().err
+    assert told in said
+    assert bool(told) == ("not known" in said)
+
+
+def test_a_value_that_was_wrong_at_the_start_and_is_set_right_is_no_problem_any_more():
+    """Whatever the words of the refusal are."""
+    with own_node("max_objects:=4000", "slots:=99", f"model:={TINY_MODEL}") as node:
+        assert set(node._problems) == {"max_objects", "slots"}
+        node._problems["max_objects"] = "in other words"
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        assert node.set_parameters([Parameter("max_objects", value=3)])[0].successful
+        assert set(node._problems) == {"slots"}
+        assert not node.set_parameters([Parameter("slots", value=77)])[0].successful
+        assert node.set_parameters([Parameter("slots", value=4)])[0].successful
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [
+        (["left", "right"], None),
+        ([""], None),
+        (["1left"], "'1left' cannot be part of a topic's name: a letter first"),
+        (["a-b"], "'a-b' cannot"),
+        (["a__b"], "'a__b' cannot"),
+        (["a", "a"], "each name once"),
+        ([f"c{n}" for n in range(17)], "at most 16 cameras"),
+    ],
+)
+def test_names_of_cameras(names, wrong):
+    said = parameters.wrong_cameras(names)
+    assert said is None if wrong is None else wrong in said
+
+
+@pytest.mark.parametrize("value", [1e-9, 1e-3, 0.0999])
+def test_no_file_is_written_more_than_ten_times_a_second(value):
+    with pytest.raises(InputError, match=r"0\.1 seconds or more, or 0 for never"):
+        parameters_of(SEGMENT)["autosave_period"].validate(value)
+    for fine in (0, 0.1, 5):
+        assert parameters_of(SEGMENT)["autosave_period"].validate(fine) == fine

@@ -45,7 +45,7 @@ class Stream:
             Predictor.load(model),
             publish=self.results.append,
             log=lambda severity, key, text: self.log.append(text),
-            settings=PredictSettings(**settings),
+            settings=PredictSettings(**{"frame_timeout": 60.0, **settings}),
             now=lambda: self.stamp,
         )
         self.stamp = 100 * SECOND
@@ -85,7 +85,7 @@ def test_stamps_are_of_the_time_predicted_for(stream):
     [
         (STEP, 48, "were 64x64 and are now 64x48"),
         (-5 * SECOND, 64, "time jumped back"),
-        (2 * SECOND, 64, "2.00 s between two images, more than max_gap"),
+        (2 * SECOND, 64, "2.10 s between two images, more than max_gap"),
     ],
 )
 def test_what_breaks_the_movement_is_told_and_forgotten(stream, step, rows, reason):
@@ -93,7 +93,10 @@ def test_what_breaks_the_movement_is_told_and_forgotten(stream, step, rows, reas
     for frame in frames[:5]:
         result = stream.send(frame)
     assert result.image is not None
-    result = stream.send(frames[5][:rows], step)
+    if step != STEP:  # one stamp proves nothing: the image is dropped, and the next one is of it
+        assert stream.send(frames[5], step) is None
+        assert stream.core.report().message == "predicting"
+    result = stream.send(frames[5][:rows])
     assert result.image is None
     report = stream.core.report()
     assert report.level == WARN
@@ -103,6 +106,19 @@ def test_what_breaks_the_movement_is_told_and_forgotten(stream, step, rows, reas
         result = stream.send(frame[:rows])
     assert result.image.shape == (rows, 64, 3)
     assert stream.core.report().level == OK
+
+
+@pytest.mark.parametrize("outlier", [-60, -5, 5, 60])
+def test_one_outlying_stamp_breaks_nothing(stream, outlier):
+    frames = moving_frames(9)
+    for frame in frames[:5]:
+        stream.send(frame)
+    right = stream.stamp
+    assert stream.send(frames[5], outlier * SECOND) is None
+    stream.stamp = right + STEP
+    for frame in frames[6:]:
+        assert stream.send(frame).image is not None
+    assert not any("begins anew" in text for text in stream.log)
 
 
 def test_too_few_images_and_none_at_all_are_told(stream):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from types import SimpleNamespace
 
 import pytest
+import rclpy
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_helpers import own_node, wait_for
 from shapes import TINY_MODEL
 
 from stremn_ros.nodes.frames import Counters
-from stremn_ros.nodes.report import ERROR, OK, WARN, Done, Facts, diagnose
+from stremn_ros.nodes.report import ERROR, OK, WARN, Done, Facts, diagnose, with_reason
 from stremn_ros.nodes.settings import Settings
 from stremn_ros.segmenter import Segmenter
 
@@ -71,6 +73,12 @@ CASES = {
         WARN,
         "no image on /camera/image for 3.0 s",
         "ros2 topic info -v /camera/image",
+    ),
+    "an object that is hidden": (
+        {"objects": [found(1), found(2, "OCCLUDED", 0.0, 0)]},
+        WARN,
+        "object 2 is not seen",
+        "its mask is empty until it is found again",
     ),
     "QoS": (
         {"since": 3.0, "hint": "a publisher cannot be heard: set image_reliability"},
@@ -191,3 +199,43 @@ def test_while_a_network_is_built_the_node_says_so_and_a_failure_says_why(monkey
             lambda: "segmenter" not in [thread.name for thread in threading.enumerate()],
             "the worker to end",
         )
+
+
+def test_something_more_that_is_wrong_goes_first_where_it_is_worse():
+    fine = diagnose(facts())
+    report = with_reason(fine, WARN, "another node")
+    assert (report.level, report.message, report.values["also"]) == (WARN, "another node", "")
+    warned = diagnose(facts(since=3.0, objects=[found(1, "LOST"), found(2)]))
+    report = with_reason(warned, WARN, "another node")
+    assert report.message == warned.message
+    assert report.values["also"].startswith("another node | lost object 1")
+    report = with_reason(warned, ERROR, "worse")
+    assert (report.level, report.message) == (ERROR, "worse")
+    assert report.values["also"].startswith(warned.message)
+
+
+def test_two_nodes_of_one_name_are_told():
+    with own_node(f"model:={TINY_MODEL}") as first:
+        first._look_for_twin()
+        assert not first._twin
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=int(os.environ["ROS_DOMAIN_ID"]) % 100 + 1)
+        other = rclpy.create_node("stremn", context=context)
+        told = []
+        first._diagnostics_pub = SimpleNamespace(publish=told.append)
+        try:
+
+            def seen():
+                first._looked_for_twin = 0.0
+                first._publish_diagnostics()
+                return first._twin
+
+            wait_for(seen, "the other node", every=0.1)
+            status = told[-1].status[0]
+            assert status.level == bytes([WARN])
+            assert status.message.startswith("another node is called /stremn too")
+            assert "-r __node:=NAME" in status.message
+        finally:
+            other.destroy_node()
+            rclpy.try_shutdown(context=context)
+        wait_for(lambda: not seen(), "the other node to be gone", every=0.1)

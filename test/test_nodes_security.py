@@ -165,7 +165,7 @@ def test_nothing_is_written_outside_the_folder_given_and_nothing_is_connected_to
         f"model:={TINY_MODEL}",
         f"snapshot_dir:={folder}",
         "autosave_at_stop:=true",
-        "autosave_period:=0.02",
+        "autosave_period:=0.1",
         "autoload:=true",
     ) as node:
         assert node.trigger_configure() == SUCCESS

@@ -360,6 +360,11 @@ def test_an_object_from_a_box_typed_by_hand(peer):
     answer = peer.call(SeedObject, "/stremn/seed_object", name="cup", box=box(10, 10, 42, 42))
     assert answer.success, answer.message
     assert list(answer.ids) == [1]
+    assert len(answer.mask.data) == 0, "a terminal would show every pixel of it"
+    assert answer.exact
+    answer = peer.call(
+        SeedObject, "/stremn/seed_object", id=1, box=box(10, 10, 42, 42), return_mask=True
+    )
     made = image_codec.decode_labels(answer.mask)
     assert (made == 1)[truth].mean() > 0.95
     assert np.count_nonzero((made == 1) & truth) / np.count_nonzero((made == 1) | truth) > 0.9
@@ -377,6 +382,8 @@ def test_an_object_from_a_box_typed_by_hand(peer):
         "/stremn/seed_object",
         points_inside=[Point32(x=30.0, y=30.0)],
         points_outside=[Point32(x=120.0, y=5.0), Point32(x=90.0, y=62.0)],
+        return_mask=True,
+        on_overlap=SeedObject.Request.KEEP_BOTH,
     )
     assert answer.success, answer.message
     assert list(answer.ids) == [2]
@@ -437,8 +444,18 @@ def bad_requests():
             {"mask": image_message(picture(0))},
             "a mask cannot be of encoding 'rgb8'",
         ),
-        "unknown encoding": (SeedMask, mask, {"mask": Image(encoding="x")}, "unknown encoding"),
-        "empty message": (SeedMask, mask, {}, "unknown encoding ''"),
+        "unknown encoding": (
+            SeedMask,
+            mask,
+            {"mask": Image(encoding="x")},
+            "a mask cannot be of encoding 'x': send one label per pixel as mono8, 8UC1, 16UC1, 32F",
+        ),
+        "empty message": (
+            SeedMask,
+            mask,
+            {},
+            "the mask has no encoding: send one label per pixel as mono8, 8UC1, 16UC1, 32FC1",
+        ),
         "truncated": (SeedMask, mask, {"mask": truncated}, "cut short"),
         "step": (SeedMask, mask, {"mask": narrow}, "step is 127 bytes, smaller than one row"),
         "absurd": (SeedMask, mask, {"mask": absurd}, "4294967295 x 4294967295"),
@@ -579,12 +596,17 @@ def test_time_that_jumps_back_forgets_unless_told_otherwise(peer, node):
     now = peer.next_stamp()
     peer.segment(picture(0), now)
     assert seed(peer, labels(0)).success
+    peer.publish(picture(1), now - 100 * SECOND - 100_000_000)  # alone it proves nothing
+    node.wait_for_log("a single wrong stamp, or another time")
     _, objects = peer.segment(picture(1), now - 100 * SECOND)
     assert not objects.objects
     node.wait_for_log("time jumped back by 100.000 s on /image")
     assert seed(peer, labels(1)).success
     assert peer.set_parameter("reset_on_time_jump", False) == (True, "")
     try:
+        before = peer.settled_counters()
+        peer.publish(picture(2), now - 200 * SECOND - 100_000_000)
+        wait_for(lambda: peer.settled_counters()[2] == before[2] + 1, "a dropped frame")
         _, objects = peer.segment(picture(2), now - 200 * SECOND)
         assert [item.id for item in objects.objects] == [1, 2]
         # slightly older than the newest: out of order, dropped
@@ -639,13 +661,19 @@ def test_diagnostics_tell_rates_latency_and_the_memory(peer, model):
 
 
 def test_parameters_change_at_run_time_or_are_refused_with_the_reason(peer, node):
+    assert peer.set_parameter("overlay_alpha", 1) == (True, "")  # as `ros2 param set` sends it
+    assert peer.get_parameter("overlay_alpha") == 1.0
+    assert type(peer.get_parameter("overlay_alpha")) is float
     assert peer.set_parameter("overlay_alpha", 0.25) == (True, "")
     assert peer.get_parameter("overlay_alpha") == 0.25
     assert peer.set_parameter("update_rule", "oldest") == (True, "")
     assert peer.set_parameter("update_rule", "") == (True, "")
     for name, value, text in (
         ("overlay_alpha", 1.5, "range"),
-        ("overlay_alpha", "much", "type"),
+        ("overlay_alpha", "much", "overlay_alpha is of type double, got 'much' (str)"),
+        ("overlay", 1, "overlay is of type bool, got 1 (int)"),
+        ("max_objects", 5.0, "max_objects is of type int, got 5.0 (float)"),
+        ("autosave_period", 1e-9, "0.1 seconds or more, or 0 for never"),
         ("min_score", -0.1, "range"),
         ("update_rule", "random", "it is one of"),
         ("diagnostics_period", 0.0, "range"),
@@ -677,7 +705,7 @@ def test_a_qos_that_cannot_match_is_told(peer, node):
         wait_for(
             lambda: (
                 peer.status.level == DiagnosticStatus.WARN
-                and "set image_reliability to best_effort" in peer.status.message
+                and "set image_reliability to auto or best_effort" in peer.status.message
             ),
             "diagnostics that name the remedy",
         )

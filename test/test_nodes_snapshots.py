@@ -405,7 +405,7 @@ def test_save_and_load_by_hand_with_all_that_can_go_wrong(run, tmp_path):
     assert "cannot be written" in answer.message
     assert "unchanged" in answer.message
     assert file.read_bytes() == content
-    assert peer.set_parameter("autosave_period", 0.05) == (True, "")
+    assert peer.set_parameter("autosave_period", 0.1) == (True, "")
     peer.segment(scene(3)[0])
     wait_for(
         lambda: "autosave failed" in told(peer) and peer.status.level == DiagnosticStatus.WARN,
@@ -440,7 +440,7 @@ def test_the_memory_is_saved_at_the_end_and_by_deactivation_if_asked(run):
     assert "Traceback" not in run.node.log
     # a damaged one: told, and the node works all the same
     file.write_bytes(file.read_bytes()[:-1])
-    run.start(autoload=True, autosave_period=0.05)
+    run.start(autoload=True, autosave_period=0.1)
     run.node.wait_for_log("autoload failed: ")
     peer.connect(scene(0)[0])
     wait_for(lambda: "autoload failed" in told(peer), "the diagnostics to tell")

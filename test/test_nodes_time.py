@@ -114,17 +114,22 @@ def test_a_stamp_that_repeats_is_segmented_and_counted(peer):
 
 def test_a_bag_that_loops_begins_anew_each_time(peer, node):
     start = peer.next_stamp(1000 * SECOND)
-    loops = node.log.count("time jumped back by 0.500 s")
+    loops = node.log.count("time jumped back by 0.400 s")
     for round_ in range(3):
         for step in range(6):
             stamp = start + step * 100_000_000
+            if step == 0 and round_:  # dropped: one stamp proves nothing
+                before = peer.settled_counters()
+                peer.publish(scene(step)[0], stamp)
+                wait_for(lambda b=before: peer.settled_counters()[2] == b[2] + 1, "the drop")
+                continue
             _, objects = again(peer, scene(step)[0], stamp)
-            if step == 0:
+            if step == (1 if round_ else 0):
                 assert ids(objects) == [], "objects of the round before"
-                seed(peer, scene(0)[1], stamp)
+                seed(peer, scene(step)[1], stamp)
             else:
                 assert ids(objects) == [DISC, SQUARE]
-        assert node.log.count("time jumped back by 0.500 s") == loops + round_
+        assert node.log.count("time jumped back by 0.400 s") == loops + round_
     peer.next_stamp(10 * SECOND)
 
 

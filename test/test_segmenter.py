@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
 from stremn_ros.errors import (
@@ -17,6 +19,7 @@ from stremn_ros.errors import (
     RuntimeUnavailableError,
     UnknownObjectError,
 )
+from stremn_ros.runtime.models import load_network, read_config, save_model
 from stremn_ros.runtime.stages import choose_device
 from stremn_ros.segmenter import ObjectState, Segmenter
 
@@ -332,6 +335,44 @@ def test_weights_of_another_network_or_with_nan(tmp_path: Path) -> None:
     save_file(weights, str(folder / "weights.safetensors"))
     with pytest.raises(ModelError, match="missing"):
         Segmenter.load(str(folder))
+
+
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path) -> None:
+    """Anywhere in them; the file loads, and the network is another one."""
+    folder = copy_model(tmp_path)
+    weights = folder / "weights.safetensors"
+    whole = weights.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for place in (header + 1, (header + len(whole)) // 2, len(whole) - 4):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        weights.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"weights\.safetensors is damaged: its sha256 is"):
+            Segmenter.load(str(folder))
+    config = folder / "config.yaml"
+    text = config.read_text()
+    # changed on purpose: without its line it is not checked
+    config.write_text("".join(line for line in text.splitlines(True) if "weights.safe" not in line))
+    assert Segmenter.load(str(folder)).ids == []
+    config.write_text(text)
+    weights.write_bytes(whole)
+    assert Segmenter.load(str(folder)).ids == []
+    for wrong in ("sha256: 5", "sha256: {weights.safetensors: 12ab}", "sha256: [a]"):
+        config.write_text(f"task: segmentation\n{wrong}\n")
+        with pytest.raises(ModelError, match="must map names of files to 64 hexadecimal digits"):
+            Segmenter.load(str(folder))
+
+
+def test_models_that_are_written_and_those_that_are_shipped_have_digests(tmp_path: Path) -> None:
+    network, spec = load_network(TINY_MODEL)
+    save_model(tmp_path / "made", network, spec.defaults)
+    assert set(read_config(tmp_path / "made").digests) == {"weights.safetensors"}
+    load_network(tmp_path / "made")
+    shipped = sorted((Path(__file__).parents[1] / "models").glob("*/*.safetensors"))
+    assert len(shipped) >= 4
+    for path in shipped:
+        digests = yaml.safe_load((path.parent / "config.yaml").read_text())["sha256"]
+        assert digests[path.name] == hashlib.sha256(path.read_bytes()).hexdigest(), path
 
 
 @pytest.mark.parametrize(

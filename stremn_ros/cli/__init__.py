@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from stremn_ros import __version__
 from stremn_ros.errors import StremnError
 
-from . import bench, demo, doctor, evaluate, export, inspect, predict, segment, sweep, train
+from . import bench, demo, doctor, evaluate, export, inspect, predict, seed, segment, sweep, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         train.add(commands, common)
     if _exists("stremn_ros.nodes.demo"):
         demo.add(commands, common)
+    seed.add(commands, common)
     doctor.add(commands, common)
     return parser
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import shutil
 import sys
@@ -11,7 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from stremn_ros.errors import InputError
 from stremn_ros.nodes.dds_profile import FAST_DDS_2, FAST_DDS_3, profile_environment
+from stremn_ros.resources import shared_file
 
 from .probes import Probe
 from .report import NOTE, OK, PROBLEM, Check
@@ -124,14 +125,10 @@ def segment_size(profile: Path) -> int | None:
 
 
 def _shipped_profile() -> Path | None:
-    candidates = [Path(__file__).resolve().parents[2] / "config" / "fastdds_shm.xml"]
-    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    candidates += [
-        Path(prefix) / "share" / "stremn_ros" / "config" / "fastdds_shm.xml"
-        for prefix in prefixes
-        if prefix
-    ]
-    return next((path for path in candidates if path.is_file()), None)
+    try:
+        return shared_file("fastdds_shm.xml")
+    except InputError:
+        return None
 
 
 def check_shared_memory(

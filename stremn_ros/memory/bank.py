@@ -274,6 +274,43 @@ class SlotMemory:
         del self.rows[object_id]
         self.last_update.pop(object_id, None)
 
+    def rename(self, object_id: int, new: int) -> None:
+        """Gives an object another id.
+
+        Raises:
+            UnknownObjectError: the id is not in the bank. InputError: the new one is.
+        """
+        row = self._row(object_id)
+        if new in self.rows:
+            raise InputError(f"there is an object {new} already; remove it first")
+        del self.rows[object_id]
+        self.rows[new] = row
+        self.last_update.pop(object_id, None)
+
+    def drop_newest(self, object_id: int) -> None:
+        """Forgets the newest template of an object, unless that is its seed.
+
+        Raises:
+            UnknownObjectError: the id is not in the bank.
+        """
+        row = self._row(object_id)
+        last = int(self._used[row]) - 1
+        if last < 1:
+            return
+        slot = int(self._order[row, last])
+        if slot != last:  # slots in use stay the first ones
+            for buffer in (self.templates, self.keys, self.values):
+                buffer[row, slot] = buffer[row, last]
+            for array in (self.born, self.fusions):
+                array[row, slot] = array[row, last]
+            self.similarity[row, slot] = self.similarity[row, last]
+            self.similarity[row, :, slot] = self.similarity[row, :, last]
+            order = self._order[row, :last]
+            order[order == last] = slot
+        self._used[row] = last
+        self._bias[row, :, last] = -torch.inf
+        self.last_update.pop(object_id, None)
+
     def adopt(self, other: SlotMemory) -> None:
         """Takes over every object of another bank, slot by slot; the other objects are untouched.
 

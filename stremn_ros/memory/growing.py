@@ -135,5 +135,8 @@ class GrowingMemory(SlotMemory):
     def restore(self, object_ids: Sequence[int], state: Mapping[str, Tensor]) -> None:
         raise InputError("a linear memory is a baseline and cannot be restored; use another rule")
 
+    def drop_newest(self, object_id: int) -> None:
+        """Not done: what was appended is kept."""
+
     def adopt(self, other: SlotMemory) -> None:
         raise InputError("a linear memory is a baseline and adopts no objects; use another rule")

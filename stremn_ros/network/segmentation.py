@@ -51,6 +51,13 @@ class Seen(NamedTuple):
     stride8: Tensor | None  # None where the memory encoder does not need it
     stride4: Tensor | None
 
+    def clone(self) -> Seen:
+        """With tensors of its own."""
+        key, stride16, *others = self
+        return Seen(
+            key.clone(), stride16.clone(), *(None if m is None else m.clone() for m in others)
+        )
+
 
 class Decoded(NamedTuple):
     """What the decoder makes of objects."""

@@ -1,6 +1,7 @@
 """Configures and activates a lifecycle node: `python -m stremn_ros.nodes.bring_up /stremn`.
 
-The launch files run this at each start of the node. launch_ros has events for it, but a node that
+The launch files run this at each start of the node, and name its process with --pid: when that has
+ended, nothing is waited for any more. launch_ros has events for it, but a node that
 died and was started again is not brought up by them: the request goes to the dead one, which DDS
 takes to be there for another 20 seconds, and nothing asks again. Here each question has a time
 limit, and what is done next follows from the state that the node says it is in.
@@ -9,9 +10,10 @@ limit, and what is done next follows from the state that the node says it is in.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -33,17 +35,38 @@ class BringUpError(StremnError):
     """The node cannot be made active."""
 
 
-def bring_up(peer: Peer, node: str, timeout: float = WAIT) -> None:
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
+def bring_up(
+    peer: Peer,
+    node: str,
+    timeout: float = WAIT,
+    alive: Callable[[], bool] = lambda: True,
+) -> None:
     """Takes a node from whatever state it is in to active.
 
-    node: its full name. timeout: seconds, from now to active.
+    node: its full name. timeout: seconds, from now to active. alive: whether its process is there.
 
     Raises:
-        BringUpError: a transition failed, the node was finalized, or the time was not enough.
+        BringUpError: a transition failed, the node was finalized, its process has ended, or the
+        time was not enough.
     """
     end = time.monotonic() + timeout
     what, asked_in, asked_at, pending = "answer", -1, 0.0, None
     while time.monotonic() < end:
+        if not alive():
+            raise BringUpError(
+                f"the process of '{node}' has ended before it was active: its log, above, says why"
+            )
         refused = pending is not None and pending.done() and not pending.result().success
         if pending is not None and pending.done():
             pending = None
@@ -76,11 +99,16 @@ def bring_up(peer: Peer, node: str, timeout: float = WAIT) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bring_up", description="Activates a lifecycle node.")
     parser.add_argument("node", help="full name of the node, for instance /stremn")
+    parser.add_argument("--pid", type=int, default=0, help="its process; ends when that has ended")
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(remove_ros_args(["bring_up", *words])[1:])
-    peer = Peer("bring_up")
     try:
-        bring_up(peer, options.node)
+        peer = Peer("bring_up")
+    except StremnError as error:
+        sys.stderr.write(f"bring_up: error: {error}\n")
+        return 1
+    try:
+        bring_up(peer, options.node, alive=lambda: not options.pid or is_alive(options.pid))
     except StremnError as error:
         peer.node.get_logger().error(str(error))
         return 1

@@ -3,10 +3,12 @@
 A node with one camera has them below its own name (`image`, `~/mask`, `~/seed_mask`); one with
 several has them below the name of each (`left/image`, `~/left/mask`, `~/left/seed_mask`).
 
-Services are one callback group and images another, for each camera: a call that waits holds up
-neither images nor other cameras. A second call waits for the first, as everything they do ends up
-in one queue anyway. Blocking callbacks on an executor of several threads are used instead of
-coroutines because rclpy of Humble does not wake up for a future that another thread completes.
+Each camera has callback groups of its own for images, for masks of the topic `~/seed`, for the
+services that seed, for those that take objects away or stop, and for snapshots: a call that waits
+holds up neither images nor other cameras, and what takes away or stops never waits behind what
+adds. Within a group a second call waits for the first. Blocking callbacks on an executor of several
+threads are used instead of coroutines because rclpy of Humble does not wake up for a future that
+another thread completes.
 """
 
 from __future__ import annotations
@@ -42,11 +44,13 @@ from stremn_ros.nodes.settings import Settings
 from stremn_ros.nodes.snapshots import Snapshots
 from stremn_ros.nodes.worker import Worker
 
-# Threads of the executor that one camera can hold: one with an image, one with a call.
-THREADS = 2
+# Threads of the executor that one camera can hold: with an image, a mask of the topic, and a call
+# of each of the three kinds of services.
+THREADS = 5
 # the newest mask is the one that counts, so nothing is queued for slow subscribers
 RESULTS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-SEEDS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+# taken at once, into the core's inbox; the depth is for a burst, one mask for each object
+SEEDS = QoSProfile(depth=16, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(  # for those who come later as well
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,
@@ -97,20 +101,26 @@ class Camera:
         self._vision: VisionTypes | None = None  # where vision_msgs is installed
         self._label_info_pub: Any = None
         self._labels_told: Any = None  # what the last label_info said
-        self._service_group = MutuallyExclusiveCallbackGroup()
+        self._seed_group = MutuallyExclusiveCallbackGroup()  # of the topic
         # Services are there in every state, so that a call gets an answer that says what to do.
-        for kind, service, callback in (
-            (SeedMask, "seed_mask", self._on_seed_mask),
-            (SeedObject, "seed_object", self._on_seed_object),
-            (RemoveObject, "remove_object", self._on_remove_object),
-            (Trigger, "reset", self._on_reset),
-            (SetBool, "enable", self._on_enable),
-            (SaveMemory, "save_memory", self._on_save_memory),
-            (LoadMemory, "load_memory", self._on_load_memory),
+        for services in (
+            (
+                (SeedMask, "seed_mask", self._on_seed_mask),
+                (SeedObject, "seed_object", self._on_seed_object),
+            ),
+            (
+                (RemoveObject, "remove_object", self._on_remove_object),
+                (Trigger, "reset", self._on_reset),
+                (SetBool, "enable", self._on_enable),
+            ),
+            (
+                (SaveMemory, "save_memory", self._on_save_memory),
+                (LoadMemory, "load_memory", self._on_load_memory),
+            ),
         ):
-            node.create_service(
-                kind, self._private + service, callback, callback_group=self._service_group
-            )
+            group = MutuallyExclusiveCallbackGroup()
+            for kind, service, callback in services:
+                node.create_service(kind, self._private + service, callback, callback_group=group)
 
     # ------------------------------------------------------------------ life
 
@@ -136,6 +146,7 @@ class Camera:
             segmenter,
             publish=self._publish,
             log=self._log,
+            seeded=self._tell,
             settings=self._settings,
             seed_buffer=values["seed_buffer"],
             topic=self._images.topic,
@@ -166,21 +177,25 @@ class Camera:
             self._private + "seed",
             self._on_seed,
             SEEDS,
-            callback_group=self._service_group,
+            callback_group=self._seed_group,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_deaf_to_seeds),
         )
         return self._images.start()
 
-    def stop(self) -> None:
-        """Ends the subscriptions; the objects are kept."""
-        self._images.stop()
-        seeds, self._seeds = self._seeds, None
-        if seeds is not None:
-            self._node.destroy_subscription(seeds)
+    def save(self) -> None:
+        """Takes no more images, and saves the memory with autosave_at_stop."""
         if self._core is not None:
             self._core.deactivate()
         if self._snapshots is not None and self._settings.autosave_at_stop:
             self._snapshots.autosave()
+
+    def stop(self) -> None:
+        """Does the same, and ends the subscriptions; the objects are kept."""
+        self.save()
+        self._images.stop()
+        seeds, self._seeds = self._seeds, None
+        if seeds is not None:
+            self._node.destroy_subscription(seeds)
 
     def free(self) -> None:
         """Lets go of everything that `configure` made; more than once if need be."""
@@ -204,6 +219,7 @@ class Camera:
 
     def report(self) -> Report | None:
         """For the diagnostics; None while not configured."""
+        self._images.look()
         core, snapshots = self._core, self._snapshots
         if core is None:
             return None
@@ -252,7 +268,9 @@ class Camera:
 
     def _on_seed(self, mask: Image) -> None:
         """~/seed: as the service seed_mask; what came of it is told in log and diagnostics."""
-        self._tell(self._try(lambda core: core.seed_mask(mask)))
+        core = self._core
+        if core is not None:
+            core.seed_later(mask)
 
     def _on_deaf_to_seeds(self, info: Any) -> None:
         self._seed_hint = (
@@ -288,6 +306,9 @@ class Camera:
             response.ids = answer.ids
         if hasattr(response, "stamp") and answer.frame is not None:
             response.stamp = answer.frame.message.header.stamp
+            response.exact = answer.exact
+            response.overlapped_ids = answer.overlapped_ids
+            response.frame_time = answer.frame_time
         self._tell(answer)
         return answer
 
@@ -295,7 +316,14 @@ class Camera:
         self, request: SeedMask.Request, response: SeedMask.Response
     ) -> SeedMask.Response:
         self._answer(
-            response, lambda core: core.seed_mask(request.mask, request.names, request.replace)
+            response,
+            lambda core: core.seed_mask(
+                request.mask,
+                request.names,
+                request.replace,
+                strict=request.strict,
+                on_overlap=request.on_overlap,
+            ),
         )
         return response
 
@@ -314,9 +342,12 @@ class Camera:
                 inside=[(point.x, point.y) for point in request.points_inside],
                 outside=[(point.x, point.y) for point in request.points_outside],
                 stamp=nanoseconds(request.stamp),
+                strict=request.strict,
+                on_overlap=request.on_overlap,
             ),
         )
-        if answer.success and answer.mask is not None and answer.frame is not None:
+        # not unasked: a terminal would show every pixel of it
+        if request.return_mask and answer.mask is not None and answer.frame is not None:
             response.mask.header = answer.frame.message.header
             image_codec.encode(response.mask, answer.mask, "mono8")
         return response

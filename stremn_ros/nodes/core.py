@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +29,7 @@ class FrameCore:
         now: the node's clock in nanoseconds (which may be simulated), for the age of frames.
         clock: monotonic seconds.
         worker: that several cores share; without one the core has its own.
+        largest_gap: see `Intake`.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class FrameCore:
         now: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
         worker: Worker | None = None,
+        largest_gap: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._log, self._clock, self._node = log, clock, node
         self.topic = topic
@@ -47,7 +50,7 @@ class FrameCore:
         self._worker = worker if worker is not None else Worker(self._complain, clock)
         # Everything below is guarded by the condition; the worker holds it only between two jobs.
         self._condition = self._worker.condition
-        self._frames = Intake(buffer, settings, log, topic, now, clock)
+        self._frames = Intake(buffer, settings, log, topic, now, clock, largest_gap)
         self._busy = False  # with a frame
         self._active = False
         self._enabled = True
@@ -110,6 +113,10 @@ class FrameCore:
     def has_work(self) -> bool:
         """For the worker, which holds the condition."""
         return self._frames.waiting is not None
+
+    def has_urgent(self) -> bool:
+        """For the worker, which holds the condition."""
+        return False
 
     def take_work(self) -> Job:
         """For the worker, which holds the condition."""

@@ -19,11 +19,13 @@ def profile_environment(
 ) -> dict[str, str]:
     """What to add to the environment of a process so that Fast DDS reads `profile`.
 
-    environment: the present one (os.environ). Nothing is added when it names a profile already.
-    One variable, never both: Fast DDS 3 reads both, and refuses the second as a repetition.
+    profile: a path; empty so that none is read, which the processes of this package keep to.
+    environment: the present one (os.environ). Nothing is added when it has a variable for it
+    already, be it empty. One variable, never both: Fast DDS 3 reads both, and refuses the second
+    as a repetition.
     """
     environment = os.environ if environment is None else environment
-    if environment.get(FAST_DDS_3) or environment.get(FAST_DDS_2):
+    if FAST_DDS_3 in environment or FAST_DDS_2 in environment:
         return {}
     older = environment.get("ROS_DISTRO", "").lower() in DISTRIBUTIONS_WITH_FAST_DDS_2
     return {FAST_DDS_2 if older else FAST_DDS_3: os.fspath(profile)}

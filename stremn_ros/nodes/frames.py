@@ -5,6 +5,8 @@ Messages are any objects with the attributes of sensor_msgs/Image or CompressedI
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +25,17 @@ NANOSECONDS = 1_000_000_000
 # Rates and percentiles are over this much of the past.
 WINDOW_SECONDS = 10.0
 WINDOW_FRAMES = 600
+# What helps where images are lost on the way.
+LOSS_REMEDY = (
+    "give DDS enough shared memory (config/fastdds_shm.xml, for the camera's process as well), or "
+    "let the camera publish reliably (image_reliability auto or reliable); if that is done, the "
+    "machine is too busy to take them in time"
+)
+# Stamps of the past that an outlier is told by.
+TRAIL = 64
+# A stamp is of the time of another one where it follows within so many times the usual time between
+# two frames, or within a second.
+FOLLOWS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +68,8 @@ class Intake:
     Args:
         size: how many of the last frames are kept for seeds.
         settings: read at each use. log: see `Log`. topic: of the images, for messages to people.
+        largest_gap: seconds; a stamp that leaps farther ahead is dropped until a second one shows
+            that it was right.
         now: the node's clock in nanoseconds (which may be simulated), for the age of frames.
         clock: monotonic seconds.
     """
@@ -67,8 +82,10 @@ class Intake:
         topic: str,
         now: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
+        largest_gap: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._settings = settings
+        self._largest_gap = largest_gap
         self._log = log
         self._topic = topic
         self._now = now
@@ -80,8 +97,10 @@ class Intake:
         self.last_number = 0
         self.first_number = 1  # of the frames since the last jump of time
         self.reset_wanted = False  # time jumped back, so the objects are to be forgotten
-        self._newest_stamp = 0
+        self._trail: deque[int] = deque(maxlen=TRAIL)  # rising stamps, the newest last
+        self._suspect = 0  # stamp of the last frame, where it did not fit these
         self._sequences: dict[Any, int] = {}  # last number by publisher
+        self._loss_told = False  # since the start
         # of the last seconds, by the monotonic clock
         self.started = clock()
         self.arrivals: deque[float] = deque(maxlen=WINDOW_FRAMES)
@@ -95,6 +114,7 @@ class Intake:
         for record in (self.arrivals, self.drops, self.late, self.losses):
             record.clear()
         self._sequences.clear()
+        self._loss_told = False
 
     def put(
         self, message: Any, publisher: Any, sequence: int | None, enabled: bool, arrival: float
@@ -155,6 +175,14 @@ class Intake:
             return []
         return [*(item for item in self.recent if number < item.number < newest.number), newest]
 
+    def period(self) -> float:
+        """Seconds from one frame to the next, of the last ones; 0 where that is not known."""
+        return float(np.median(np.diff(self.arrivals))) if len(self.arrivals) > 1 else 0.0
+
+    def of_stamp(self, stamp: int) -> Frame | None:
+        """The newest kept frame of this stamp, if there is one."""
+        return next((frame for frame in reversed(self.recent) if frame.stamp == stamp), None)
+
     def forget(self) -> None:
         """Lets go of all frames."""
         self.drop_waiting()
@@ -173,51 +201,110 @@ class Intake:
         if before is not None and sequence > before + 1:
             gap = sequence - before - 1
             self.counters.lost += gap
-            self.losses.append((arrival, gap))
-
-    def _in_time(self, stamp: int, arrival: float) -> bool:
-        """Looks at the order of stamps; False when the frame was dropped as out of order."""
-        if not stamp:  # a sender without stamps: nothing can be said
-            return True
-        newest, self._newest_stamp = self._newest_stamp, stamp
-        age = (self._now() - stamp) / NANOSECONDS
-        if newest and stamp < newest:
-            back = (newest - stamp) / NANOSECONDS
-            if back <= self._settings.time_jump_tolerance:
-                self._newest_stamp = newest
-                self.counters.stale += 1
-                self._drop(arrival)
-                self._log(
-                    "warning",
-                    "order",
-                    f"dropped an image on {self._topic} that is {back:.3f} s older than the one "
-                    "before it: images come out of order, or two publishers share the topic",
-                )
-                return False
-            # Frames from before the jump are of another time: no seed may find them any more.
-            self.forget()
-            self.first_number = self.last_number + 1
-            if self._settings.reset_on_time_jump:
-                self.reset_wanted = True
+            if not self._loss_told:
+                self._loss_told = True
                 self._log(
                     "warning",
                     "",
-                    f"time jumped back by {back:.3f} s on {self._topic} (a bag that loops?): all "
-                    "objects are forgotten; set reset_on_time_jump to false to keep them",
+                    f"{gap} image{'s' if gap != 1 else ''} on {self._topic} lost on the way "
+                    f"(the diagnostics count them from now on): {LOSS_REMEDY}",
                 )
-            else:
+            self.losses.append((arrival, gap))
+
+    def _in_time(self, stamp: int, arrival: float) -> bool:
+        """Looks at the order of stamps; False when the frame was dropped as out of order.
+
+        One stamp proves nothing. Where a frame fits the stamps before a leap ahead, the leap was
+        the outlier. One that fits none is dropped, and only the next one of its time shows that
+        time has jumped.
+        """
+        if not stamp:  # a sender without stamps: nothing can be said
+            return True
+        trail, tolerance = self._trail, self._settings.time_jump_tolerance * NANOSECONDS
+        suspect, self._suspect = self._suspect, 0
+        newest = trail[-1] if trail else stamp
+        back = newest - stamp
+        if 0 < back <= tolerance:
+            self._drop_stale(arrival)
+            self._log(
+                "warning",
+                "order",
+                f"dropped an image on {self._topic} that is {back / NANOSECONDS:.3f} s older than "
+                "the one before it: images come out of order, or two publishers share the topic",
+            )
+            return False
+        if back > tolerance and self._fits_before_a_leap(stamp, tolerance):
+            ahead = 0
+            while trail[-1] > stamp:
+                trail.pop()
+                ahead += 1
+            self._log(
+                "warning",
+                "leap",
+                f"the stamp{'s' if ahead != 1 else ''} of {ahead} image{'s' if ahead != 1 else ''} "
+                f"on {self._topic} ran up to {back / NANOSECONDS:.3f} s ahead of the others; "
+                "nothing is forgotten",
+            )
+        elif back > tolerance or -back > self._largest_gap() * NANOSECONDS:
+            if not self._follows(suspect, stamp):
+                self._suspect = stamp
+                self._drop_stale(arrival)
                 self._log(
                     "warning",
-                    "jump",
-                    f"time jumped back by {back:.3f} s on {self._topic}; objects are kept "
-                    "(reset_on_time_jump is false)",
+                    "suspect",
+                    f"dropped an image on {self._topic} that is {abs(back) / NANOSECONDS:.3f} s "
+                    f"{'older' if back > 0 else 'newer'} than the one before it: a single wrong "
+                    "stamp, or another time, which the next image will show",
                 )
-        elif stamp == newest:
+                return False
+            if back > 0:
+                self._jump(back / NANOSECONDS)
+        if trail and stamp == trail[-1]:
             self.counters.stale += 1
-        elif 0 < self._settings.stale_after < age:
+            return True
+        trail.append(stamp)
+        age = (self._now() - stamp) / NANOSECONDS
+        if back <= tolerance and 0 < self._settings.stale_after < age:
             self.counters.stale += 1
             self.late.append((arrival, age))
         return True
+
+    def _fits_before_a_leap(self, stamp: int, tolerance: float) -> bool:
+        """Whether a stamp lies in a gap of those before it: after one, and well before the next."""
+        return any(
+            before < stamp < after - tolerance for before, after in itertools.pairwise(self._trail)
+        )
+
+    def _follows(self, suspect: int, stamp: int) -> bool:
+        """Whether a stamp is of the same time as a suspect one (0: there is none)."""
+        usual = np.median(np.diff(self._trail)) if len(self._trail) > 1 else math.inf
+        return bool(suspect and 0 < stamp - suspect <= max(NANOSECONDS, FOLLOWS * usual))
+
+    def _drop_stale(self, arrival: float) -> None:
+        self.counters.stale += 1
+        self._drop(arrival)
+
+    def _jump(self, back: float) -> None:
+        """Time has jumped back by so many seconds."""
+        # Frames from before the jump are of another time: no seed may find them any more.
+        self.forget()
+        self._trail.clear()
+        self.first_number = self.last_number + 1
+        if self._settings.reset_on_time_jump:
+            self.reset_wanted = True
+            self._log(
+                "warning",
+                "",
+                f"time jumped back by {back:.3f} s on {self._topic} (a bag that loops?): all "
+                "objects are forgotten; set reset_on_time_jump to false to keep them",
+            )
+        else:
+            self._log(
+                "warning",
+                "jump",
+                f"time jumped back by {back:.3f} s on {self._topic}; objects are kept "
+                "(reset_on_time_jump is false)",
+            )
 
 
 def decode(message: Any) -> NDArray[np.uint8]:

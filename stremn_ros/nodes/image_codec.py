@@ -145,10 +145,11 @@ def decode_labels(message: ImageLike) -> NDArray[np.uint8]:
             a value above 255.
     """
     if message.encoding not in LABEL_ENCODINGS:
-        _layout(message.encoding)  # an encoding that does not exist at all gets that message
+        shown = str(message.encoding)[:40]
+        wrong = f"a mask cannot be of encoding '{shown}'" if shown else "the mask has no encoding"
         raise InputError(
-            f"a mask cannot be of encoding '{message.encoding}': send one label per pixel as "
-            f"{', '.join(LABEL_ENCODINGS)} (0 background, n = object id)"
+            f"{wrong}: send one label per pixel as {', '.join(LABEL_ENCODINGS)} (0 background, "
+            "n = object id)"
         )
     _, rows = _rows(message)
     labels = rows[..., 0]

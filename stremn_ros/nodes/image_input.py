@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
     HistoryPolicy,
+    QoSPolicyKind,
     QoSProfile,
     ReliabilityPolicy,
     qos_policy_name_from_kind,
@@ -31,9 +34,23 @@ WITH_MESSAGE_INFO = hasattr(Subscription, "CallbackType")
 Take = Callable[[Any, Any, "int | None"], None]
 """take(message, publisher, sequence): the last two as in `FrameCore.on_frame`."""
 
+RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
+
+
+def offered_reliability(node: Node, topic: str) -> ReliabilityPolicy | None:
+    """What fits all publishers of a topic: reliable where each of them is; None without any."""
+    offers = [info.qos_profile.reliability for info in node.get_publishers_info_by_topic(topic)]
+    if not offers:
+        return None
+    return RELIABLE if all(offer == RELIABLE for offer in offers) else BEST_EFFORT
+
 
 class ImageInput:
     """Images of one topic for as long as it is started, in a callback group of its own.
+
+    With image_reliability auto it asks for what the publishers offer. Before there is any it asks
+    for reliable images, of which none is lost; where a publisher comes that does not offer it, and
+    later where others come and go, it subscribes again.
 
     Args:
         node: that subscribes. name: of the topic, before remapping.
@@ -50,12 +67,25 @@ class ImageInput:
         self._node, self._name, self._values = node, name, values
         self._take, self._log = take, log
         self._group = MutuallyExclusiveCallbackGroup()
+        self._lock = threading.RLock()  # of the subscription
         self._subscription: Any = None
+        self._asked = RELIABLE
+        self._number = 0  # of the subscription
         self.hint = ""
 
     @property
     def _compressed(self) -> bool:
         return self._values["image_transport"] == "compressed"
+
+    @property
+    def _overridden(self) -> bool:
+        """The user gave a reliability for this topic as qos_overrides, which wins."""
+        given = getattr(self._node, "_parameter_overrides", {})
+        return f"qos_overrides.{self.topic}.subscription.reliability" in given
+
+    @property
+    def _auto(self) -> bool:
+        return self._values["image_reliability"] == "auto" and not self._overridden
 
     @property
     def topic(self) -> str:
@@ -66,7 +96,48 @@ class ImageInput:
     def start(self) -> str:
         """Subscribes; the full name of the topic."""
         self.hint = ""
-        reliable = self._values["image_reliability"] == "reliable"
+        if self._auto:
+            offered = offered_reliability(self._node, self.topic)
+            asked = RELIABLE if offered is None else offered
+        else:
+            reliable = self._values["image_reliability"] == "reliable"
+            asked = RELIABLE if reliable else BEST_EFFORT
+        with self._lock:
+            self._subscribe(asked)
+            return str(self._subscription.topic_name)
+
+    def stop(self) -> None:
+        """Ends the subscription; more than once if need be."""
+        with self._lock:
+            subscription, self._subscription = self._subscription, None
+            if subscription is not None:
+                self._node.destroy_subscription(subscription)
+
+    def look(self) -> None:
+        """With auto: subscribes again where the publishers offer something else by now."""
+        if not self._auto:
+            return
+        with self._lock:
+            if self._subscription is None:
+                return
+            offered = offered_reliability(self._node, self.topic)
+            if offered is not None and offered != self._asked:
+                self._ask_for(offered)
+
+    def _ask_for(self, reliability: ReliabilityPolicy) -> None:
+        name = "reliable" if reliability == RELIABLE else "best-effort"
+        self._log("info", "", f"{self.topic}: asking for {name} images, as its publishers offer")
+        self.stop()
+        self._subscribe(reliability)
+
+    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
+        self._asked = reliability
+        self._number += 1
+        overridable = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
+        if self._overridden:
+            # only then: rclpy declares it with the first value asked for, which would override the
+            # next one
+            overridable.append(QoSPolicyKind.RELIABILITY)
         self._subscription = self._node.create_subscription(
             CompressedImage if self._compressed else Image,
             self.topic if self._compressed else self._name,
@@ -74,22 +145,13 @@ class ImageInput:
             QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
                 depth=1,
-                reliability=(
-                    ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-                ),
+                reliability=reliability,
                 durability=DurabilityPolicy.VOLATILE,
             ),
             callback_group=self._group,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            qos_overriding_options=QoSOverridingOptions(overridable),
         )
-        return str(self._subscription.topic_name)
-
-    def stop(self) -> None:
-        """Ends the subscription; more than once if need be."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            self._node.destroy_subscription(subscription)
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self._take(message, None, None)
@@ -97,12 +159,19 @@ class ImageInput:
     def _on_image_with_info(self, message: Image | CompressedImage, info: Any) -> None:
         publisher = info.get("publisher_gid")
         sequence = info.get("publication_sequence_number") if publisher is not None else None
-        self._take(message, str(publisher), sequence)
+        # what was sent between two subscriptions was not lost on the way
+        self._take(message, f"{publisher} {self._number}", sequence)
 
     def _on_incompatible(self, info: Any) -> None:
         policy = policy_name(info)
+        with self._lock:
+            if self._subscription is None:
+                return
+            if self._auto and policy == "reliability" and self._asked == RELIABLE:
+                self._ask_for(BEST_EFFORT)
+                return
         remedy = (
-            "set image_reliability to best_effort, or let the camera publish reliably"
+            "set image_reliability to auto or best_effort, or let the camera publish reliably"
             if policy == "reliability"
             else "make its QoS fit, or set qos_overrides for the subscription"
         )

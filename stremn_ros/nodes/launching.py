@@ -71,7 +71,7 @@ def shared_arguments(params_file: str, node_name: str) -> list[DeclareLaunchArgu
         DeclareLaunchArgument(
             "image_reliability",
             default_value="",
-            description=f"best_effort or reliable, asked of the image's publisher. {AS_FILE}",
+            description=f"auto, best_effort or reliable, asked of the image's publisher. {AS_FILE}",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
         DeclareLaunchArgument(
@@ -124,13 +124,21 @@ def given_parameters(value: Value, texts: Iterable[str], numbers: Iterable[str])
         RuntimeError: one of `numbers` is not a whole number.
     """
     found: dict[str, Any] = {name: value(name) for name in texts if value(name)}
-    for name in numbers:
-        if value(name):
-            try:
-                found[name] = int(value(name))
-            except ValueError:
-                raise RuntimeError(f"{name}:={value(name)} is not a whole number") from None
+    found.update({name: number(value, name, int) for name in numbers if value(name)})
     return found
+
+
+def number(value: Value, name: str, kind: Callable[[str], Any]) -> Any:
+    """An argument as a number. kind: int or float.
+
+    Raises:
+        RuntimeError: it is none.
+    """
+    try:
+        return kind(value(name))
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise RuntimeError(f"{name}:={value(name)} is not {what}") from None
 
 
 def full_name(value: Value) -> str:
@@ -159,12 +167,11 @@ def lifecycle_node(
     """
     if not os.path.isfile(value("params_file")):
         raise RuntimeError(f"params_file:={value('params_file')}: there is no such file")
-    profile = value("fastdds_profile")
     environment = [
         SetEnvironmentVariable(name, path)
         for name, path in {
             **SWITCHES,
-            **(profile_environment(profile) if profile else {}),
+            **profile_environment(value("fastdds_profile")),
         }.items()
     ]
     enclave = ["--enclave", value("enclave")] if value("enclave") else []
@@ -190,7 +197,11 @@ def lifecycle_node(
             target_action=node,
             # new ones each time, as a node that died is started again
             on_start=lambda event, context: [
-                ExecuteProcess(cmd=[*command, name, *security], name="bring_up", output="screen")
+                ExecuteProcess(
+                    cmd=[*command, name, "--pid", str(event.pid), *security],
+                    name="bring_up",
+                    output="screen",
+                )
                 for name in (full_name(value), *also)
             ],
         )

@@ -10,9 +10,10 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -28,13 +29,15 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 
 from stremn_ros.errors import StremnError
-from stremn_ros.nodes import parameters
-from stremn_ros.nodes.report import ERROR, OK, WARN, Report
+from stremn_ros.nodes import entry, parameters
+from stremn_ros.nodes.entry import StopSignals, init
+from stremn_ros.nodes.report import ERROR, OK, WARN, Report, with_reason
 
 # One for each callback group of the node that can hold a thread: the diagnostics, and the default
 # group of transitions and parameters; one more keeps the executor itself responsive.
 THREADS = 3
 SWITCH_INTERVAL = 0.0005  # seconds
+TWIN_PERIOD = 1.0  # seconds between two looks for a node of the same name
 
 
 class Stream(Protocol):
@@ -45,8 +48,11 @@ class Stream(Protocol):
     def activate(self) -> str:
         """Starts the subscriptions; the name of the image topic."""
 
+    def save(self) -> None:
+        """Takes no more images, and saves what is remembered where that is wished."""
+
     def stop(self) -> None:
-        """Ends the subscriptions; what is remembered is kept."""
+        """Does the same, and ends the subscriptions; what is remembered is kept."""
 
     def free(self) -> None:
         """Lets go of everything that `configure` made; more than once if need be."""
@@ -74,8 +80,11 @@ class NetworkNode(LifecycleNode):
         self._table, self._work = table, work
         self._streams: Sequence[Stream] = ()
         self._configured = False
+        self._ending = False  # the process was told to stop
         self._failure = ""  # why the last configure failed
         self._doing = ("", 0.0)  # what configure is at, and since when
+        self._twin = False  # another node has this one's name
+        self._looked_for_twin = 0.0
         self._values, self._problems = parameters.declare(self, table)
         self._settings = settings
         self._use(self._values)
@@ -85,7 +94,7 @@ class NetworkNode(LifecycleNode):
         # not the node's clock, which may be a simulated one that stands still
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics_timer = self._make_timer()
-        for problem in self._problems:
+        for problem in self._problems.values():
             self.get_logger().error(f"{problem}; `configure` will fail until it is set right")
 
     def _load(self) -> None:
@@ -109,10 +118,8 @@ class NetworkNode(LifecycleNode):
         values, reason = parameters.check_changes(self._table, changes, configured=self._configured)
         if reason:
             return SetParametersResult(successful=False, reason=reason)
-        # a value that was wrong at the start and has now been set right
-        self._problems = [
-            text for text in self._problems if not any(f"parameter {n} " in text for n in values)
-        ]
+        for name in values:  # wrong at the start, and set right now
+            self._problems.pop(name, None)
         self._use(values)
         if "diagnostics_period" in values:
             self.destroy_timer(self._diagnostics_timer)
@@ -133,12 +140,18 @@ class NetworkNode(LifecycleNode):
         """Loads the network; a failure leaves the node unconfigured with the reason in the log."""
         try:
             if self._problems:
-                raise StremnError("; ".join(self._problems))
+                raise StremnError("; ".join(self._problems.values()))
             self._configured = True
             self._note_doing(f"loading model {self._values['model']}")
             with self._library_log():
                 self._load()
+            if self._ending:
+                raise StremnError("the process was told to stop")
         except Exception as error:
+            if self._ending:
+                self.get_logger().info("told to stop while configuring: given up")
+                self.free()
+                return TransitionCallbackReturn.FAILURE
             expected = isinstance(error, StremnError)
             self._failure = str(error) if expected else f"{type(error).__name__}: {error}"
             self.get_logger().error(f"configure failed: {self._failure}")
@@ -205,6 +218,15 @@ class NetworkNode(LifecycleNode):
         self.free()
         return TransitionCallbackReturn.SUCCESS
 
+    def save(self) -> None:
+        """The process was told to stop: takes no more images, and saves what is remembered."""
+        self._ending = True
+        for stream in self._streams:
+            try:
+                stream.save()
+            except Exception:  # the others are saved all the same
+                self.get_logger().error(f"not saved:\n{traceback.format_exc()}")
+
     def free(self) -> None:
         """Ends the work and frees the network; from any state, more than once if need be."""
         for stream in self._streams:
@@ -250,8 +272,11 @@ class NetworkNode(LifecycleNode):
         array = DiagnosticArray()
         # the only stamp that is made here: when the diagnosis was made
         array.header.stamp = self.get_clock().now().to_msg()
+        self._look_for_twin()
         for stream in self._streams:
             report = stream.report() or self._state_report()
+            if self._twin:
+                report = with_reason(report, WARN, self._twin_text())
             which = f" of {stream.name}" if stream.name else ""
             array.status.append(
                 DiagnosticStatus(
@@ -263,6 +288,24 @@ class NetworkNode(LifecycleNode):
                 )
             )
         self._diagnostics_pub.publish(array)
+
+    def _look_for_twin(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_for_twin < TWIN_PERIOD:
+            return
+        self._looked_for_twin = now
+        own = (self.get_name(), self.get_namespace())
+        twin = self.get_node_names_and_namespaces().count(own) > 1
+        if twin and not self._twin:
+            self.get_logger().warning(self._twin_text())
+        self._twin = twin
+
+    def _twin_text(self) -> str:
+        return (
+            f"another node is called {self._path} too: calls are answered by either, and both "
+            "publish and save under the same names; end one, or start it with another name "
+            "(-r __node:=NAME, node_name:=NAME). One that died is seen for some 20 s more"
+        )
 
     # ------------------------------------------------------------------ other
 
@@ -311,8 +354,11 @@ def spin(executor: MultiThreadedExecutor, node: LifecycleNode) -> None:
             node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
 
 
-def run(nodes: Iterable[NetworkNode]) -> int:
-    """Runs nodes in this process until it is told to stop; the lifecycle services drive them."""
+def run(nodes: Iterable[NetworkNode], signals: StopSignals) -> int:
+    """Runs nodes in this process until it is told to stop; the lifecycle services drive them.
+
+    The executor has threads of its own, so that the main thread is there for signals.
+    """
     # The worker waits for the executor's Python, and the other way round, for no longer than this;
     # by default it is 5 ms, which is as much as a node may add to an image in all.
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -320,13 +366,38 @@ def run(nodes: Iterable[NetworkNode]) -> int:
     executor = MultiThreadedExecutor(num_threads=sum(node.threads for node in nodes))
     for node in nodes:
         executor.add_node(node)
-    try:
-        spin(executor, nodes[0])
-    finally:
-        for node in nodes:
-            node.free()  # first: it also ends service calls that wait for a frame
-        executor.shutdown()
-        for node in nodes:
-            node.destroy_node()
-        rclpy.try_shutdown()
+
+    def spin_to_the_end() -> None:
+        try:
+            spin(executor, nodes[0])
+        finally:
+            signals.tell()
+
+    spinning = threading.Thread(target=spin_to_the_end, name="executor", daemon=True)
+    spinning.start()
+    signals.wait()
+    for node in nodes:
+        node.save()  # before anything is torn down: whatever happens then, this is on the disk
+    for node in nodes:
+        node.free()  # it also ends service calls that wait for a frame
+    executor.shutdown()
+    spinning.join()
+    for node in nodes:
+        node.destroy_node()
+    rclpy.try_shutdown()
     return 0
+
+
+def main(name: str, make: Callable[[], Iterable[NetworkNode]], args: list[str] | None) -> int:
+    """The main function of an executable with nodes of this kind.
+
+    Args:
+        name: of the executable. make: makes the nodes, once ROS has started.
+        args: of the command line; None takes those of the process.
+    """
+
+    def start(signals: StopSignals) -> int:
+        init(args)
+        return run(make(), signals)
+
+    return entry.run(name, start)

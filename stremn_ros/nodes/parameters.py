@@ -6,10 +6,11 @@ the file and the table agree. rclpy is imported only to declare, so the table ca
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ VIDEO_SOURCE = "video_source_node"
 PREDICT = "predict_node"
 
 MOST_CAMERAS = 16
+
+IMAGE_RELIABILITIES = ("auto", "best_effort", "reliable")
 
 # Not the baseline whose memory grows without end: a node runs for weeks
 UPDATE_RULES = tuple(name for name, rule in RULES.items() if not rule.grows)
@@ -65,7 +68,7 @@ class ParameterSpec:
         texts = not isinstance(value, list) or all(isinstance(item, str) for item in value)
         if type(value) is not kind or not texts:
             raise InputError(
-                f"{self.name} is a {self.type_name}, got {value!r} ({type(value).__name__})"
+                f"{self.name} is of type {self.type_name}, got {value!r} ({type(value).__name__})"
             )
         if isinstance(value, (int, float)):
             if not math.isfinite(value):
@@ -105,16 +108,24 @@ def _observe(value: int) -> str | None:
     return "3 images or more, or 0 for the model's own number" if 0 < value < 3 else None
 
 
+def _period(value: float) -> str | None:
+    return "0.1 seconds or more, or 0 for never" if 0 < value < 0.1 else None
+
+
 def camera_names(given: Sequence[str]) -> list[str]:
     """Of the parameter `cameras`: the name of each, or one empty name for a node with one."""
     return [name for name in given if name] or [""]
 
 
-def _cameras(value: list[str]) -> str | None:
+def wrong_cameras(value: Sequence[str]) -> str | None:
+    """What is wrong with the names of cameras; None where nothing is."""
     names = [name for name in value if name]
     for name in names:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", name):
-            return f"{name!r} cannot be part of a topic's name: letters, digits and single '_'"
+            return (
+                f"{name!r} cannot be part of a topic's name: a letter first, then letters, digits "
+                "and single '_'"
+            )
     if len(set(names)) != len(names):
         return "each name once"
     if len(names) > MOST_CAMERAS:
@@ -131,7 +142,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "right]. Each has topics and services below its name (`left/image`, `~/left/mask`, "
         "`~/left/seed_mask`) and a memory of its own. Empty: one camera, without a name.",
         START,
-        check=_cameras,
+        check=wrong_cameras,
     ),
     ParameterSpec(
         SEGMENT,
@@ -263,11 +274,12 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         SEGMENT,
         "image_reliability",
-        "best_effort",
-        "Reliability asked of the image's publisher. best_effort fits every publisher; reliable "
-        "loses no frame on the way but gets nothing from a best-effort camera.",
+        "auto",
+        "Reliability asked of the image's publisher. auto asks for what the publishers offer; "
+        "best_effort fits every publisher; reliable loses no image on the way but gets nothing "
+        "from a best-effort camera.",
         UNCONFIGURED,
-        choices=("best_effort", "reliable"),
+        choices=IMAGE_RELIABILITIES,
     ),
     ParameterSpec(
         SEGMENT,
@@ -318,10 +330,28 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "seed_wait",
         2.0,
-        "Seconds that a seed whose frame is not kept waits for the next frame.",
+        "Seconds that a seed whose frame is not kept waits for the next frame (a strict one for "
+        "its own).",
         RUN_TIME,
         0.0,
         60.0,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "strict_seeds",
+        True,
+        "Refuse a mask on ~/seed whose stamp is that of no kept image. False seeds it in the next "
+        "image, where the object may be elsewhere. The services have a field for this.",
+        RUN_TIME,
+    ),
+    ParameterSpec(
+        SEGMENT,
+        "seed_share",
+        0.5,
+        "Share of the network's time that seeds may take while images wait.",
+        RUN_TIME,
+        0.05,
+        0.95,
     ),
     ParameterSpec(
         SEGMENT,
@@ -335,10 +365,12 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "autosave_period",
         0.0,
-        "Seconds after which the memory is saved again, when it has changed; 0 turns this off.",
+        "Seconds after which the memory is saved again, when it has changed, 0.1 or more; 0 turns "
+        "this off.",
         RUN_TIME,
         0.0,
         86400.0,
+        check=_period,
     ),
     ParameterSpec(
         SEGMENT,
@@ -610,10 +642,12 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         PREDICT,
         "image_reliability",
-        "best_effort",
-        "Reliability asked of the image's publisher. best_effort hears reliable ones too.",
+        "auto",
+        "Reliability asked of the image's publisher. auto asks for what the publishers offer; "
+        "best_effort fits every publisher; reliable loses no image on the way but gets nothing "
+        "from a best-effort camera.",
         UNCONFIGURED,
-        choices=("best_effort", "reliable"),
+        choices=IMAGE_RELIABILITIES,
     ),
     ParameterSpec(
         PREDICT,
@@ -651,12 +685,17 @@ def parameters_of(node: str) -> dict[str, ParameterSpec]:
 
 
 def descriptor(spec: ParameterSpec) -> Any:
-    """The rcl_interfaces/ParameterDescriptor of an entry."""
+    """The rcl_interfaces/ParameterDescriptor of an entry.
+
+    The type is left to `validate`, whose refusal says in words what would be right: that of rclpy
+    names types by number.
+    """
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
     text = ParameterDescriptor(
         description=f"{spec.description} Changes: {spec.changes}.",
         read_only=spec.changes == START,
+        dynamic_typing=True,
     )
     if spec.choices:
         named = ", ".join(choice or "'' (empty)" for choice in spec.choices)
@@ -673,30 +712,70 @@ def descriptor(spec: ParameterSpec) -> Any:
     return text
 
 
-def declare(node: Any, table: str) -> tuple[dict[str, Any], list[str]]:
+def declare(node: Any, table: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Declares the parameters of `table` on an rclpy node.
 
     A value given at the start (command line, YAML) that is not valid does not end the node: the
     default is declared in its place and the reason returned, for the node to refuse its work with.
+    A parameter that the table does not have is named in the log.
 
     Returns:
-        The values by name, and what was wrong with the values given.
+        The values by name, and by name what was wrong with the values given.
     """
     # rclpy has no public way to see a value given at the start before declaring it, and declaring
     # a wrong one raises
     given = getattr(node, "_parameter_overrides", {})
+    specs = parameters_of(table)
     values: dict[str, Any] = {}
-    problems: list[str] = []
-    for spec in parameters_of(table).values():
+    problems: dict[str, str] = {}
+    for spec in specs.values():
         value: Any = spec.default
         if spec.name in given:
             try:
                 value = spec.validate(given[spec.name].value)
             except InputError as error:
-                problems.append(f"parameter {error}")
+                problems[spec.name] = f"parameter {error}"
         node.declare_parameter(spec.name, value, descriptor(spec), ignore_override=True)
         values[spec.name] = value
+    unknown = [name for name in given if not _is_known(node, name)]
+    if unknown:
+        node.get_logger().warning(unknown_parameters(unknown, specs))
+    if hasattr(node, "add_pre_set_parameters_callback"):  # later than Humble
+        node.add_pre_set_parameters_callback(lambda changes: with_floats(table, changes))
     return values, problems
+
+
+def _is_known(node: Any, name: str) -> bool:
+    # declared by this package or by rclpy, or when a topic is subscribed to
+    return node.has_parameter(name) or name.startswith("qos_overrides.")
+
+
+def unknown_parameters(names: Iterable[str], known: Iterable[str]) -> str:
+    """What to say of parameters that were given and are none, perhaps misspelt."""
+    described = []
+    for name in names:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        described.append(f"{name} (did you mean {near[0]}?)" if near else name)
+    one = len(described) == 1
+    return (
+        f"{'parameter' if one else 'parameters'} {', '.join(described)} {'is' if one else 'are'} "
+        "not known to this node and ignored; docs/parameters.md has all"
+    )
+
+
+def with_floats(table: str, changes: Sequence[Any]) -> list[Any]:
+    """rclpy Parameters, with whole numbers that are set where the table has a double as doubles."""
+    from rclpy.parameter import Parameter
+
+    specs = parameters_of(table)
+    return [
+        Parameter(change.name, value=float(change.value))
+        if change.type_ == Parameter.Type.INTEGER
+        and change.name in specs
+        and isinstance(specs[change.name].default, float)
+        else change
+        for change in changes
+    ]
 
 
 def check_changes(
@@ -746,7 +825,9 @@ def markdown() -> str:
         'reason, while the node is configured. "at start only": read-only once the node runs.',
         "",
         "A value that is not valid is refused with the reason. One that is given at the start "
-        "makes `configure` of a lifecycle node fail with the reason in the log.",
+        "makes `configure` of a lifecycle node fail with the reason in the log. A parameter that "
+        "the node does not have, as one that is misspelt in a file, is named in the log at the "
+        "start.",
     ]
     for node, title in _TITLES.items():
         lines += ["", f"## {title}", ""]

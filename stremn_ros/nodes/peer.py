@@ -14,6 +14,7 @@ from lifecycle_msgs.srv import GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from stremn_ros.errors import StremnError
+from stremn_ros.nodes.entry import init
 
 Result = TypeVar("Result")
 
@@ -37,7 +38,7 @@ class Peer:
 
     def __init__(self, name: str) -> None:
         self._context = rclpy.Context()
-        rclpy.init(context=self._context)
+        init(context=self._context)
         self.node = rclpy.create_node(name, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)

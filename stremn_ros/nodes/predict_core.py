@@ -86,7 +86,16 @@ class PredictCore(FrameCore):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings if settings is not None else PredictSettings()
-        super().__init__(1, log, self.settings, topic, node, now, clock)
+        super().__init__(
+            1,
+            log,
+            self.settings,
+            topic,
+            node,
+            now,
+            clock,
+            largest_gap=lambda: self.settings.max_gap,
+        )
         self._predictor = predictor
         self._publish = publish
         self._reset_reason = ""  # why the predictor is to forget before the next frame

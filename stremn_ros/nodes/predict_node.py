@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
@@ -83,11 +82,15 @@ class Predictions:
         self._core.activate()
         return self._images.start()
 
-    def stop(self) -> None:
-        """Ends the subscription."""
-        self._images.stop()
+    def save(self) -> None:
+        """Takes no more images; there is nothing to save."""
         if self._core is not None:
             self._core.deactivate()
+
+    def stop(self) -> None:
+        """Ends the subscription."""
+        self.save()
+        self._images.stop()
 
     def free(self) -> None:
         """Lets go of everything that `configure` made; more than once if need be."""
@@ -105,6 +108,7 @@ class Predictions:
 
     def report(self) -> Report | None:
         """For the diagnostics; None while not configured."""
+        self._images.look()
         core = self._core
         if core is None:
             return None
@@ -180,8 +184,7 @@ def _time(stamp: int) -> Time:
 
 def main(args: list[str] | None = None) -> int:
     """Runs the node until it is told to stop; the lifecycle services drive it."""
-    rclpy.init(args=args)
-    return life_cycle.run([PredictNode()])
+    return life_cycle.main("predict_node", lambda: [PredictNode()], args)
 
 
 if __name__ == "__main__":

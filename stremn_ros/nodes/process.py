@@ -92,7 +92,9 @@ class NodeProcess:
             self.process.send_signal(how)
             try:
                 self.process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
+            except BaseException as error:  # it does not end, or a second Ctrl-C: it must not stay
                 self.process.kill()
                 self.process.wait()
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
         return self.process.returncode

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stremn_ros.nodes.frames import Counters
+from stremn_ros.nodes.frames import LOSS_REMEDY, Counters
 from stremn_ros.nodes.settings import IntakeSettings, Settings
 
 # levels of diagnostic_msgs/DiagnosticStatus
@@ -85,6 +85,7 @@ class Facts(InputFacts):
     memory: Mapping[int, str] = field(default_factory=dict)  # of each object, in words
     snapshot: str = ""  # the last one
     last_seed: str = ""
+    seeds_by_topic: str = ""
     problems: Sequence[str] = field(default_factory=tuple)  # what else is wrong, in words
 
 
@@ -112,6 +113,15 @@ def judge(reasons: Iterable[Reason], well: str, values: Mapping[str, Any]) -> Re
     return Report(level, message, texts)
 
 
+def with_reason(report: Report, level: int, text: str) -> Report:
+    """A report with something more that is wrong."""
+    first, second = report.message, text
+    if level > report.level:
+        first, second = text, report.message if report.level else ""
+    also = " | ".join(part for part in (second, report.values.get("also", "")) if part)
+    return Report(max(level, report.level), first, {**report.values, "also": also})
+
+
 def input_reasons(facts: InputFacts) -> Iterable[Reason]:
     """What is wrong with the images themselves; nothing else is worth telling while inactive."""
     settings = facts.settings
@@ -137,9 +147,7 @@ def input_reasons(facts: InputFacts) -> Iterable[Reason]:
         yield (
             WARN,
             f"{facts.lost} of the last {facts.lost + facts.arrivals} images on {facts.topic} were "
-            "lost on the way: give DDS enough shared memory (config/fastdds_shm.xml, for the "
-            "camera's process as well), or set image_reliability to reliable; if that is done, the "
-            "machine is too busy to take them in time",
+            f"lost on the way: {LOSS_REMEDY}",
         )
     if len(facts.late) > MUCH_LATE * facts.arrivals and facts.arrivals >= FEW:
         yield (
@@ -180,6 +188,13 @@ def _reasons(facts: Facts) -> Iterable[Reason]:
     lost = [item.id for item in facts.objects if item.state.name == "LOST"]
     if lost:
         yield WARN, f"lost object {listed_ids(lost)}: seed it again, or remove it"
+    hidden = [item.id for item in facts.objects if item.state.name == "OCCLUDED"]
+    if hidden:
+        yield (
+            WARN,
+            f"object {listed_ids(hidden)} is not seen: its mask is empty until it is found again "
+            "(OCCLUDED; LOST after lost_after images)",
+        )
     unsure = [
         f"{item.id} ({item.score:.2f})"
         for item in facts.objects
@@ -224,6 +239,7 @@ def _values(facts: Facts) -> dict[str, Any]:
         "seed buffer [frames]": f"{facts.kept_frames} of {facts.kept_most}",
         "seed buffer [bytes]": facts.kept_bytes,
         "last seed": facts.last_seed,
+        "seeds by topic": facts.seeds_by_topic,
         "snapshot": facts.snapshot,
         "runtime": facts.runtime,
         "enabled": str(facts.enabled).lower(),

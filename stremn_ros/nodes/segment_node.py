@@ -9,8 +9,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import rclpy
-
 from stremn_ros.nodes import camera, life_cycle, parameters
 from stremn_ros.nodes.camera import Camera
 from stremn_ros.nodes.settings import Settings
@@ -68,8 +66,7 @@ class SegmentNode(life_cycle.NetworkNode):
 
 def main(args: list[str] | None = None) -> int:
     """Runs the node until it is told to stop; the lifecycle services drive it."""
-    rclpy.init(args=args)
-    return life_cycle.run([SegmentNode()])
+    return life_cycle.main("segment_node", lambda: [SegmentNode()], args)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-import rclpy
 from rclpy.utilities import remove_ros_args
 
-from stremn_ros.nodes.life_cycle import run
+from stremn_ros.nodes import life_cycle
+from stremn_ros.nodes.life_cycle import NetworkNode
 from stremn_ros.nodes.predict_node import PredictNode
 from stremn_ros.nodes.segment_node import SegmentNode
 
@@ -23,10 +23,13 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--predict", action="append", default=[], metavar="ROS_ARGUMENT")
     options = parser.parse_args(remove_ros_args(words)[1:])
-    rclpy.init(args=words)
     # Else a parameter file for /** and a new name for the node would count for both
     own = ["--ros-args", *options.predict]
-    return run([SegmentNode(), PredictNode(cli_args=own, use_global_arguments=False)])
+
+    def make() -> list[NetworkNode]:
+        return [SegmentNode(), PredictNode(cli_args=own, use_global_arguments=False)]
+
+    return life_cycle.main("segment_predict_node", make, words)
 
 
 if __name__ == "__main__":

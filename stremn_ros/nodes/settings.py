@@ -29,6 +29,8 @@ class Settings(IntakeSettings):
     overlay: bool = True
     overlay_alpha: float = 0.5
     seed_wait: float = 2.0
+    seed_share: float = 0.5
+    strict_seeds: bool = True
     catch_up_time: float = 1.0
     autosave_period: float = 0.0
     autosave_at_stop: bool = False

@@ -24,7 +24,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
 from stremn_ros.errors import InputError
-from stremn_ros.nodes import image_codec, parameters
+from stremn_ros.nodes import entry, image_codec, parameters
 from stremn_ros.video import VideoCutShortError, open_frames
 
 PROGRESS_PERIOD = 2.0  # seconds between two lines of progress
@@ -49,7 +49,7 @@ class VideoSource(Node):
         self._cut_short = False  # the file, which was told
         self._values, problems = parameters.declare(self, parameters.VIDEO_SOURCE)
         if problems:
-            raise InputError("; ".join(problems))
+            raise InputError("; ".join(problems.values()))
         values = self._values
         if not values["path"]:
             raise InputError(
@@ -221,14 +221,22 @@ class VideoSource(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Runs the node; the exit code is 0 at the end of the video or when told to stop, else 1."""
-    rclpy.init(args=args)
+
+    def start(signals: entry.StopSignals) -> int:
+        entry.init(args)
+        return _run(signals)
+
+    return entry.run("video_source_node", start)
+
+
+def _run(signals: entry.StopSignals) -> int:
     executor = SingleThreadedExecutor()
     node: VideoSource | None = None
     code = 0
     try:
         node = VideoSource()
         executor.add_node(node)
-        while rclpy.ok() and not node.done:
+        while rclpy.ok() and not (node.done or signals.told):
             executor.spin_once(timeout_sec=0.2)
         if node.error:
             node.get_logger().error(node.error)
@@ -242,7 +250,7 @@ def main(args: list[str] | None = None) -> int:
     except InputError as error:
         rclpy.logging.get_logger("video_source").error(str(error))
         code = 1
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     finally:
         executor.shutdown()

@@ -19,9 +19,13 @@ Job = Callable[[], None]
 
 
 class Client(Protocol):
-    """Who has work; both are called while the worker's condition is held."""
+    """Who has work; all are called while the worker's condition is held."""
 
     def has_work(self) -> bool: ...
+
+    def has_urgent(self) -> bool:
+        """Some of it goes before the work of the others, whoever has had how much time."""
+        ...
 
     def take_work(self) -> Job:
         """The next piece of work, when there is one."""
@@ -85,7 +89,8 @@ class Worker:
         ready = [client for client in self._spent if client.has_work()]
         if not ready:
             return None
-        chosen = min(ready, key=lambda client: (self._spent[client], self._turns[client]))
+        first = [client for client in ready if client.has_urgent()] or ready
+        chosen = min(first, key=lambda client: (self._spent[client], self._turns[client]))
         level = self._spent[chosen]
         for client in self._spent:
             if client not in ready:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ..errors import InputError, ModelError
 from ..network import SegmentationConfig, SegmentationNetwork
+from ..resources import shared_places
 from ..text_files import read_yaml
+from .cache import sha256
 from .forking import note_use
 
 WEIGHTS = "weights.safetensors"
@@ -26,6 +28,7 @@ WEIGHTS = "weights.safetensors"
 SCORER = "pair_scorer.safetensors"
 SCORER_PREFIX = "pair_scorer."
 CONFIG = "config.yaml"
+DIGESTS = "sha256"  # in it: of the files of weights
 
 
 def model_folders() -> list[Path]:
@@ -33,10 +36,7 @@ def model_folders() -> list[Path]:
     folders = []
     if os.environ.get("STREMN_MODELS"):
         folders.append(Path(os.environ["STREMN_MODELS"]))
-    folders.append(Path(__file__).resolve().parents[2] / "models")
-    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    folders += [Path(prefix) / "share" / "stremn_ros" / "models" for prefix in prefixes if prefix]
-    return list(dict.fromkeys(folders))
+    return list(dict.fromkeys([*folders, *shared_places("models")]))
 
 
 def available_models() -> list[str]:
@@ -80,17 +80,20 @@ class ModelSpec:
         network: the architecture.
         defaults: values for the segmenter where its caller names none (slots, update_rule,
             processing_size).
+        digests: sha256 of the files of weights, by name; a file without one is not checked.
     """
 
     network: SegmentationConfig
     defaults: Mapping[str, Any]
+    digests: Mapping[str, str]
 
 
 def read_config(folder: Path) -> ModelSpec:
     """config.yaml of a segmentation model; ModelError says what is wrong with it."""
     path = folder / CONFIG
     values = read_model_config(path, "segmentation")
-    return ModelSpec(SegmentationConfig.from_mapping(values["network"]), values["defaults"])
+    network = SegmentationConfig.from_mapping(values["network"])
+    return ModelSpec(network, values["defaults"], read_digests(path, values))
 
 
 def read_model_config(path: Path, task: str) -> dict[str, Any]:
@@ -107,6 +110,31 @@ def read_model_config(path: Path, task: str) -> dict[str, Any]:
     return {**values, **parts}
 
 
+def read_digests(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
+    """The digests in a configuration; ModelError where they are none."""
+    digests = values.get(DIGESTS) or {}  # None where all its lines were taken out
+    if not isinstance(digests, dict) or not all(
+        isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
+        for digest in digests.values()
+    ):
+        raise ModelError(f"{path}: '{DIGESTS}' must map names of files to 64 hexadecimal digits")
+    return digests
+
+
+def check_digest(path: Path, digests: Mapping[str, str]) -> None:
+    """ModelError where a file is not the one that its digest was made of.
+
+    A flipped bit leaves a file that loads, and a network that sees a little less, or nothing.
+    """
+    expected = digests.get(path.name)
+    if expected is not None and (found := sha256(path)) != expected:
+        raise ModelError(
+            f"{path} is damaged: its sha256 is {found[:12]}..., and {CONFIG} beside it says "
+            f"{expected[:12]}...; fetch it again, or, if it was changed on purpose, take its line "
+            f"out of '{DIGESTS}' in {CONFIG}"
+        )
+
+
 def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
     """The network with its weights, in evaluation mode on the CPU.
 
@@ -120,11 +148,13 @@ def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
     with without_numbers():
         network = SegmentationNetwork(spec.network)
     assign_weights(network, read_weights(path), str(path))
+    check_digest(path, spec.digests)
     scorer = folder / SCORER
     if scorer.is_file():
         with without_numbers():
             pair_scorer = network.add_pair_scorer()
         assign_weights(pair_scorer, read_weights(scorer), str(scorer))
+        check_digest(scorer, spec.digests)
     return network.eval(), spec
 
 
@@ -199,6 +229,7 @@ def write_model(
 ) -> None:
     """Writes config.yaml (values) and the files of weights, those that hold any."""
     folder.mkdir(parents=True, exist_ok=True)
+    digests = {}
     for name, weights in files.items():
         if weights:
             plain = {
@@ -207,7 +238,9 @@ def write_model(
             temporary = folder / f".{name}.tmp"
             save_file(plain, str(temporary))
             temporary.chmod(0o644)  # safetensors leaves it to its owner alone
+            digests[name] = sha256(temporary)
             temporary.replace(folder / name)
     temporary = folder / f".{CONFIG}.tmp"
-    temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False))
+    task = {"task": values["task"], DIGESTS: digests}
+    temporary.write_text(yaml.safe_dump({**task, **values}, sort_keys=False))
     temporary.replace(folder / CONFIG)

@@ -16,6 +16,8 @@ from .models import (
     CONFIG,
     WEIGHTS,
     assign_weights,
+    check_digest,
+    read_digests,
     read_model_config,
     read_weights,
     without_numbers,
@@ -38,11 +40,13 @@ class PredictionSpec:
         architecture: a key of ``ARCHITECTURES``; network: its entries.
         defaults: values for the predictor where its caller names none (slots, update_rule,
             update_every, memory_span, processing_size).
+        digests: sha256 of the files of weights, by name; a file without one is not checked.
     """
 
     architecture: str
     network: Mapping[str, Any]
     defaults: Mapping[str, Any]
+    digests: Mapping[str, str]
 
 
 def build_prediction_network(architecture: str, values: Mapping[str, Any]) -> Network:
@@ -56,9 +60,11 @@ def build_prediction_network(architecture: str, values: Mapping[str, Any]) -> Ne
 
 def read_prediction_config(folder: Path) -> PredictionSpec:
     """config.yaml of a prediction model; ModelError says what is wrong with it."""
-    values = read_model_config(folder / CONFIG, TASK)
+    path = folder / CONFIG
+    values = read_model_config(path, TASK)
     architecture = values.get("architecture", "stremn")
-    return PredictionSpec(architecture, values["network"], values["defaults"])
+    digests = read_digests(path, values)
+    return PredictionSpec(architecture, values["network"], values["defaults"], digests)
 
 
 def load_prediction_network(folder: Path) -> tuple[Network, PredictionSpec]:
@@ -74,6 +80,7 @@ def load_prediction_network(folder: Path) -> tuple[Network, PredictionSpec]:
     with without_numbers():
         network = build_prediction_network(spec.architecture, spec.network)
     assign_weights(network, read_weights(path), str(path))
+    check_digest(path, spec.digests)
     return network.eval(), spec
 
 

@@ -1,0 +1,152 @@
+"""`stremn seed`: gives a running node an object to follow, by hand."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from stremn_ros.errors import InputError, StremnError
+
+ON_OVERLAP = ("again", "replace", "both", "refuse")
+SIZE_WAIT = 3.0  # seconds to wait for a mask of the node, which tells the size of its images
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas") from None
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    values = _numbers(text)
+    if len(values) != 4 or any(value != int(value) or value < 0 for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,WIDTH,HEIGHT in whole pixels")
+    x, y, width, height = (int(value) for value in values)
+    return x, y, width, height
+
+
+def _points(text: str) -> list[tuple[float, float]]:
+    pairs = [_numbers(part) for part in text.split(";") if part.strip()]
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y;X,Y in pixels")
+    return [(x, y) for x, y in pairs]
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "seed",
+        parents=[common],
+        help="give a running ROS node an object to follow, by hand",
+        description="Seeds objects in a running segmentation node: with a mask file, or with a "
+        "box, a polygon or points, of which a mask is made. Pixels are those of the node's images.",
+        epilog="examples: stremn seed --box 210,120,90,110 --name cup   "
+        "stremn seed --points '250,170;260,180' --not 30,30   "
+        "stremn seed --mask first.png --camera left --replace",
+    )
+    parser.add_argument("--node", default="/stremn", help="full name of the node (/stremn)")
+    parser.add_argument("--camera", default="", help="of a node with several cameras: its name")
+    parser.add_argument("--mask", type=Path, help="label mask (PNG), each value 1..255 an object")
+    parser.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the object lies within")
+    parser.add_argument("--polygon", type=_points, metavar="X,Y;X,Y;X,Y", help="around the object")
+    parser.add_argument("--points", type=_points, metavar="X,Y;X,Y", help="on the object")
+    parser.add_argument(
+        "--not", dest="outside", type=_points, metavar="X,Y;X,Y", help="beside the object"
+    )
+    parser.add_argument("--name", default="", help="of the object; with --mask one for each: A,B")
+    parser.add_argument("--id", type=int, default=0, help="of the object; 0: a free one")
+    parser.add_argument(
+        "--replace", action="store_true", help="forget all objects that are followed before"
+    )
+    parser.add_argument(
+        "--on-overlap",
+        choices=ON_OVERLAP,
+        default="again",
+        help="where the mask covers an object that is followed: seed that one again (default), "
+        "replace it, follow both, or refuse",
+    )
+    parser.add_argument(
+        "--image-topic",
+        metavar="TOPIC",
+        help="seed in the first image that comes here from now on, for a video that is about to "
+        "begin; without it in the newest image",
+    )
+    parser.add_argument("--timeout", type=float, default=20.0, help="seconds to wait at most (20)")
+    parser.set_defaults(run=_run)
+
+
+def _check(options: argparse.Namespace) -> None:
+    hints = {
+        "--box": options.box,
+        "--polygon": options.polygon,
+        "--points": options.points,
+        "--not": options.outside,
+    }
+    given = [name for name, value in hints.items() if value]
+    if options.mask is None and not set(given) - {"--not"}:
+        raise InputError("say where the object is: --mask, --box, --polygon or --points")
+    if options.mask is not None and given:
+        raise InputError(f"--mask already says where the objects are: leave out {given[0]}")
+    if options.mask is not None and options.id:
+        raise InputError("--id goes with --box, --polygon or --points; a mask has its own ids")
+    if not 0 <= options.id <= 255:
+        raise InputError(f"--id is {options.id}: 1 to 255, or 0 for a free one")
+    if not options.timeout > 0:
+        raise InputError(f"--timeout is {options.timeout:g}: seconds, more than 0")
+
+
+def _run(options: argparse.Namespace) -> int:
+    _check(options)
+    try:
+        from stremn_ros.nodes.segment_client import SegmentClient, fit_mask
+    except ImportError as error:
+        raise StremnError(
+            f"ROS 2 is not there for this ({error}): `make setup` and use .venv/bin/stremn, or "
+            "source a ROS distribution and the workspace; `stremn doctor` says more"
+        ) from None
+    from stremn_ros.nodes.frames import frame_size
+    from stremn_ros.visualization import read_label_png
+
+    labels = None if options.mask is None else read_label_png(options.mask)
+    client = SegmentClient(
+        options.node, options.camera, f"stremn_seed_{os.getpid()}", options.timeout
+    )
+    try:
+        client.connect()
+        stamp = size = None
+        if options.image_topic:
+            image = client.first_image(options.image_topic, options.timeout)
+            stamp, size = image.header.stamp, frame_size(image)
+        choice: dict[str, Any] = {
+            "on_overlap": ON_OVERLAP.index(options.on_overlap),
+            "stamp": stamp,
+        }
+        if labels is not None:
+            size = size or client.image_size(min(SIZE_WAIT, options.timeout))
+            if size is not None and size != labels.shape:
+                rows, columns = labels.shape
+                labels = fit_mask(labels, size)
+                print(f"stremn seed: the mask is {columns} x {rows} pixels, resized to the images")
+            names = options.name.split(",") if options.name else []
+            answer = client.seed_mask(labels, names, replace=options.replace, **choice)
+        else:
+            answer = client.seed_object(
+                options.name,
+                options.id,
+                box=options.box,
+                polygon=options.polygon or (),
+                inside=options.points or (),
+                outside=options.outside or (),
+                **choice,
+            )
+            if options.replace and answer.success:
+                for other in set(answer.tracked_ids) - set(answer.ids):
+                    answer.tracked_ids = client.remove(other).tracked_ids
+    finally:
+        client.close()
+    if not answer.success:
+        raise StremnError(f"{options.node} refused: {answer.message}")
+    print(f"stremn seed: {answer.message}; followed now: {list(answer.tracked_ids)}", flush=True)
+    return 0

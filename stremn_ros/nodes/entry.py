@@ -1,0 +1,124 @@
+"""How the process of a node begins, and how it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from stremn_ros.errors import StremnError
+from stremn_ros.nodes.dds_profile import profile_environment
+from stremn_ros.resources import shared_file
+
+
+class StopSignals:
+    """SIGINT, SIGTERM and SIGHUP: they tell the process to stop, and raise nothing.
+
+    rclpy's own handlers end its context at once, so that what is in work cannot be published any
+    more, and a second Ctrl-C raises KeyboardInterrupt in the middle of whatever is saved. Here all
+    that a signal does is to be told, however often it comes.
+
+    Attributes:
+        told: one has come.
+    """
+
+    def __init__(self) -> None:
+        self.told = False
+        # not an Event, whose lock the main thread may hold when a signal interrupts it
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
+            self._numbers.append(signal.SIGHUP)
+        for number in self._numbers:
+            signal.signal(number, lambda *_: self.tell())
+
+    def tell(self) -> None:
+        """As a signal does; from any thread."""
+        self.told = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, b"x")
+
+    def ignore(self) -> None:
+        """The process ends by itself now: its exit code is not to be that of a signal."""
+        for number in self._numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+    def wait(self) -> None:
+        """Until one has come; for the main thread, in which Python handles signals."""
+        os.read(self._reader, 1)
+
+
+def use_shared_memory() -> None:
+    """Gives Fast DDS the profile with room for images, unless the environment names one.
+
+    It holds for participants of this process that are made later. The room is needed by the process
+    that publishes.
+    """
+    with contextlib.suppress(
+        LookupError, OSError
+    ):  # without the file there is no room, that is all
+        os.environ.update(profile_environment(shared_file("fastdds_shm.xml")))
+
+
+def init(args: Sequence[str] | None = None, context: Any = None) -> None:
+    """`rclpy.init`, without its signal handlers.
+
+    Raises:
+        StremnError: ROS cannot be started, in a sentence.
+    """
+    use_shared_memory()
+    try:
+        rclpy.init(
+            args=list(args) if args is not None else None,
+            context=context,
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+    except Exception as error:
+        raise StremnError(in_a_sentence(error)) from error
+
+
+def in_a_sentence(error: Exception) -> str:
+    """Why rclpy could not start, without the places in its sources."""
+    text = " ".join(str(error).split(", at /")[0].split())
+    if "logging directory" in text or "log directory" in text:
+        folder = os.environ.get("ROS_LOG_DIR")
+        found = f"ROS_LOG_DIR is {folder}" if folder else "neither HOME nor ROS_LOG_DIR is set"
+        if not folder and os.environ.get("HOME"):
+            found = f"HOME is {os.environ['HOME']}"
+        return (
+            f"there is no folder for the log of ROS ({found}): set ROS_LOG_DIR to a folder that "
+            "can be written to"
+        )
+    if type(error).__name__ == "UnknownROSArgsError":
+        return f"unknown ROS arguments: {text}"
+    return f"ROS cannot be started: {text.removeprefix('failed to initialize rcl: ')}"
+
+
+def run(name: str, make: Callable[[StopSignals], int]) -> int:
+    """Runs the main function of an executable; the exit code.
+
+    Args:
+        name: of the executable. make: given the signals; it starts ROS and runs to the end. What
+            it raises as StremnError, or as an exception of rclpy, is told in a sentence.
+    """
+    signals = StopSignals()
+    try:
+        return make(signals)
+    except Exception as error:
+        if isinstance(error, StremnError):
+            text = str(error)
+        elif type(error).__module__.startswith("rclpy"):
+            text = in_a_sentence(error)
+        else:
+            raise
+        sys.stderr.write(f"{name}: error: {text}\n")
+        return 1
+    finally:
+        signals.ignore()
