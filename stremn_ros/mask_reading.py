@@ -318,7 +318,7 @@ def _levels(
     between = np.bincount(values[(lower < values) & (values < higher)], minlength=256)
     whole = np.bincount(values[spread == 0], minlength=256) > 0  # has an inside
     soft = (counts > 0) & ~whole & (between >= _LINES * counts)
-    if np.count_nonzero(soft) < 2 and counts[soft].sum() < _FEW:
+    if counts[soft].sum() < _FEW:
         return present.tolist()  # a small thing between two others is an object as well
     kept: list[int] = []
     distance = int(present[-1]) // 32  # values of an opacity that nearly is the same
