@@ -1009,12 +1009,12 @@ class Segmenter:
 
     def _start(self, object_id: int, template: _Template, seen: _Frame) -> None:
         """The object's memory holds this template only, and its place in that frame."""
-        self._memory.seed(object_id, template.values, seen.seen.key[0])
         carried = {}
         if "previous" in self._memory.carried:
             carried["previous"] = template.place[None]
         if "hidden" in self._memory.carried:
             carried["hidden"] = self._stages.start(template.values[None])
+        self._memory.seed(object_id, template.values, seen.seen.key[0])
         self._memory.carry([object_id], **carried)
 
     def _tracked_labels(self, seen: _Frame) -> NDArray[np.uint8]:

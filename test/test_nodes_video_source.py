@@ -177,7 +177,7 @@ def test_what_cannot_be_played_is_told_and_ends_with_1(tmp_path, play, images, v
         ({"path": str(images), "start_frame": 5, "end_frame": 4}, "0 <= start < end"),
         ({"path": str(images), "rate": -5.0}, "rate is -5.0, the range is 0 to 1000"),
         ({"path": str(images), "encoding": "gif"}, "encoding is 'gif', it is one of: rgb8"),
-        ({"path": str(images), "width": "wide"}, "width is a int, got 'wide'"),
+        ({"path": str(images), "width": "wide"}, "width is of type int, got 'wide'"),
         ({"path": str(broken), "wait_for_subscribers": 0}, "2.png: cannot be decoded"),
     ]
     for begin in range(0, len(cases), 3):  # a few at a time: they all import OpenCV

@@ -34,6 +34,9 @@ class Client:
     def has_work(self):
         return self.left > 0
 
+    def has_urgent(self):
+        return False
+
     def take_work(self):
         self.left -= 1
         return self._work

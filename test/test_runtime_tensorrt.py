@@ -213,7 +213,7 @@ class OnCpu(TensorRTStages):
             def run(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
                 self.ran.add(name)
                 assert inputs.keys() == specs[name].inputs.keys()
-                return dict(zip(specs[name].outputs, specs[name].module(*inputs.values())))
+                return dict(zip(specs[name].outputs, specs[name].module(**inputs)))
 
             return run
 

@@ -234,13 +234,14 @@ class SlotMemory:
             raise CapacityError(
                 f"there is room for {self.capacity} objects (max_objects); remove one first"
             )
+        projected = self._project(template[None], image_key[None])  # may run out of memory
         row = self.rows.setdefault(object_id, len(self.rows))
         self._clear(row)
         for buffer in self.carried.values():
             buffer[row] = 0.0
         self.last_update.pop(object_id, None)
         where, first = (torch.tensor([index], device="cpu") for index in (row, 0))
-        self._write(where, first, template[None], image_key[None], compare=False)
+        self._put(where, first, template[None], *projected)
         self._order[row, 0] = 0
         self._used[row] = 1
         self._bias[row, :, 0] = 0.0
@@ -559,6 +560,15 @@ class SlotMemory:
         key = self.keys[where, j].transpose(1, 2).unflatten(2, (height, width))
         self._write(where, j, fused, key, rewrite=True)
 
+    def _put(
+        self, rows: Tensor, slots: Tensor, templates: Tensor, keys: Tensor | None, values: Tensor
+    ) -> None:
+        """Copies templates and what was projected from them; keys None: these stay."""
+        self.templates[rows, slots] = templates.to(self.templates.dtype)
+        self.values[rows, slots] = values.flatten(2).transpose(1, 2).to(self.values.dtype)
+        if keys is not None:
+            self.keys[rows, slots] = keys.flatten(2).transpose(1, 2).to(self.keys.dtype)
+
     def _write(
         self,
         rows: Tensor,
@@ -569,11 +579,10 @@ class SlotMemory:
         rewrite: bool = False,
     ) -> None:
         keys, values = self._project(templates, image_keys)
-        self.templates[rows, slots] = templates.to(self.templates.dtype)
-        self.values[rows, slots] = values.flatten(2).transpose(1, 2).to(self.values.dtype)
-        if rewrite and keys is image_keys:
-            return  # a fused slot that keeps its key, and with it its similarities
-        self.keys[rows, slots] = keys.flatten(2).transpose(1, 2).to(self.keys.dtype)
+        kept = rewrite and keys is image_keys  # a fused slot keeps its key, and its similarities
+        self._put(rows, slots, templates, None if kept else keys, values)
+        if kept:
+            return
         if compare and self._limit > 2:
             forward, backward = self._compare(self.keys[rows, slots][:, None], self.keys[rows])
             r, s = rows.numpy(), slots.numpy()

@@ -125,8 +125,13 @@ class GrowingMemory(SlotMemory):
         compare: bool = True,
         rewrite: bool = False,
     ) -> None:
-        keys, values = self._project(templates, image_keys)
-        self.keys[rows, slots] = keys.flatten(2).transpose(1, 2).to(self.keys.dtype)
+        self._put(rows, slots, templates, *self._project(templates, image_keys))
+
+    def _put(
+        self, rows: Tensor, slots: Tensor, templates: Tensor, keys: Tensor | None, values: Tensor
+    ) -> None:
+        if keys is not None:
+            self.keys[rows, slots] = keys.flatten(2).transpose(1, 2).to(self.keys.dtype)
         self.values[rows, slots] = values.flatten(2).transpose(1, 2).to(self.values.dtype)
 
     def state(self) -> dict[str, Tensor]:
