@@ -3,7 +3,7 @@
 ros2 launch stremn_ros demo.launch.py rviz:=true
 ros2 launch stremn_ros demo.launch.py video:=/path/to/video.mp4 mask:=/path/to/first_frame_mask.png
 
-Without a mask nothing is seeded: call /stremn/seed_object yourself. `stremn demo` does the same
+Without a mask nothing is seeded: use `stremn seed` yourself. `stremn demo` does the same
 without launch and rviz, and writes a video, a contact sheet and figures.
 """
 

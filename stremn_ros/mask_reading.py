@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
 from stremn_ros.palette import IDS
+from stremn_ros.pictures import TURNS, orientation, without_turn
 
 VOID = 255  # beside other ids: of no object
 Labels = NDArray[np.uint8]
@@ -74,7 +75,8 @@ class Mask:
         """
         ids = self.ids
         if ids == [VOID]:
-            return np.where(self.values == VOID, np.uint8(alone), np.uint8(0)), self.notes
+            labels = np.where(self.values == VOID, np.uint8(alone), np.uint8(0))
+            return labels, (*self.notes, *_inverted(self.values))
         if not has_void(ids):
             return self.values, self.notes
         void = self.values == VOID
@@ -87,6 +89,19 @@ class Mask:
             )
         note = f"the {here} pixels of 255 beside the ids {ids[:-1]} are of no object"
         return np.where(void, np.uint8(0), self.values), (*self.notes, note)
+
+
+def _inverted(values: Labels) -> tuple[str, ...]:
+    """A note on a mask whose one object lies all around a hole, as the background does."""
+    inside = values > 0
+    edges = (inside[0], inside[-1], inside[:, 0], inside[:, -1])
+    share = inside.mean() if inside.size else 0.0
+    if not (0.5 < share < 1.0 and all(edge.all() for edge in edges)):
+        return ()
+    return (
+        f"the object covers {share:.0%} of the picture and all of its border: if the mask is "
+        "inverted (a black object on white), swap the two colors",
+    )
 
 
 def has_void(ids: Collection[int]) -> bool:
@@ -114,10 +129,15 @@ def read_mask(path: str | os.PathLike[str]) -> Mask:
 
     try:
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(without_turn(data))) as image:
             image.load()
             lossy = image.format in ("JPEG", "MPO") or (data[8:12] == b"WEBP" and b"VP8 " in data)
-            return _of_image(image, path, lossy)
+            mask = _of_image(image, path, lossy)
+        turn = TURNS.get(orientation(data))
+        if turn is None:
+            return mask
+        note = f"its orientation tag asks viewers to show it {turn}; it is read as it is stored"
+        return Mask(mask.values, (*mask.notes, note), path)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -127,7 +147,7 @@ def read_mask(path: str | os.PathLike[str]) -> Mask:
 
 
 def clean(values: NDArray[Any], path: Path | None = None, lossy: bool = False) -> Mask:
-    """A mask of numbers: 8 or 16 bit, [H, W].
+    """A mask of numbers, [H, W]: whole ones, or probabilities from 0 to 1, which are cut at half.
 
     Args:
         lossy: it was compressed in a way that changes values. path: for messages.
@@ -135,6 +155,8 @@ def clean(values: NDArray[Any], path: Path | None = None, lossy: bool = False) -
     Raises:
         InputError: ids out of range, or no mask.
     """
+    if np.issubdtype(values.dtype, np.floating):
+        values = _whole(values, path)
     if values.dtype != np.uint8:
         values = _narrow(values.astype(np.int64), path)
     return _without_soft_edges(np.ascontiguousarray(values), path, lossy)
@@ -154,7 +176,7 @@ def _of_image(image: Any, path: Path, lossy: bool) -> Mask:
         rgba = np.array(image.convert("RGBA"))
         if rgba[:, :, 3].min() != rgba[:, :, 3].max():  # else it says nothing
             return _of_alpha(rgba, path)
-    if image.mode in ("1", "L") or image.mode.startswith("I"):
+    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
         return clean(np.array(image), path, lossy)
     return _of_colors(np.array(image.convert("RGB")), path, image.mode, lossy)
 
@@ -261,6 +283,21 @@ def _color_levels(pixels: Labels, lossy: bool) -> dict[tuple[int, ...], int] | N
 
 
 # ---------------------------------------------------------------- numbers
+
+
+def _whole(values: NDArray[Any], path: Path | None) -> NDArray[Any]:
+    """Floats as whole numbers; probabilities as opacities."""
+    if not np.isfinite(values).all():
+        raise InputError(f"{_where(path)}has values that are no numbers (NaN or infinity)")
+    if (values == np.rint(values)).all():
+        return values
+    if values.min(initial=0) >= 0 and values.max(initial=0) <= 1:
+        return (values >= 0.5) * np.uint8(VOID)
+    raise InputError(
+        f"{_where(path)}has fractions, such as {float(values[values != np.rint(values)][0]):g}: 0 "
+        "for the background and a whole number for each object is needed, or probabilities from 0 "
+        "to 1"
+    )
 
 
 def _narrow(values: NDArray[np.int64], path: Path | None) -> Labels:

@@ -27,6 +27,8 @@ _SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 
 _ORIENTATION = 0x0112  # EXIF
+# how a TIFF begins: the order of its bytes, and the bytes of an entry of its list of tags
+_TIFF = {b"II*\0": ("<", 12), b"MM\0*": (">", 12), b"II+\0": ("<", 20), b"MM\0+": (">", 20)}
 # what a viewer that follows the tag does with the stored picture
 TURNS = {
     2: "mirrored",
@@ -65,6 +67,7 @@ def decode_gray(data: bytes, size: tuple[int, int] | None = None) -> NDArray[np.
 
 def _decoded(data: bytes, flags: int, size: tuple[int, int] | None) -> NDArray[Any]:
     size = size or stored_size(data)
+    data = without_turn(data)
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:  # for instance a header that claims an absurd size
@@ -170,6 +173,29 @@ def eight_bits(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
     every = np.arange(1 << 16).clip(low, high) - low
     table = ((every * 255 + (high - low) // 2) // (high - low)).astype(np.uint8)
     return table[values]
+
+
+def without_turn(data: bytes) -> bytes:
+    """A picture's bytes, of a TIFF with the orientation tag set to "as stored".
+
+    OpenCV and Pillow turn a TIFF by its tag and cannot be told not to, as they can of other kinds.
+    """
+    if data[:4] not in _TIFF:
+        return data
+    order, entry_bytes = _TIFF[data[:4]]
+    large = entry_bytes == 20  # BigTIFF
+    try:
+        (at,) = struct.unpack_from(order + ("Q" if large else "I"), data, 8 if large else 4)
+        (count,) = struct.unpack_from(order + ("Q" if large else "H"), data, at)
+        first = at + (8 if large else 2)
+        for entry in range(first, first + min(count, 65535) * entry_bytes, entry_bytes):
+            tag, kind = struct.unpack_from(order + "HH", data, entry)
+            value = entry + (12 if large else 8)
+            if tag == _ORIENTATION and kind == 3 and data[value : value + 2]:
+                return data[:value] + struct.pack(order + "H", 1) + data[value + 2 :]
+    except struct.error:  # cut short: the decoder says so
+        pass
+    return data
 
 
 def orientation(data: bytes) -> int:

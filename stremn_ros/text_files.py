@@ -22,10 +22,13 @@ _MARKS = (
 )
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str], strict: bool = True) -> str:
     """A file's text by its byte order mark, else as UTF-8; line ends become newlines.
 
     Editors of Windows begin UTF-8 with a mark, and its shell writes UTF-16.
+
+    Args:
+        strict: False replaces what is in another encoding, where only numbers count.
 
     Raises:
         InputError: it cannot be read, or is in neither of these encodings.
@@ -37,7 +40,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
-        text = data.decode(encoding)
+        text = data.decode(encoding, "strict" if strict else "replace")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not {encoding.upper().removesuffix('-SIG')} text (byte {error.start} is "

@@ -183,7 +183,7 @@ def _cut_short(path: Path) -> str:
             file.seek(at)
             length = _part_length(file.read(32))
             if length is None:
-                return ""
+                break
             at += length
         if at > size:
             return f"it has {size} bytes and says that it has {at}"

@@ -141,6 +141,22 @@ def test_the_keys_of_the_diagnostics_are_those_of_the_docs() -> None:
     assert documented_keys() == published_keys()
 
 
+def test_the_fields_of_the_seeding_services_are_those_of_the_docs() -> None:
+    sides = {"SeedMask request", "SeedMask answer", "SeedObject request", "SeedObject answer"}
+    documented: dict[str, set[str]] = {side: set() for side in sides}
+    for names, of, _ in table(ROOT / "docs" / "nodes.md", "| Field | Of | What |"):
+        both = re.fullmatch(r"both (request|answer)s", of)
+        places = [f"SeedMask {both[1]}", f"SeedObject {both[1]}"] if both else [of]
+        for place in places:
+            documented[place] |= set(re.findall(r"`(\w+)`", names))
+    for kind in ("SeedMask", "SeedObject"):
+        text = (ROOT / "stremn_interfaces" / "srv" / f"{kind}.srv").read_text()
+        for side, part in zip(("request", "answer"), text.split("\n---\n"), strict=True):
+            lines = (line.partition("#")[0].split() for line in part.splitlines())
+            fields_there = {words[1] for words in lines if words and "=" not in words[1]}
+            assert documented[f"{kind} {side}"] == fields_there
+
+
 # ---------------------------------------------------------------- runtimes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,9 @@ def test_the_command_scores_all_sets_and_compares(
         ("sets: {a: {kind: davis}}", "root"),
         ("sets: {a: {kind: davis, root: x, frames: 3}}", "frames"),
         ("sets: [", "cannot be read"),
+        ("sets: {a: {kind: twins, root: x, clips: many}}", "sets: a: clips is the text 'many'"),
+        ("sets: {a: {kind: twins, root: x, clips: 0}}", "sets: a: clips is 0; it must be 1"),
+        ("sets: {a: shapes}", "sets: a: must be a mapping"),
     ],
 )
 def test_a_wrong_suite_file_says_what_is_wrong(text: str, said: str, tmp_path: Path) -> None:
@@ -127,6 +131,67 @@ def test_a_wrong_suite_file_says_what_is_wrong(text: str, said: str, tmp_path: P
     path.write_text(text)
     with pytest.raises(InputError, match=said):
         suite.read_suite(path)
+
+
+def copied(data: Path, to: Path) -> Path:
+    """The data with one frame of the second sequence cut short, in another set."""
+    shutil.copytree(data / "shapes", to / "shapes")
+    shutil.copytree(data / "shapes", to / "damaged")
+    frame = to / "damaged" / "JPEGImages" / "480p" / "two" / "00007.jpg"
+    frame.write_bytes(frame.read_bytes()[:200])
+    return to
+
+
+def test_a_damaged_file_of_the_last_set_is_found_before_the_first_is_scored(
+    data: Path, tmp_path: Path
+) -> None:
+    def load(objects: int) -> None:
+        raise AssertionError("nothing is scored")
+
+    sets = [
+        suite.SuiteSet("good", "davis", "shapes", "val"),
+        suite.SuiteSet("bad", "twins", "damaged", "val"),
+    ]
+    root = copied(data, tmp_path)
+    with pytest.raises(InputError, match=r"set bad: .*two/00007.jpg: the JPEG is cut short"):
+        suite.run_suite(sets, root, load)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="set gone: "):
+        suite.run_suite([suite.SuiteSet("gone", "davis", "nowhere")], root, load)  # type: ignore[arg-type]
+
+
+def test_what_was_scored_is_kept_when_a_later_set_fails(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = tmp_path / "suite.yaml", tmp_path / "out.json"
+    config.write_text(
+        "sets:\n"
+        "  whole: {kind: davis, root: shapes, split: val}\n"
+        "  twins: {kind: twins, root: shapes, split: val, clips: 2}\n"
+    )
+
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(suite, "follow_twins", fails)
+    arguments = ["evaluate", "suite", "--config", str(config), "--data", str(data)]
+    arguments += ["--model", str(TINY_MODEL), "--runtime", "torch", "--processing-size", "96"]
+    with pytest.raises(MemoryError):
+        main([*arguments, "--json", str(out)])
+    found = json.loads(out.read_text())
+    assert list(found["sets"]) == ["whole"]
+    assert found["partial"] is True
+    assert main([*arguments, "--sets", "whole", "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["partial"] is False
+
+
+def test_what_tools_leave_among_the_frames_is_no_cutout(data: Path, tmp_path: Path) -> None:
+    root = copied(data, tmp_path) / "shapes"
+    folder = root / "JPEGImages" / "480p" / "one"
+    (folder / "._00000.jpg").write_bytes(b"of a Mac")
+    (folder / "Thumbs.db").write_bytes(b"of Windows")
+    assert [image.stem for image, _ in composed.cutouts(root, ["one"])[0]] == [
+        f"{n:05d}" for n in range(12)
+    ]
 
 
 def test_twins_are_alike_and_meet(data: Path) -> None:

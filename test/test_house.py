@@ -151,6 +151,15 @@ def test_the_licence_is_whole() -> None:
 IMAGE, TIME, BOX = "sensor_msgs/Image", "builtin_interfaces/Time", "sensor_msgs/RegionOfInterest"
 ANSWER = {"success": "boolean", "message": "string"}
 TRACKED = {"tracked_ids": "sequence<int32>"}
+SEEDED = {
+    **ANSWER,
+    "ids": "sequence<int32>",
+    **TRACKED,
+    "stamp": TIME,
+    "exact": "boolean",
+    "overlapped_ids": "sequence<int32>",
+    "frame_time": "float",
+}
 INTERFACES = {
     "msg.TrackedObject": {
         "id": "int32",
@@ -172,8 +181,14 @@ INTERFACES = {
         "error": "float",
         "change": "float",
     },
-    "srv.SeedMask.Request": {"mask": IMAGE, "names": "sequence<string>", "replace": "boolean"},
-    "srv.SeedMask.Response": {**ANSWER, "ids": "sequence<int32>", **TRACKED, "stamp": TIME},
+    "srv.SeedMask.Request": {
+        "mask": IMAGE,
+        "names": "sequence<string>",
+        "replace": "boolean",
+        "strict": "boolean",
+        "on_overlap": "uint8",
+    },
+    "srv.SeedMask.Response": SEEDED,
     "srv.SeedObject.Request": {
         "id": "int32",
         "name": "string",
@@ -182,14 +197,11 @@ INTERFACES = {
         "points_inside": "sequence<geometry_msgs/Point32>",
         "points_outside": "sequence<geometry_msgs/Point32>",
         "stamp": TIME,
+        "strict": "boolean",
+        "return_mask": "boolean",
+        "on_overlap": "uint8",
     },
-    "srv.SeedObject.Response": {
-        **ANSWER,
-        "ids": "sequence<int32>",
-        **TRACKED,
-        "stamp": TIME,
-        "mask": IMAGE,
-    },
+    "srv.SeedObject.Response": {**SEEDED, "agreement": "float", "mask": IMAGE},
     "srv.RemoveObject.Request": {"id": "int32"},
     "srv.RemoveObject.Response": {**ANSWER, **TRACKED},
     "srv.SaveMemory.Request": {"path": "string"},

@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pictures": {"errors"},
     "text_files": {"errors"},
     "mappings": {"errors"},
-    "mask_reading": {"errors", "palette"},
+    "mask_reading": {"errors", "palette", "pictures"},
     "video": {"errors", "listing", "pictures"},
     "visualization": {"errors", "mask_reading", "palette", "video"},
     "memory": {"errors"},

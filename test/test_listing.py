@@ -155,6 +155,7 @@ def test_every_text_file_of_people_goes_through_it() -> None:
     }
     assert found == {
         "cli/export.py",  # key.json of the cache
+        "data/rendered.py",  # its own rendered.json
         "doctor/library_checks.py",  # /proc
         "doctor/probes.py",  # key.json of the cache
         "doctor/ros_checks.py",  # a DDS profile, which DDS reads

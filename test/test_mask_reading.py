@@ -306,3 +306,52 @@ def test_read_label_png_tells_in_the_log(tmp_path: Path, caplog: pytest.LogCaptu
     caplog.clear()
     read_label_png(saved(tmp_path, drawn([1, 2])))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("tag", [2, 3, 6])
+@pytest.mark.parametrize("suffix", [".tif", ".jpg", ".png", ".webp"])
+def test_a_mask_with_an_orientation_tag_is_read_as_it_is_stored(
+    tmp_path: Path, suffix: str, tag: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    options = {"tiffinfo": {274: tag}} if suffix == ".tif" else {"exif": exif.tobytes()}
+    if suffix == ".webp":
+        options["lossless"] = True
+    mask = read_mask(saved(tmp_path, drawn([255]), suffix, **options))
+    labels, notes = mask.labels()
+    assert labels.shape == SIZE
+    assert overlaps(labels, 1)[0] > 0.95
+    assert any("its orientation tag asks viewers to show it" in note for note in notes)
+
+
+def test_probabilities_are_cut_at_half(tmp_path: Path) -> None:
+    likely = np.array(soft([255]), np.float32) / 255
+    path = saved(tmp_path, Image.fromarray(likely * 0.9), ".tif")
+    labels, _ = read_mask(path).labels()
+    assert np.unique(labels).tolist() == [0, 1]
+    assert overlaps(labels, 1)[0] > 0.97
+    whole = saved(tmp_path, Image.fromarray(truth(3).astype(np.float32)), ".tif")
+    np.testing.assert_array_equal(read_mask(whole).labels()[0], truth(3))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(2.5, "has fractions, such as 2.5"), (np.nan, "no numbers"), (-0.5, "fractions")],
+)
+def test_floats_that_are_no_mask(tmp_path: Path, value: float, says: str) -> None:
+    values = truth(2).astype(np.float32)
+    values[3, 4] = value
+    with pytest.raises(InputError, match=says):
+        read_mask(saved(tmp_path, Image.fromarray(values), ".tif"))
+
+
+def test_an_inverted_mask_is_said(tmp_path: Path) -> None:
+    """A black object on white: the white is what will be followed."""
+    inverted = Image.fromarray(255 - np.array(drawn([255])))
+    for mask in (read_mask(saved(tmp_path, inverted)), clean(np.array(inverted))):
+        labels, notes = mask.labels()
+        assert labels[0, 0] == 1
+        assert any("if the mask is inverted" in note for note in notes)
+    for fine in (drawn([255]), Image.new("L", SIZE[::-1], 255), drawn([1, 2, 3])):
+        assert not read_mask(saved(tmp_path, fine)).labels()[1]

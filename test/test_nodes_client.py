@@ -207,6 +207,10 @@ def test_the_seed_goes_to_the_first_image_that_comes(peer, tmp_path):
             ("--points", "1,2", "--camera", "left", "--timeout", "5"),
             "there is no service /stremn/left/seed_object; there is /stremn/seed_object",
         ),
+        (("--points", "1,2", "--node", "/1bad"), "'/1bad' cannot be the name of a node: each part"),
+        (("--points", "1,2", "--node", "a//b"), "'/a//b' cannot be the name of a node"),
+        (("--points", "1,2", "--camera", "l f"), "'l f' cannot be the name of a camera"),
+        (("--points", "1,2", "--image-topic", "/a b"), "'/a b' cannot be the name of a topic"),
         (("--points", "900,2"), "/stremn refused: points_inside: (900, 2) lies outside the image"),
     ],
 )
@@ -231,7 +235,7 @@ def test_the_client_in_a_program(peer, client):
         assert client.image_size(60.0) == (120, 160)
     assert client.reset().success
     with pytest.raises(StremnError, match="a publisher of /nobody"):
-        client.first_image("/nobody", 0.2)
+        client.first_image("nobody", 0.2)
 
 
 def test_masks_are_fitted_by_the_nearest_label():

@@ -6,6 +6,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from core_helpers import (
@@ -263,10 +264,24 @@ def test_an_object_from_a_box_takes_a_free_id_and_shows_its_mask(rig):
     truth[30:60, 40:80] = True
     assert set(np.unique(first.mask)) == {0, 1}
     assert ((first.mask == 1) & truth).sum() / ((first.mask == 1) | truth).sum() > 0.95
+    assert first.agreement > 0.9
+    assert "doubtful" not in first.message
     second = rig.core.seed_object(0, box=(32, 22, 56, 46), on_overlap=OnOverlap.KEEP_BOTH)
     assert second.ids == [2]
     assert set(np.unique(second.mask)) == {0, 2}
     assert second.tracked_ids == [1, 2]
+
+
+def test_the_answer_tells_that_the_mask_of_a_click_is_doubtful(rig):
+    """Nothing but noise: each click finds something else."""
+    rng = np.random.default_rng(1)
+    noise = cv2.GaussianBlur(rng.normal(0, 90, (96, 128, 3)).astype(np.float32), (0, 0), 4)
+    rig.send((128 + 4 * noise).clip(0, 255).astype(np.uint8))
+    answer = rig.core.seed_object(0, inside=[(64, 48)])
+    assert answer.success, answer.message
+    assert 0.0 <= answer.agreement < 0.75
+    assert "the mask is doubtful" in answer.message
+    assert answer.message in rig.core.report().values["last seed"]
 
 
 def test_a_seed_finds_its_frame_of_the_past(rig):

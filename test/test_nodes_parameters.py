@@ -119,7 +119,7 @@ def test_any_value_is_taken_in_the_right_type_or_refused_with_the_name(spec, val
     [
         ("slots", 1, "slots is 1: 2 to 16, or 0 for the model's own number"),
         ("slots", 17, "slots is 17, the range is 0 to 16"),
-        ("processing_size", 8, "processing_size is 8: 32 to 2160 rows, or 0"),
+        ("processing_size", 8, "processing_size is 8: 32 to 2160 pixels, or 0"),
         ("min_score", float("nan"), "min_score is nan: a finite number is wanted"),
         ("update_rule", "best", "it is one of: '' (empty), oldest, newest"),
         ("max_objects", True, "max_objects is of type int, got True (bool)"),

@@ -362,6 +362,7 @@ def test_an_object_from_a_box_typed_by_hand(peer):
     assert list(answer.ids) == [1]
     assert len(answer.mask.data) == 0, "a terminal would show every pixel of it"
     assert answer.exact
+    assert 0.8 < answer.agreement <= 1.0
     answer = peer.call(
         SeedObject, "/stremn/seed_object", id=1, box=box(10, 10, 42, 42), return_mask=True
     )

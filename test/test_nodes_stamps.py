@@ -145,3 +145,22 @@ def test_the_objects_are_followed_past_a_wrong_stamp(wrong):
         assert (answer.success, answer.exact) == (True, True)
     finally:
         rig.core.close()
+
+
+def test_the_time_between_images_is_that_of_the_last_ones():
+    """A burst of a minute ago says nothing of the rate now."""
+    stamps = Stamps()
+
+    def arrive(*times):
+        for when in times:
+            stamps._message.header.stamp.sec = 1000 + int(when)
+            stamps._message.header.stamp.nanosec = round(when % 1 * SECOND)
+            assert stamps.intake.put(stamps._message, None, None, True, when) == ""
+
+    assert stamps.intake.period() == 0.0
+    arrive(0.0)
+    assert stamps.intake.period() == 0.0
+    arrive(*(0.01 * n for n in range(1, 400)))
+    assert stamps.intake.period() == pytest.approx(0.01)
+    arrive(*(60 + 0.5 * n for n in range(20)))
+    assert stamps.intake.period() == pytest.approx(0.5)

@@ -162,6 +162,35 @@ def test_colors_of_16_bits_keep_their_hue(tmp_path: Path) -> None:
     assert read.max() > 200
 
 
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_is_read_as_it_is_stored(tmp_path: Path, tag: int, big: bool) -> None:
+    """OpenCV and Pillow turn a TIFF by its tag, whatever they are told."""
+    path = tmp_path / "a.tif"
+    color = drawn()
+    gray = color[..., 0].copy()
+    for stored in (color, gray, gray.astype("<u2") * 200, gray.astype(">u2") * 200):
+        Image.fromarray(stored).save(path, tiffinfo={274: tag}, big_tiff=big)
+        data = path.read_bytes()
+        assert data.startswith(b"MM" if stored.dtype.str == ">u2" else b"II")
+        assert pictures.orientation(data) == tag
+        read = read_image(path)
+        assert read.shape[:2] == stored.shape[:2]
+        if stored.ndim == 3:
+            np.testing.assert_array_equal(read, stored)
+        elif stored.dtype == np.uint8:
+            np.testing.assert_array_equal(read[..., 0], stored)
+        else:
+            wanted = pictures.eight_bits(stored.astype(np.uint16))
+            np.testing.assert_array_equal(read[..., 0], wanted)
+
+
+def test_bytes_that_are_no_tiff_or_cut_short_stay_as_they_are() -> None:
+    far = b"II*\0" + 4 * b"\xff"
+    for data in (b"", b"II*\0", b"MM\0*\0\0", far, b"\x89PNG", b"II+\0" + 9 * b"\0"):
+        assert pictures.without_turn(data) == data
+
+
 def test_a_picture_written_appears_whole_whatever_its_name(tmp_path: Path) -> None:
     for name in ("a:b.png", "100%d.png", "ü\udce9.png", "n\nl.jpg"):
         write_image(tmp_path / name, drawn())

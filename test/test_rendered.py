@@ -460,6 +460,20 @@ def test_a_prepared_model_is_centered_scaled_and_made_of_triangles(tmp_path: Pat
     assert find_object_models([tmp_path / "cube"], BrokenFiles()) == [model]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_an_obj_of_any_encoding_keeps_its_first_vertex(
+    tmp_path: Path, encoding: str, end: str
+) -> None:
+    """A byte order mark in front of the first line made it unknown, so all faces were shifted."""
+    path = tmp_path / "a.obj"
+    lines = ["v 1 2 3", "v 4 5 6", "v 7 8 10", "vt 0 0", "vt 1 0", "vt 1 1", "o Gr\u00fcn"]
+    path.write_bytes(end.join([*lines, "f 1/1 2/2 3/3", ""]).encode(encoding))
+    vertices, _, faces = read_obj(path)
+    np.testing.assert_array_equal(vertices, [[1, 2, 3], [4, 5, 6], [7, 8, 10]])
+    assert faces[0, :, 0].tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

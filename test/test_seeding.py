@@ -9,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stremn_ros.errors import InputError
-from stremn_ros.seeding import make_mask
+from stremn_ros.nodes.demo import START_FRAME, demo_video
+from stremn_ros.resources import shared_file
+from stremn_ros.seeding import DOUBTFUL, agreement, make_mask
+from stremn_ros.video import open_frames
+from stremn_ros.visualization import read_label_png
 
 
 def scene(height=240, width=320, objects=(((160, 110), (48, 34)),), seed=0):
@@ -173,3 +177,37 @@ def test_any_hints_give_a_mask_or_an_input_error(size, box, polygon, inside, out
     assert mask.shape == size
     assert mask.any()
     assert mask.max() == 1
+
+
+def test_hints_that_fit_an_outline_agree_when_they_are_moved():
+    frame, truth = scene()
+    hints = [
+        {"box": box_around(truth)},
+        {"inside": [(160, 110)]},
+        {"box": box_around(truth), "inside": [(160, 110)], "outside": [(10, 10)]},
+        {"polygon": [(100, 60), (220, 60), (220, 160), (100, 160)]},
+    ]
+    for hint in hints:
+        mask = make_mask(frame, **hint)
+        assert iou(mask > 0, truth > 0) > 0.95
+        assert agreement(frame, mask, **hint) > 0.9, hint
+        assert agreement(frame, mask * np.uint8(7), **hint) > 0.9, "whatever its id"
+
+
+@pytest.mark.parametrize("click", [(162, 226), (192, 140), (192, 186)])
+def test_a_click_that_finds_a_part_of_a_real_object_disagrees_when_it_is_moved(click):
+    """The demo's video, in the first frame played: the masks have an IoU of 0.01, 0.10 and 0.60."""
+    frame = next(iter(open_frames(demo_video(), START_FRAME, START_FRAME + 1, size=360)))
+    drawn = read_label_png(shared_file("demo_seed.png"))
+    drawn = cv2.resize(drawn, frame.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+    mask = make_mask(frame, inside=[click])
+    assert drawn[click[1], click[0]]
+    assert iou(mask > 0, drawn) < 0.65, "it is the case that this is about"
+    assert agreement(frame, mask, inside=[click]) < DOUBTFUL
+
+
+def test_moved_hints_stay_within_the_image():
+    frame, _ = scene(objects=(((30, 25), (28, 22)),))
+    for hint in ({"inside": [(3, 3)]}, {"box": (0, 0, 70, 60)}):
+        mask = make_mask(frame, **hint)
+        assert 0.0 <= agreement(frame, mask, **hint) <= 1.0

@@ -114,7 +114,9 @@ def _add_suite(sets: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the sets' roots")
     parser.add_argument("--sets", metavar="A,B,...", help="only these sets")
     parser.add_argument("--against", metavar="OLD.json", help="compare with an earlier result")
-    parser.add_argument("--json", metavar="OUT.json", help="write the result as JSON")
+    parser.add_argument(
+        "--json", metavar="OUT.json", help="write the result as JSON, again after each set"
+    )
     parser.add_argument("--pictures", metavar="DIR", help="draw the worst sequences and the clips")
     add_model_options(parser)
     parser.set_defaults(run=_run_suite)
@@ -140,30 +142,37 @@ def _run_suite(options: argparse.Namespace) -> int:
             segmenters[objects] = load_segmenter(options, objects)
         return segmenters[objects]
 
+    def found_so_far(results: dict[str, suite.SetResult]) -> dict[str, Any]:
+        segmenter = next(iter(segmenters.values()))
+        return suite.as_dict(
+            results,
+            {
+                "model": Path(options.model).name,
+                "runtime": segmenter.runtime_name,
+                "slots": segmenter.memory.slots,
+                "update_rule": segmenter.update_rule,
+                "update_every": segmenter.update_every,
+                "processing_size": options.processing_size or "the model's default",
+            },
+            partial=len(results) < len(sets),
+        )
+
+    def write(results: dict[str, suite.SetResult]) -> None:
+        if options.json is not None:
+            write_json(options.json, found_so_far(results))
+
     results = suite.run_suite(
         sets,
         Path(options.data),
         load,
         pictures=Path(options.pictures) if options.pictures else None,
+        on_set=write,
     )
-    segmenter = next(iter(segmenters.values()))
-    found = suite.as_dict(
-        results,
-        {
-            "model": Path(options.model).name,
-            "runtime": segmenter.runtime_name,
-            "slots": segmenter.memory.slots,
-            "update_rule": segmenter.update_rule,
-            "update_every": segmenter.update_every,
-            "processing_size": options.processing_size or "the model's default",
-        },
-    )
+    found = found_so_far(results)
     if "calibration" in found:
         error = found["calibration"]["expected_calibration_error"]
         print(f"score against IoU: expected calibration error {error:.3f}")
     if other is not None:
         print("\nchange, object by object:")
         print("\n".join(suite.compare(found, other)))
-    if options.json is not None:
-        write_json(options.json, found)
     return 0

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, StremnError
+from ..text_files import read_text
 from ..video import read_image, write_image
 from .files import BrokenFiles
 
@@ -131,11 +132,8 @@ def read_obj(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], NDAr
     vertices: list[list[float]] = []
     coordinates: list[list[float]] = []
     faces: list[list[tuple[int, int]]] = []
-    try:
-        text = path.read_text(errors="replace")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    text = read_text(path, strict=False)  # names and comments may be in any encoding
+    for number, line in enumerate(text.split("\n"), 1):
         kind, *words = line.split() or [""]
         try:
             if kind == "v":

@@ -17,6 +17,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ..data.clip import affine, paste, warp
+from ..listing import list_images
 from ..segmenter import ObjectState, Segmenter
 from ..video import read_image
 from ..visualization import read_label_png
@@ -33,7 +34,7 @@ def cutouts(root: Path, names: Sequence[str]) -> list[list[Pair]]:
     """The frames with masks of DAVIS sequences, of which objects are cut out."""
     images, masks = root / "JPEGImages" / "480p", root / "Annotations" / "480p"
     return [
-        [(image, masks / name / f"{image.stem}.png") for image in sorted((images / name).glob("*"))]
+        [(image, masks / name / f"{image.stem}.png") for image in list_images(images / name)]
         for name in names
     ]
 

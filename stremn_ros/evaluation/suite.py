@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from ..errors import InputError
+from ..mappings import build
+from ..text_files import read_text, read_yaml
 from ..video import write_image
 from ..visualization import contact_sheet
 from .composed import cutouts, follow_leaving, follow_twins
-from .davis import Davis, DavisSequence, evaluate_davis, open_davis
+from .davis import Davis, DavisSequence, evaluate_davis, look_at_all, open_davis
 
 if TYPE_CHECKING:
     from ..segmenter import Segmenter
@@ -57,24 +58,28 @@ class SuiteSet:
     starts: int = 3
     clips: int = 32
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"kind is {self.kind!r}; use one of {KINDS}")
+        for name, least in (("ends", 0), ("length", 3), ("starts", 1), ("clips", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+
+    def open(self, data: Path) -> Davis:
+        """Its sequences, in the folder that the roots lie in."""
+        return open_davis(data / self.root, self.split, year=self.year, sequences=self.sequences)
+
 
 def read_suite(path: Path) -> list[SuiteSet]:
     """The sets of a suite file; InputError says what is wrong with it."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    values = read_yaml(path)
     if not isinstance(values, dict) or not isinstance(values.get("sets"), dict):
         raise InputError(f"{path}: must be a mapping with the entry 'sets'")
     sets = []
     for name, entry in values["sets"].items():
-        try:
-            made = SuiteSet(name=str(name), **entry)
-        except TypeError as error:
-            raise InputError(f"{path}: sets: {name}: {error}") from None
-        if made.kind not in KINDS:
-            raise InputError(f"{path}: sets: {name}: kind is {made.kind!r}; use one of {KINDS}")
-        sets.append(made)
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}: sets: {name}: must be a mapping, with kind and root")
+        sets.append(build(SuiteSet, {**entry, "name": str(name)}, f"{path}: sets: {name}"))
     return sets
 
 
@@ -158,30 +163,45 @@ def run_suite(
     *,
     pictures: Path | None = None,
     tell: Callable[[str], None] = print,
+    on_set: Callable[[dict[str, SetResult]], None] = lambda results: None,
 ) -> dict[str, SetResult]:
-    """Scores a model on all sets.
+    """Scores a model on all sets. All files are looked at first, so that none ends it after hours.
 
     Args:
         data: the folder that the sets' roots lie in.
         load: makes a segmenter for so many objects.
         pictures: a folder for the worst sequences and the composed clips, or None.
-        tell: called with a line when a set is done.
+        tell: called with a line when a set is done; on_set: with all results until then.
+
+    Raises:
+        InputError: a set that is not there, or files of it that are missing or damaged; the
+            message names the set and the files.
     """
-    results = {}
+    looked_at: list[Davis] = []
+    for each in sets:
+        try:
+            dataset = each.open(data)
+            if dataset not in looked_at:
+                look_at_all(dataset)
+        except InputError as error:
+            raise InputError(f"set {each.name}: {error}") from None
+        looked_at.append(dataset)
+    results: dict[str, SetResult] = {}
     for each in sets:
         begin = time.perf_counter()
         run = _composed if each.kind in ("leaving", "twins") else _sequences
-        result = run(each, data / each.root, load, pictures)
+        result = run(each, data, load, pictures)
         result.seconds = time.perf_counter() - begin
         results[each.name] = result
         tell(line(result))
+        on_set(results)
     return results
 
 
 def _sequences(
-    each: SuiteSet, root: Path, load: Callable[[int], Segmenter], pictures: Path | None
+    each: SuiteSet, data: Path, load: Callable[[int], Segmenter], pictures: Path | None
 ) -> SetResult:
-    dataset = open_davis(root, each.split, year=each.year, sequences=each.sequences)
+    dataset = each.open(data)
     if each.kind == "tracks":
         dataset = short_tracks(dataset, each.length, each.starts)
         pictures = None
@@ -220,14 +240,12 @@ def _sequences(
 
 
 def _composed(
-    each: SuiteSet, root: Path, load: Callable[[int], Segmenter], pictures: Path | None
+    each: SuiteSet, data: Path, load: Callable[[int], Segmenter], pictures: Path | None
 ) -> SetResult:
-    names = each.sequences
-    if names is None:
-        names = [sequence.name for sequence in open_davis(root, each.split).sequences]
+    names = [sequence.name for sequence in each.open(data).sequences]
     follow = follow_leaving if each.kind == "leaving" else follow_twins
     shown = 6 if pictures is not None else 0
-    result = follow(load(1), cutouts(root, names), each.clips, pictures=shown)
+    result = follow(load(1), cutouts(data / each.root, names), each.clips, pictures=shown)
     if pictures is not None:
         frames, labels, captions = (list(part) for part in zip(*result.shown, strict=True))
         write_image(pictures / f"{each.name}.png", contact_sheet(frames, labels, 5, captions))
@@ -249,10 +267,12 @@ def line(result: SetResult) -> str:
     return f"{result.name:<14} {len(units):3d}  " + "  ".join(parts) + f"  ({result.seconds:.0f} s)"
 
 
-def as_dict(results: dict[str, SetResult], settings: dict[str, Any]) -> dict[str, Any]:
-    """Plain types for JSON."""
+def as_dict(
+    results: dict[str, SetResult], settings: dict[str, Any], partial: bool = False
+) -> dict[str, Any]:
+    """Plain types for JSON. partial: sets are missing."""
     rows = [row for result in results.values() for row in result.calibration]
-    out: dict[str, Any] = {"settings": settings, "sets": {}}
+    out: dict[str, Any] = {"settings": settings, "partial": partial, "sets": {}}
     for name, result in results.items():
         measures = {}
         for measure, units in result.values.items():
@@ -314,8 +334,8 @@ def compare(found: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def read_result(path: Path) -> dict[str, Any]:
     """A result that was written as JSON; InputError where it is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+        values = json.loads(read_text(path))
+    except ValueError as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not isinstance(values, dict) or "sets" not in values:
         raise InputError(f"{path}: is not a result of `stremn evaluate suite`")

@@ -20,7 +20,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.utilities import remove_ros_args
 
 from stremn_ros.errors import StremnError
-from stremn_ros.nodes.peer import Peer
+from stremn_ros.nodes.peer import Peer, check_name
 
 QUESTION = 2.0  # seconds within which a node that is not busy answers
 # To a question whose answer was lost another is asked; a network may take minutes to be built.
@@ -57,9 +57,10 @@ def bring_up(
     node: its full name. timeout: seconds, from now to active. alive: whether its process is there.
 
     Raises:
-        BringUpError: a transition failed, the node was finalized, its process has ended, or the
-        time was not enough.
+        InputError: that is no name of a node. BringUpError: a transition failed, the node was
+        finalized, its process has ended, or the time was not enough.
     """
+    check_name(node, "a node")
     end = time.monotonic() + timeout
     what, asked_in, asked_at, pending = "answer", -1, 0.0, None
     while time.monotonic() < end:

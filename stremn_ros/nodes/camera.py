@@ -346,6 +346,7 @@ class Camera:
                 on_overlap=request.on_overlap,
             ),
         )
+        response.agreement = answer.agreement
         # not unasked: a terminal would show every pixel of it
         if request.return_mask and answer.mask is not None and answer.frame is not None:
             response.mask.header = answer.frame.message.header

@@ -177,7 +177,9 @@ class Intake:
 
     def period(self) -> float:
         """Seconds from one frame to the next, of the last ones; 0 where that is not known."""
-        return float(np.median(np.diff(self.arrivals))) if len(self.arrivals) > 1 else 0.0
+        recent = self.arrivals[-1] - WINDOW_SECONDS if self.arrivals else 0.0
+        lately = [when for when in self.arrivals if when > recent]
+        return float(np.median(np.diff(lately))) if len(lately) > 1 else 0.0
 
     def of_stamp(self, stamp: int) -> Frame | None:
         """The newest kept frame of this stamp, if there is one."""

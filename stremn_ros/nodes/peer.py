@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +14,19 @@ import rclpy
 from lifecycle_msgs.srv import GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
-from stremn_ros.errors import StremnError
+from stremn_ros.errors import InputError, StremnError
 from stremn_ros.nodes.entry import init
 
 Result = TypeVar("Result")
+
+
+def check_name(name: str, what: str) -> None:
+    """InputError where `name` cannot be the name of `what`: a node, a topic, a camera."""
+    if not re.fullmatch(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", name, re.ASCII):
+        raise InputError(
+            f"{name!r} cannot be the name of {what}: each part between '/' begins with a letter "
+            "or '_' and has letters, digits and '_' only, as in /robot1/stremn"
+        )
 
 
 def wait_for(

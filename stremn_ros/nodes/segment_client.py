@@ -25,7 +25,7 @@ from stremn_ros.errors import InputError, StremnError
 from stremn_ros.nodes import image_codec
 from stremn_ros.nodes.frames import frame_size
 from stremn_ros.nodes.image_input import offered_reliability
-from stremn_ros.nodes.peer import Peer, wait_for
+from stremn_ros.nodes.peer import Peer, check_name, wait_for
 
 Point = Sequence[float]
 
@@ -61,7 +61,8 @@ class SegmentClient(Peer):
         name: of this client's own node. timeout: seconds that a call may take.
 
     Raises:
-        StremnError: ROS cannot be started here. Each call: the node does not answer in time.
+        InputError: what cannot be such a name. StremnError: ROS cannot be started here. Each call:
+        the node does not answer in time.
     """
 
     def __init__(
@@ -71,8 +72,11 @@ class SegmentClient(Peer):
         name: str = "stremn_client",
         timeout: float = 60.0,
     ) -> None:
-        super().__init__(name)
         self.target = "/" + node.strip("/")
+        check_name(self.target, "a node")
+        if camera:
+            check_name(camera, "a camera")
+        super().__init__(name)
         self._private = f"{self.target}/{camera}" if camera else self.target
         self._timeout = timeout
 
@@ -178,8 +182,10 @@ class SegmentClient(Peer):
         It is asked for as its publishers offer it, reliably or not.
 
         Raises:
-            StremnError: none comes in time.
+            InputError: that is no name of a topic. StremnError: none comes in time.
         """
+        check_name(topic, "a topic")
+        topic = self.node.resolve_topic_name(topic)
         images: list[Any] = []
         what = f"a publisher of {topic}"
         wait_for(lambda: offered_reliability(self.node, topic) is not None, what, timeout)

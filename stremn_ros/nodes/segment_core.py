@@ -44,7 +44,7 @@ from stremn_ros.nodes.seed_requests import FreeIds, OnOverlap, SeedOptions, Seed
 from stremn_ros.nodes.settings import Settings
 from stremn_ros.nodes.worker import Job, Worker
 from stremn_ros.overlap import Overlap, overlaps
-from stremn_ros.seeding import make_mask
+from stremn_ros.seeding import DOUBTFUL, agreement, make_mask
 from stremn_ros.sizes import too_small
 
 # A command waits for the frame in work; a worker that takes longer than this is stuck.
@@ -92,6 +92,7 @@ class Answer:
     mask: NDArray[np.uint8] | None = None
     overlapped_ids: list[int] = field(default_factory=list)  # of objects that the seed covered
     frame_time: float = 0.0  # seconds of a frame with all objects; 0 where not measured
+    agreement: float = 0.0  # of a mask made of hints, see `seeding.agreement`
 
 
 class SegmentCore(FrameCore):
@@ -290,9 +291,17 @@ class SegmentCore(FrameCore):
             with self._condition:
                 self._tickets.expect(ticket, [object_id])
 
+        hints: dict[str, Any] = {
+            "box": box,
+            "polygon": polygon,
+            "inside": inside,
+            "outside": outside,
+        }
+        picture: list[NDArray[np.uint8]] = []
+
         def make(frame: Frame) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-            rgb = decode(frame.message)
-            return rgb, make_mask(rgb, box=box, polygon=polygon, inside=inside, outside=outside)
+            picture.append(decode(frame.message))
+            return picture[0], make_mask(picture[0], **hints)
 
         def number(mask: NDArray[np.uint8]) -> dict[int, str]:
             chosen = object_id or self._free_ids.take(self._segmenter.ids)
@@ -300,7 +309,16 @@ class SegmentCore(FrameCore):
             return {chosen: name} if name else {}
 
         options = SeedOptions(stamp, strict=strict, on_overlap=on_overlap)
-        return self._noted(self._seed(options, make, number, ticket), ticket)
+        answer = self._seed(options, make, number, ticket)
+        if answer.mask is not None:  # the object is followed meanwhile
+            answer.agreement = agreement(picture[0], answer.mask, **hints)
+            if answer.agreement < DOUBTFUL:
+                answer.message += (
+                    "; the mask is doubtful, as it changes when the hints are moved a little "
+                    f"(agreement {answer.agreement:.2f}): look at ~/overlay, and give more points, "
+                    "a box or a polygon, or send a mask to seed_mask"
+                )
+        return self._noted(answer, ticket)
 
     def remove(self, object_id: int) -> Answer:
         """~/remove_object."""
