@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,8 +12,8 @@ from evaluation_helpers import ColorSegmenter, moving_shapes, write_davis, write
 
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation.davis import evaluate_davis, open_davis
-from stremn_ros.video import read_image
-from stremn_ros.visualization import read_label_png
+from stremn_ros.video import read_image, write_image
+from stremn_ros.visualization import read_label_png, write_label_png
 
 
 def three_sequences():
@@ -249,3 +250,102 @@ def test_a_folder_that_is_no_davis(tmp_path):
     write_davis(tmp_path / "DAVIS", {"a": moving_shapes(6)})
     with pytest.raises(InputError, match=r"did you mean .*DAVIS"):
         open_davis(tmp_path)
+
+
+def write_youtube_vos(root, late=4, meta=True):
+    """Object 1 from the start, object 2 from frame `late` on; masks of every second frame."""
+    frames, labels = moving_shapes(11, objects=2)
+    labels = [np.where((mask == 2) & (n < late), 0, mask) for n, mask in enumerate(labels)]
+    for index, (frame, mask) in enumerate(zip(frames, labels)):
+        write_image(root / "JPEGImages" / "a" / f"{index:05d}.jpg", frame)
+        if index % 2 == 0:
+            write_label_png(root / "Annotations" / "a" / f"{index:05d}.png", mask.astype(np.uint8))
+    if meta:
+        objects = {
+            str(number): {"category": "shape", "frames": [f"{n:05d}" for n in range(first, 11, 2)]}
+            for number, first in ((1, 0), (2, late))
+        }
+        (root / "meta.json").write_text(json.dumps({"videos": {"a": {"objects": objects}}}))
+    return labels
+
+
+class Told:
+    """Knows the truth of the objects that it was given; notes in which frames that was."""
+
+    runtime_name = update_rule = "test"
+    processing_size = None
+    memory = SimpleNamespace(slots=0)
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def reset(self):
+        self.now, self.given = 0, {}
+
+    def seed(self, frame, mask):
+        for number in np.unique(mask[mask > 0]):
+            self.given[int(number)] = self.now
+
+    def segment(self, frame):
+        self.now += 1
+        known = np.isin(self.labels[self.now], list(self.given))
+        objects = [SimpleNamespace(id=number, score=0.5) for number in self.given]
+        return SimpleNamespace(labels=self.labels[self.now] * known, objects=objects)
+
+    def remember(self):
+        pass
+
+    step = segment
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_youtube_vos_gives_objects_where_they_come(tmp_path, meta):
+    labels = write_youtube_vos(tmp_path, meta=meta)
+    dataset = open_davis(tmp_path)
+    assert (dataset.year, dataset.max_objects) == ("YouTube-VOS", 2)
+    segmenter = Told(labels)
+    result = evaluate_davis(dataset, segmenter, masks=tmp_path / "out", pictures=tmp_path / "seen")
+    assert segmenter.given == {1: 0, 2: 4}
+    found = result.sequences[0]
+    assert (result.as_dict()["j"], result.as_dict()["f"]) == (100, 100)
+    assert len(found.frame_j) == 5  # frames 2 to 10, the last among them
+    assert len(found.calibration) == 5 + 3  # object 2 is not scored where it is given
+    for index in range(11):
+        drawn = read_label_png(tmp_path / "out" / "a" / f"{index:05d}.png")
+        assert np.array_equal(drawn, labels[index])
+
+
+def test_an_object_of_youtube_vos_is_scored_from_its_own_frame_on(tmp_path):
+    labels = write_youtube_vos(tmp_path)
+    wrong = [np.where(mask == 2, 0, mask) for mask in labels]
+    result = evaluate_davis(open_davis(tmp_path), Told(wrong))
+    scores = result.sequences[0].objects
+    assert (scores[1].j.mean, scores[2].j.mean) == (1.0, 0.0)
+    read = [0, 3, 4, 6, 9]  # the frame that gives object 2 is not left out
+    told = Told([labels[index] for index in read])
+    quick = evaluate_davis(open_davis(tmp_path), told, every=3)
+    assert quick.partial
+    assert told.given == {1: 0, 2: 2}
+    assert quick.sequences[0].frame_j == [1.0, 1.0]  # frames 4 and 6
+
+
+def test_meta_json_can_give_an_object_later_than_it_shows(tmp_path):
+    labels = write_youtube_vos(tmp_path)
+    text = (tmp_path / "meta.json").read_text()
+    (tmp_path / "meta.json").write_text(text.replace('"00004", "00006"', '"00006"'))
+    segmenter = Told(labels)
+    evaluate_davis(open_davis(tmp_path), segmenter)
+    assert segmenter.given == {1: 0, 2: 6}
+    (tmp_path / "meta.json").write_text('{"videos": [1]}')
+    with pytest.raises(InputError, match=r"meta\.json: is not of YouTube-VOS"):
+        open_davis(tmp_path)
+
+
+def test_a_validation_set_without_its_masks_is_told(tmp_path):
+    write_youtube_vos(tmp_path)
+    for index in range(2, 11, 2):
+        (tmp_path / "Annotations" / "a" / f"{index:05d}.png").unlink()
+    with pytest.raises(InputError, match="its server scores"):
+        open_davis(tmp_path)
+    with pytest.raises(InputError, match="sequences b: not in"):
+        open_davis(tmp_path, sequences=["b"])

@@ -20,15 +20,17 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = sets.add_parser(
         "davis",
         parents=[common],
-        help="J, F and J&F on DAVIS 2016 or 2017",
+        help="J, F and J&F on DAVIS or YouTube-VOS",
         description="Scores J, F and J&F (percent) by the official semi-supervised definition, on "
-        "the official folder layout: JPEGImages/480p, Annotations/480p, ImageSets.",
+        "the official folder layout: JPEGImages/480p, Annotations/480p, ImageSets; or that of "
+        "YouTube-VOS: JPEGImages, Annotations, meta.json.",
     )
     parser.add_argument("--root", required=True, metavar="DAVIS", help="folder of the data set")
     parser.add_argument(
         "--split",
         default="val",
-        help='a list in ImageSets, or "all" for every annotated folder (default: %(default)s)',
+        help='a list in ImageSets, or "all" for every annotated folder (default: %(default)s); of '
+        "YouTube-VOS all annotated folders are taken",
     )
     parser.add_argument(
         "--year",

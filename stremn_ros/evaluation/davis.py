@@ -1,12 +1,14 @@
-"""Runs a Segmenter over DAVIS 2016 or 2017 and scores its masks by the official definition.
+"""Runs a Segmenter over DAVIS or YouTube-VOS and scores its masks by the official definition.
 
-The protocol is the semi-supervised one: the mask of the first frame is given, the first and the
-last frame are not scored, scores are averaged over the frames of an object and then over all
-objects (with one object per sequence that is the mean over sequences).
+The protocol is the semi-supervised one. DAVIS: the mask of the first frame is given, the first and
+the last frame are not scored. YouTube-VOS: each object's mask is given in the first frame that has
+it, and it is scored in the annotated frames after that one. Scores are averaged over the frames of
+an object and then over all objects (with one object per sequence that is the mean over sequences).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -28,7 +30,7 @@ from stremn_ros.evaluation.metrics import Statistics, score_frame, statistics
 from stremn_ros.listing import list_folders, list_images
 from stremn_ros.mask_reading import VOID, has_void, read_mask
 from stremn_ros.pictures import stored_size
-from stremn_ros.text_files import read_lines
+from stremn_ros.text_files import read_lines, read_text
 from stremn_ros.video import read_image, write_image
 from stremn_ros.visualization import contact_sheet, overlay, write_label_png
 
@@ -44,13 +46,17 @@ YEARS = ("2017", "2016", "480p")  # folders of ImageSets, the one preferred at a
 class DavisSequence:
     """One sequence: its images in order, and the annotation of each image that has one.
 
-    binary: every object is one (DAVIS 2016, also when read from the masks of 2017).
+    binary: every object is one (DAVIS 2016, also when read from the masks of 2017). late: objects
+    may come in later frames and are given there (YouTube-VOS). given_in: the names of the frames in
+    which objects are given, by id, where that is known; else it is the first that shows them.
     """
 
     name: str
     images: list[Path]
     masks: list[Path | None]
     binary: bool = False
+    late: bool = False
+    given_in: dict[int, str] = field(default_factory=dict)
 
     def truth(self) -> Truth:
         """Reads all annotations; InputError names one that is damaged or of another size."""
@@ -88,32 +94,50 @@ class DavisSequence:
                 item = np.where(outside, 0, item).astype(np.uint8)
             clean.append(item)
             void.append(outside)
-        first = clean[0]
-        given = set() if first is None else set(np.unique(first).tolist()) - {0}
         ids = {1} if whole or self.binary else values - ({VOID} if unscored else set())
+        given = self._given(clean, ids)
         drawn_as = VOID if whole else None
-        return Truth(clean, void, sorted(given), sorted(ids - given), drawn_as)
+        return Truth(clean, void, given, sorted(ids - given.keys()), drawn_as)
+
+    def _given(self, labels: list[np.ndarray | None], ids: set[int]) -> dict[int, int]:
+        """The image in which each object is given, by id."""
+        places = {path.stem: index for index, path in enumerate(self.images)}
+        first: dict[int, int] = {}
+        for index, item in enumerate(labels if self.late else labels[:1]):
+            if item is None:
+                continue
+            for number in set(np.unique(item).tolist()) & ids - first.keys():
+                if index >= places.get(self.given_in.get(number, ""), 0):
+                    first[number] = index
+        return dict(sorted(first.items()))
 
 
 @dataclass
 class Truth:
     """Annotations of a sequence: labels uint8 [H, W] or None for each image, and where void.
 
-    ids: the objects of the first frame, which are given and scored. late_ids: others, which the
-    protocol never gives and nothing scores. drawn_as: 255 where the files have the one object
-    (id 1 here) under that value, None where they have ids.
+    given: the objects that are given and scored, with the image in which they are given. left_out:
+    others, which the protocol never gives and nothing scores. drawn_as: 255 where the files have
+    the one object (id 1 here) under that value, None where they have ids.
     """
 
     labels: list[np.ndarray | None]
     void: list[np.ndarray | None]
-    ids: list[int]
-    late_ids: list[int]
+    given: dict[int, int]
+    left_out: list[int]
     drawn_as: int | None
+
+    @property
+    def ids(self) -> list[int]:
+        return list(self.given)
 
 
 @dataclass
 class Davis:
-    """Sequences of a split on disk. year: the folder of ImageSets it came from, or "folders"."""
+    """Sequences of a split on disk.
+
+    year: the folder of ImageSets it came from, "folders", or "YouTube-VOS".
+    """
 
     root: Path
     split: str
@@ -124,13 +148,16 @@ class Davis:
 
     @property
     def max_objects(self) -> int:
-        """The largest number of objects in a first frame (for Segmenter.load)."""
+        """The largest number of objects that a sequence gives (for Segmenter.load)."""
         most = 1
         for sequence in self.sequences:
-            first = sequence.masks[0]
-            if first is not None and not sequence.binary:
-                ids = read_mask(first).ids
-                most = max(most, len(ids) - has_void(ids))
+            if sequence.binary:
+                continue
+            ids: set[int] = set()
+            for path in sequence.masks if sequence.late else sequence.masks[:1]:
+                if path is not None:
+                    ids.update(read_mask(path).ids)
+            most = max(most, len(ids) - has_void(ids))
         return most
 
 
@@ -149,8 +176,13 @@ def open_davis(
     every annotated folder, which needs no list. year: "2016", "2017" or "auto", the list with
     the most sequences. With the 2016 lists several objects in a mask count as one, as in that
     benchmark. sequences: only these. Raises InputError for anything that is missing.
+
+    YouTube-VOS' layout is taken as well, where it is found: JPEGImages/NAME, Annotations/NAME with
+    masks of some of the frames, and meta.json, which says in which frame each object is given.
     """
     root = Path(root)
+    if _is_youtube_vos(root, resolution):
+        return _open_youtube_vos(root, sequences)
     images, annotations = root / "JPEGImages" / resolution, root / "Annotations" / resolution
     for folder in (images, annotations):
         if not folder.is_dir():
@@ -183,6 +215,50 @@ def open_davis(
     return Davis(root, split, source, resolution, found, len(wanted) < len(names))
 
 
+def _is_youtube_vos(root: Path, resolution: str) -> bool:
+    folders = [root / name for name in ("JPEGImages", "Annotations")]
+    return all(folder.is_dir() and not (folder / resolution).exists() for folder in folders) and (
+        (root / "meta.json").is_file() or any(list_images(f) for f in list_folders(folders[1]))
+    )
+
+
+def _open_youtube_vos(root: Path, sequences: Sequence[str] | None) -> Davis:
+    """All annotated sequences, or those named, in YouTube-VOS' layout."""
+    annotations = root / "Annotations"
+    given = _read_meta(root / "meta.json") if (root / "meta.json").is_file() else {}
+    names = [path.name for path in list_folders(annotations) if list_images(path)]
+    if not names:
+        raise InputError(f"{annotations}: no sequences (NAME/*.png)")
+    chosen = names if sequences is None else list(sequences)
+    if unknown := [name for name in chosen if name not in names]:
+        raise InputError(f"sequences {', '.join(unknown)}: not in {annotations}")
+    found = []
+    for name in chosen:
+        sequence = _find_sequence(name, root / "JPEGImages", annotations, False, late=True)
+        sequence.given_in = given.get(name, {})
+        found.append(sequence)
+    return Davis(root, "all", "YouTube-VOS", "", found, len(chosen) < len(names))
+
+
+def _read_meta(path: Path) -> dict[str, dict[int, str]]:
+    """Of meta.json: the frame in which each object is given, by sequence and id."""
+    try:
+        videos = json.loads(read_text(path))["videos"]
+        return {
+            name: {
+                int(number): min(item["frames"])
+                for number, item in video["objects"].items()
+                if item.get("frames")
+            }
+            for name, video in videos.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: is not of YouTube-VOS, which has videos, their objects, and of each object "
+            f"its frames ({type(error).__name__}: {error})"
+        ) from None
+
+
 def _read_split(root: Path, split: str, year: str) -> tuple[str, list[str]]:
     lists = {}
     for name in YEARS:
@@ -209,7 +285,9 @@ def _sequence_names(path: Path) -> Iterator[str]:
         yield first.rstrip("/").split("/")[-2] if first.strip("/").count("/") else line.strip("/")
 
 
-def _find_sequence(name: str, images: Path, annotations: Path, binary: bool) -> DavisSequence:
+def _find_sequence(
+    name: str, images: Path, annotations: Path, binary: bool, late: bool = False
+) -> DavisSequence:
     for folder in (images / name, annotations / name):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder, but the split has the sequence {name}")
@@ -218,14 +296,20 @@ def _find_sequence(name: str, images: Path, annotations: Path, binary: bool) -> 
     lost = sorted(set(masks) - {path.stem for path in frames})
     if lost:
         raise InputError(f"{masks[lost[0]]}: there is no image of this name in {images / name}")
-    if not frames or frames[0].stem not in masks:
+    if late and len(masks) < 2:
+        raise InputError(
+            f"{annotations / name}: {len(masks)} annotations; scoring needs at least 2, one that "
+            "is given and one to compare with (the validation set of YouTube-VOS comes with the "
+            "first only: its server scores)"
+        )
+    if not late and (not frames or frames[0].stem not in masks):
         raise InputError(f"{annotations / name}: the first frame has no annotation")
-    if len(masks) < 3:
+    if not late and len(masks) < 3:
         raise InputError(
             f"{annotations / name}: {len(masks)} annotations; scoring needs at least 3, as the "
             "first and the last are not scored (the test splits of DAVIS come without)"
         )
-    return DavisSequence(name, frames, [masks.get(path.stem) for path in frames], binary)
+    return DavisSequence(name, frames, [masks.get(path.stem) for path in frames], binary, late)
 
 
 @dataclass
@@ -454,13 +538,11 @@ def _problems(sequence: DavisSequence, every: int, bar: Any) -> list[str]:
     shape = None
     try:
         truth = sequence.truth()
-        first = truth.labels[0]
-        if not truth.ids or first is None:
-            found.append(f"{sequence.masks[0]}: the first annotation is empty, nothing to follow")
+        if not truth.given:
+            found.append(_nothing_given(sequence))
         else:
-            shape = first.shape
-        annotated = [index for index, labels in enumerate(truth.labels) if labels is not None]
-        if not any(index % every == 0 for index in annotated[1:-1]):
+            shape = next(labels.shape for labels in truth.labels if labels is not None)
+        if not any(index % every == 0 for index in _scored(sequence, truth)):
             found.append(f"{sequence.name}: no frame left to score with every {every}")
     except InputError as error:
         found.append(str(error))
@@ -477,6 +559,24 @@ def _problems(sequence: DavisSequence, every: int, bar: Any) -> list[str]:
     return found
 
 
+def _nothing_given(sequence: DavisSequence) -> str:
+    if sequence.late:
+        return f"{sequence.name}: its annotations are empty, nothing to follow"
+    return f"{sequence.masks[0]}: the first annotation is empty, nothing to follow"
+
+
+def _scored(sequence: DavisSequence, truth: Truth) -> dict[int, list[int]]:
+    """The objects that are scored in each image, by its index; images with any."""
+    annotated = [index for index, labels in enumerate(truth.labels) if labels is not None]
+    if not sequence.late:
+        return dict.fromkeys(annotated[1:-1], truth.ids)
+    objects = {
+        index: [number for number, given in truth.given.items() if given < index]
+        for index in annotated
+    }
+    return {index: numbers for index, numbers in objects.items() if numbers}
+
+
 def _evaluate_sequence(
     sequence: DavisSequence,
     segmenter: Segmenter,
@@ -486,50 +586,47 @@ def _evaluate_sequence(
     bar: Any,
 ) -> SequenceScore:
     truth = sequence.truth()
-    first = truth.labels[0]
-    if not truth.ids or first is None:
-        raise InputError(f"{sequence.masks[0]}: the first annotation is empty, nothing to follow")
-    if truth.late_ids:
+    if not truth.given:
+        raise InputError(_nothing_given(sequence))
+    if truth.left_out:
         _log.warning(
             "%s: objects %s are not in the first frame; they are not given and not scored",
             sequence.name,
-            truth.late_ids,
+            truth.left_out,
         )
-    annotated = [index for index, labels in enumerate(truth.labels) if labels is not None]
-    scored = set(annotated[1:-1])
+    shape = next(labels.shape for labels in truth.labels if labels is not None)
+    scored = _scored(sequence, truth)
     shown: dict[int, np.ndarray] = {}
-    j: list[np.ndarray] = []
+    j: list[np.ndarray] = []  # one entry for each object, NaN where it is not scored
     f: list[np.ndarray] = []
     scored_at: list[int] = []
     calibration: list[tuple[float, float]] = []
     seconds, steps = 0.0, 0
     segmenter.reset()
-    for index in range(0, len(sequence.images), every):
+    # where an object is given, that frame is never left out
+    for index in sorted({*range(0, len(sequence.images), every), *truth.given.values()}):
         frame = read_image(sequence.images[index])
-        if frame.shape[:2] != first.shape:
+        if frame.shape[:2] != shape:
             raise InputError(
                 f"{sequence.images[index]}: is {list(frame.shape[:2])}, its annotation is "
-                f"{list(first.shape)}"
+                f"{list(shape)}"
             )
-        if index == 0:
-            segmenter.seed(frame, first)
-            labels = first
-        else:
-            begin = time.perf_counter()
-            result = segmenter.step(frame)
+        begin = time.perf_counter()
+        scores_of, labels = _follow(segmenter, frame, truth, index)
+        if index not in truth.given.values():
             seconds += time.perf_counter() - begin
             steps += 1
-            labels = result.labels
         right = truth.labels[index]
-        if index in scored and right is not None:
+        if right is not None and (numbers := scored.get(index)):
             scores = score_frame(labels, right, truth.ids, truth.void[index])
-            j.append(scores[0])
-            f.append(scores[1])
+            counted = np.isin(truth.ids, numbers)
+            j.append(np.where(counted, scores[0], np.nan))
+            f.append(np.where(counted, scores[1], np.nan))
             scored_at.append(index)
-            score_of = {item.id: item.score for item in result.objects}
             calibration += [
-                (score_of.get(label, 0.0), float(scores[0][column]))
+                (scores_of.get(label, 0.0), float(scores[0][column]))
                 for column, label in enumerate(truth.ids)
+                if counted[column]
             ]
         if masks is not None:
             drawn = labels * np.uint8(truth.drawn_as or 1)
@@ -540,13 +637,15 @@ def _evaluate_sequence(
     if not j:
         raise InputError(f"{sequence.name}: no frame left to score with every {every}")
     all_j, all_f = np.array(j), np.array(f)  # [frames, objects]
-    frame_j = all_j.mean(1)
+    frame_j = np.nanmean(all_j, axis=1)
+    objects = {
+        label: ObjectScore(*(statistics(m[~np.isnan(m[:, n]), n]) for m in (all_j, all_f)))
+        for n, label in enumerate(truth.ids)
+        if not np.isnan(all_j[:, n]).all()
+    }
     score = SequenceScore(
         sequence.name,
-        {
-            label: ObjectScore(statistics(all_j[:, column]), statistics(all_f[:, column]))
-            for column, label in enumerate(truth.ids)
-        },
+        objects,
         steps,
         seconds,
         frame_j.tolist(),
@@ -556,6 +655,27 @@ def _evaluate_sequence(
     if draw:
         score.picture = _strip(sequence, truth, shown, dict(zip(scored_at, frame_j)))
     return score
+
+
+def _follow(
+    segmenter: Segmenter, frame: np.ndarray, truth: Truth, index: int
+) -> tuple[dict[int, float], np.ndarray]:
+    """The segmenter's scores by id, and the labels of an image; objects given in it are seeded."""
+    if index < min(truth.given.values()):
+        return {}, np.zeros(frame.shape[:2], np.uint8)
+    new = [number for number, given in truth.given.items() if given == index]
+    right = truth.labels[index]
+    if not new or right is None:
+        result = segmenter.step(frame)
+        return {item.id: item.score for item in result.objects}, result.labels
+    own = np.where(np.isin(right, new), right, 0).astype(np.uint8)
+    if index == min(truth.given.values()):
+        segmenter.seed(frame, own)
+        return {}, own
+    result = segmenter.segment(frame)
+    segmenter.seed(frame, own)
+    segmenter.remember()
+    return {item.id: item.score for item in result.objects}, np.where(own, own, result.labels)
 
 
 def _strip(
@@ -568,11 +688,11 @@ def _strip(
     if worst in chosen:
         chosen.add(times[round(0.1 * (len(times) - 1))])
     frames, captions = [], []
-    for index in sorted({0, worst} | chosen):
+    for index in sorted({min(truth.given.values()), worst} | chosen):
         frame = overlay(read_image(sequence.images[index]), shown[index], outline=False)
         thickness = max(1, round(frame.shape[1] / 430))
         right = truth.labels[index]
-        if right is not None and index:
+        if right is not None and index in frame_j:
             for label in truth.ids:
                 contours, _ = cv2.findContours(
                     (right == label).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
@@ -580,7 +700,7 @@ def _strip(
                 cv2.drawContours(frame, contours, -1, (255, 255, 255), thickness)
         frames.append(frame)
         name = sequence.images[index].stem
-        if not index:
+        if index not in frame_j:
             captions.append(f"{sequence.name} {name} given")
         else:
             tag = " worst" if index == worst else ""
