@@ -284,6 +284,7 @@ def test_extra_planes_change_the_features(name: str) -> None:
         ({"previous_mask": "yes"}, "true or false"),
         ({"sensory_channels": True}, "whole numbers"),
         ({"sensory_channels": -1}, "0..4096"),
+        ({"sensory_channels": 5000}, "0..4096"),
         ({"memory_encoder": "none"}, "image"),
         ({"affinity": "selective", "key_source": "template"}, "key_source image"),
     ],

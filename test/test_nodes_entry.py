@@ -87,6 +87,33 @@ def test_signals_only_tell_and_do_so_more_than_once():
             signal.signal(number, handler)
 
 
+def test_a_signal_that_another_thread_takes_is_heard():
+    """It does not interrupt the main thread, which waits: such a node could not be ended."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heard, late = threading.Event(), []
+    try:
+        signals = entry.StopSignals()
+
+        def take():
+            time.sleep(0.3)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            if not heard.wait(10):
+                late.append(True)
+                signals.tell()
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        signals.wait()
+        heard.set()
+        thread.join()
+        assert not late
+        assert signals.told
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_what_is_no_failure_of_ros_is_not_hidden(capsys):
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 

@@ -33,6 +33,9 @@ class StopSignals:
         # not an Event, whose lock the main thread may hold when a signal interrupts it
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
+        # A signal may come to another thread, or just before `wait` reads: then nothing interrupts
+        # the read. So the pipe is written to where the signal comes, not when Python handles it.
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
             self._numbers.append(signal.SIGHUP)
