@@ -223,9 +223,9 @@ class Segmenter:
         processing_size: shorter side that the network works at (the longer follows from the first
             frame's aspect), or (rows, columns); rounded to multiples of 16.
         max_objects: rows of the memory.
-        update_every: the memory is updated with every n-th frame and rests between. Each update
-            takes the mask that was predicted for the truth, so rarer ones drift less; docs/
-            accuracy.md has the measurement.
+        update_every: write to the memory on every n-th frame only. An update treats the predicted
+            mask as ground truth: frequent updates follow an object that changes its look, rare ones
+            copy fewer errors on. docs/accuracy.md has the measurement.
         min_score: below this score an object counts as not seen: it has no mask in that frame, and
             is not remembered.
         return_score: the score that one that was not seen needs to be seen again, if higher.

@@ -102,7 +102,8 @@ def followed(segmenter: Segmenter, steps: range, *ids: int) -> None:
 
 @pytest.fixture(scope="module")
 def shipped() -> Segmenter:
-    return Segmenter.load("segment_lite0", device="cpu", runtime="torch", processing_size=192)
+    # at its default size: at 192 rows an object within another is lost at the first update
+    return Segmenter.load("segment_lite0", device="cpu", runtime="torch")
 
 
 @pytest.fixture
