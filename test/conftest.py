@@ -49,6 +49,27 @@ def guarded_export(guard: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
     return Exported(done.stdout, folder, cache)
 
 
+class TinyExport(NamedTuple):
+    """The tiny model's export by the library: its cache, what it said, and the differences."""
+
+    cache: Path
+    said: list[str]
+    differences: dict[str, float]
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> TinyExport:
+    """Made once for all tests, as it takes half a minute; those that add to it make a copy."""
+    from stremn_ros.runtime.onnx_export import export_onnx
+
+    cache = tmp_path_factory.mktemp("tiny_export")
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STREMN_CACHE", str(cache))
+        differences = export_onnx(TINY, (96, 128), said.append)
+    return TinyExport(cache, said, differences)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """The network's sums in one order: here, in a node and in another run."""

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import TinyExport
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
@@ -29,17 +30,12 @@ CONFIG = Path(__file__).resolve().parents[1] / "config"
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tiny_export: TinyExport) -> Path:
     """A cache that holds the tiny model's export."""
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STREMN_CACHE", str(cache))
-        said: list[str] = []
-        differences = export_onnx(TINY_MODEL, (96, 128), said.append)
-    assert set(differences) == set(onnx_export.STAGES)
-    assert max(differences.values()) < 1e-4
-    assert len(said) == 2 * len(onnx_export.STAGES)
-    return cache
+    assert set(tiny_export.differences) == set(onnx_export.STAGES)
+    assert max(tiny_export.differences.values()) < 1e-4
+    assert len(tiny_export.said) == 2 * len(onnx_export.STAGES)
+    return tiny_export.cache
 
 
 def load(runtime: str, **options: object) -> Segmenter:

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TinyExport
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import InputError, ModelError
 from stremn_ros.runtime.models import load_network
-from stremn_ros.runtime.onnx_export import checked_files, export_onnx
+from stremn_ros.runtime.onnx_export import checked_files
 from stremn_ros.runtime.quantizing import (
     BETWEEN,
     STAGES,
@@ -49,12 +50,12 @@ def record(objects: list[int], frames: int) -> RecordingStages:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tiny_export: TinyExport, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the tiny model's export, in single precision and in int8."""
-    cache = tmp_path_factory.mktemp("cache")
+    cache = tmp_path_factory.mktemp("int8") / "cache"
+    shutil.copytree(tiny_export.cache, cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STREMN_CACHE", str(cache))
-        export_onnx(TINY_MODEL, (96, 128), lambda _: None)
         with pytest.raises(ModelError, match=r"no int8 export.*--int8 VIDEO"):
             load("onnxruntime_int8")
         samples = record([1], 40).samples
