@@ -19,6 +19,7 @@ import numpy as np
 
 from stremn_ros import pictures
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.files import NewFile, write_bytes
 from stremn_ros.listing import IMAGE_SUFFIXES, list_images, natural_key
 
 __all__ = [
@@ -87,15 +88,7 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, quality: int = 
         raise InputError(f"{path}: cannot be written as an image ({error})") from error
     if not done:
         raise InputError(f"{path}: cannot be written as an image")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data.tobytes())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StremnError(f"{path}: could not be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, data.tobytes())
 
 
 def _resized(frame: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
@@ -474,7 +467,7 @@ class VideoWriter:
             raise InputError(f"fps {fps}: a positive number is needed")
         self.fps = fitting_rate(float(fps))
         self.count = 0
-        self._temporary = self.path.with_name(f".{os.getpid()}.{id(self)}.part.mp4")
+        self._file = NewFile(self.path, suffix=".mp4")
         self._writer: cv2.VideoWriter | None = None
         self._shape: tuple[int, ...] | None = None
         self._size = (0, 0)  # as written
@@ -500,7 +493,7 @@ class VideoWriter:
             )
         with _folder_by_name(self.path.parent) as folder:
             self._writer = cv2.VideoWriter(
-                os.path.join(folder, self._temporary.name),
+                os.path.join(folder, self._file.temporary.name),
                 cv2.VideoWriter.fourcc(*"mp4v"),
                 self.fps,
                 (columns, rows),
@@ -560,13 +553,13 @@ class VideoWriter:
             if not self.count:
                 raise InputError(f"{self.path}: no frame was written to the video")
             self._check()
-            os.replace(self._temporary, self.path)
+            self._file.commit()
         finally:
-            self._temporary.unlink(missing_ok=True)
+            self._file.discard()
 
     def _check(self) -> None:
         """OpenCV reports no failed write (a full disk), so the result is opened once."""
-        with _opened_by_name(self._temporary, []) as capture:
+        with _opened_by_name(self._file.temporary, []) as capture:
             written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         if written != self.count:
             raise StremnError(

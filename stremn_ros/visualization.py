@@ -6,12 +6,12 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from stremn_ros.errors import InputError, StremnError
+from stremn_ros.errors import InputError
+from stremn_ros.files import write_with
 from stremn_ros.mask_reading import read_mask
 from stremn_ros.palette import PALETTE
 
@@ -170,19 +170,10 @@ def write_label_png(path: str | os.PathLike[str], labels: np.ndarray) -> None:
     """
     from PIL import Image  # here, so that overlays in a node do not need Pillow
 
-    path = Path(path)
     labels = _check_labels(np.asarray(labels))
     image = Image.fromarray(np.ascontiguousarray(labels))
     image.putpalette(PALETTE.tobytes())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StremnError(f"{path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_with(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
 def read_label_png(path: str | os.PathLike[str], *, keep_255: bool = False) -> np.ndarray:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # segmenter, predictor <- nodes, cli; data <- training, evaluation <- cli.
 HELPERS = {
     "errors",
+    "files",
     "listing",
     "mappings",
     "mask_reading",
@@ -34,11 +35,12 @@ HELPERS = {
     "video",
     "visualization",
 }
-LIBRARY = {"errors", "memory", "network", "runtime"}
+LIBRARY = {"errors", "files", "memory", "network", "runtime"}
 ONLINE = LIBRARY | {"segmenter", "predictor"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"privacy"},
     "errors": set(),
+    "files": {"errors"},
     "motion": set(),
     "privacy": set(),
     "seeding": {"errors"},
@@ -49,11 +51,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text_files": {"errors"},
     "mappings": {"errors"},
     "mask_reading": {"errors", "palette", "pictures"},
-    "video": {"errors", "listing", "pictures"},
-    "visualization": {"errors", "mask_reading", "palette", "video"},
-    "memory": {"errors"},
+    "video": {"errors", "files", "listing", "pictures"},
+    "visualization": {"errors", "files", "mask_reading", "palette", "video"},
+    "memory": {"errors", "files"},
     "network": {"errors", "mappings", "memory"},
-    "runtime": {"errors", "memory", "network", "privacy", "resources", "text_files"},
+    "runtime": {"errors", "files", "memory", "network", "privacy", "resources", "text_files"},
     "masks": {"errors", "runtime", "sizes"},
     "overlap": set(),
     "resources": {"errors"},

@@ -14,6 +14,7 @@ import numpy as np
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.evaluation.davis import Davis, evaluate_davis
+from stremn_ros.files import write_json
 from stremn_ros.memory.rules import RULES
 from stremn_ros.runtime.models import WEIGHTS, find_model
 from stremn_ros.segmenter import Segmenter
@@ -190,7 +191,7 @@ def sweep(
         done = evaluate_davis(dataset, segmenter, every=every, progress=progress)
         result.runs[setting.key] = {**done.as_dict(), "memory_bytes": segmenter.memory_bytes}
         if path is not None:
-            _write(Path(path), result.as_dict())
+            write_json(path, result.as_dict(), indent=1)
         if on_run is not None:
             on_run(result)
     return result
@@ -213,13 +214,6 @@ def _runs(path: str | os.PathLike[str] | None, head: dict[str, Any]) -> dict[str
             f"{wanted[other[0]]}); choose another file"
         )
     return runs
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def plot(result: Sweep, path: str | os.PathLike[str]) -> None:

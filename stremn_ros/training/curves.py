@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stremn_ros.files import write_with
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -92,7 +94,5 @@ def draw_curves(journal: Path, picture: Path, curves: Curves = SEGMENTATION) -> 
     else:
         right.set_ylim(0.0, 1.0)
     right.legend(loc="best")
-    temporary = picture.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
+    write_with(picture, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     pyplot.close(figure)
-    temporary.replace(picture)
