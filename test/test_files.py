@@ -9,8 +9,10 @@ import stat
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from stremn_ros.errors import InputError
+from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.files import NewFile, write_bytes, write_json, write_text, write_with
 
 PACKAGE = Path(__file__).resolve().parent.parent / "stremn_ros"
@@ -125,3 +127,15 @@ def test_no_other_module_replaces_a_file() -> None:
         if moves.search(path.read_text())
     }
     assert found == {"files.py", "data/rendered.py", "runtime/cache.py"}
+
+
+def test_a_figure_appears_whole_and_in_its_size(tmp_path: Path) -> None:
+    figure = new_figure(2, 1.5, dpi=110)
+    figure.subplots().plot([1, 2], [2, 1])
+    save_figure(figure, tmp_path / "new" / "a.png")
+    with Image.open(tmp_path / "new" / "a.png") as picture:
+        assert picture.size == (220, 165)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InputError, match=r"folder\.png: cannot be written \(Is a directory\)"):
+        save_figure(figure, tmp_path / "folder.png")
+    assert names(tmp_path) == ["folder.png", "new"]
