@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
+from stremn_ros.imaging.checks import check_frame
 
 Box = tuple[int, int, int, int]
 Points = Sequence[Sequence[float]] | NDArray[Any]
@@ -64,7 +65,7 @@ def make_mask(
         InputError: no hint, a hint outside the frame, hints that contradict each other, or nothing
             found; the text says what would be right.
     """
-    _check_frame(frame)
+    check_frame(frame)
     height, width = frame.shape[:2]
     inside_points = _points(inside, "points_inside", width, height)
     outside_points = _points(outside, "points_outside", width, height)
@@ -165,22 +166,6 @@ def _scaled_box(box: Box, factor: float, width: int, height: int) -> Box:
 def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     either = np.count_nonzero(one | other)
     return float(np.count_nonzero(one & other) / either) if either else 1.0
-
-
-def _check_frame(frame: NDArray[np.uint8]) -> None:
-    if (
-        not isinstance(frame, np.ndarray)
-        or frame.dtype != np.uint8
-        or frame.ndim != 3
-        or frame.shape[2] != 3
-        or frame.size == 0
-    ):
-        described = (
-            f"{frame.dtype} {list(frame.shape)}"
-            if isinstance(frame, np.ndarray)
-            else type(frame).__name__
-        )
-        raise InputError(f"a frame is uint8 [H, W, 3], got {described}")
 
 
 def _check_box(box: Box, width: int, height: int) -> Box:

@@ -20,7 +20,9 @@ import numpy as np
 from stremn_ros import pictures
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.files import NewFile, write_bytes
+from stremn_ros.imaging.checks import check_frame
 from stremn_ros.listing import IMAGE_SUFFIXES, list_images, natural_key
+from stremn_ros.sizes import resize
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -89,15 +91,6 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, quality: int = 
     if not done:
         raise InputError(f"{path}: cannot be written as an image")
     write_bytes(path, data.tobytes())
-
-
-def _resized(frame: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    if size is None or frame.shape[:2] == size:
-        return frame
-    shrinking = size[0] < frame.shape[0]
-    return cv2.resize(
-        frame, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    )
 
 
 @contextlib.contextmanager
@@ -330,7 +323,10 @@ class Frames:
             yield from self._iterate_video()
         else:
             for path in self._files:
-                yield _resized(read_image(path), self._target)
+                yield self._at_target_size(read_image(path))
+
+    def _at_target_size(self, frame: np.ndarray) -> np.ndarray:
+        return frame if self._target is None else resize(frame, self._target)
 
     def _iterate_video(self) -> Iterator[np.ndarray]:
         index = 0
@@ -345,7 +341,7 @@ class Frames:
                     ok, frame = capture.read()
                     if not ok or frame is None:
                         break
-                    yield _resized(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), self._target)
+                    yield self._at_target_size(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
                 index += 1
         ended = self._end is None or index < self._end
         if ended and (reason := _cut_short(self.path)):
@@ -517,10 +513,7 @@ class VideoWriter:
         return f"this OpenCV has no mpeg4 encoder for {rows}x{columns} at {self.fps:g} Hz"
 
     def write(self, frame: np.ndarray) -> None:
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            raise InputError(
-                f"a frame is {frame.dtype} {list(frame.shape)}; RGB uint8 [H, W, 3] is needed"
-            )
+        check_frame(frame)
         if self._writer is None:
             self.open((frame.shape[0], frame.shape[1]))
         assert self._writer is not None

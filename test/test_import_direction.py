@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HELPERS = {
     "errors",
     "files",
+    "imaging",
     "listing",
     "mappings",
     "mask_reading",
@@ -35,7 +36,7 @@ HELPERS = {
     "video",
     "visualization",
 }
-LIBRARY = {"errors", "files", "memory", "network", "runtime"}
+LIBRARY = {"errors", "files", "imaging", "memory", "network", "runtime", "sizes"}
 ONLINE = LIBRARY | {"segmenter", "predictor"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"privacy"},
@@ -43,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors"},
     "motion": set(),
     "privacy": set(),
-    "seeding": {"errors"},
+    "imaging": {"errors"},
+    "seeding": {"errors", "imaging"},
     "sizes": {"errors"},
     "listing": set(),
     "palette": set(),
@@ -51,12 +53,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text_files": {"errors"},
     "mappings": {"errors"},
     "mask_reading": {"errors", "palette", "pictures"},
-    "video": {"errors", "files", "listing", "pictures"},
-    "visualization": {"errors", "files", "mask_reading", "palette", "video"},
+    "video": {"errors", "files", "imaging", "listing", "pictures", "sizes"},
+    "visualization": {"errors", "files", "imaging", "mask_reading", "palette", "sizes", "video"},
     "memory": {"errors", "files"},
     "network": {"errors", "mappings", "memory"},
-    "runtime": {"errors", "files", "memory", "network", "privacy", "resources", "text_files"},
-    "masks": {"errors", "runtime", "sizes"},
+    "runtime": LIBRARY | {"privacy", "resources", "text_files"},
+    "masks": {"errors", "sizes"},
     "overlap": set(),
     "resources": {"errors"},
     "segmenter": LIBRARY | HELPERS | {"masks"},

@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import RuntimeUnavailableError
+from ..sizes import resize
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +81,6 @@ class FrameStager(Protocol):
     def __call__(self, frame: Image, size: Size) -> Tensor:
         """RGB uint8 [H, W, 3] -> float [1, 3, rows, columns] in 0..255 on the device."""
         ...
-
-
-def resize(image: NDArray[Any], size: Size) -> NDArray[Any]:
-    """To (rows, columns); averages when shrinking, so that thin parts do not vanish."""
-    if image.shape[:2] == size:
-        return image
-    shrinks = image.shape[0] > size[0]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
 
 
 class CpuStager:
