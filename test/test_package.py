@@ -81,3 +81,20 @@ def test_the_first_python_of_the_readme_runs(tmp_path: Path) -> None:
     lines = said.splitlines()
     assert len(lines) == 3 * len(set(mask[mask > 0].tolist())), said
     assert all(re.match(r"\d+ (TRACKED|OCCLUDED|LOST) \d\.\d\d ", line) for line in lines), said
+
+
+def test_the_types_are_shipped_and_every_module_with_them(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "stremn_ros" / "py.typed").is_file()
+    built, source = (
+        {str(path.relative_to(root)) for path in (root / "stremn_ros").rglob("*.py")}
+        for root in (tmp_path, ROOT)
+    )
+    assert built == source
+
+
+def test_ci_runs_the_linters_before_the_tests() -> None:
+    lines = [line.split() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+    steps = [words[-1] for words in lines if "make" in words[:2]]
+    assert steps == ["lint", "test"]
