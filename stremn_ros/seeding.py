@@ -249,7 +249,7 @@ def _cut(
 
     if points_only:
         # Without a box or polygon only the neighbourhood of the points is likely the object; the
-        # frame of the image is taken for background, so that both colour models have samples.
+        # frame of the image is taken for background, so that both color models have samples.
         trimap = np.full(place.shape, cv2.GC_PR_BGD, np.uint8)
         for point in inside:
             disc(trimap, point, max(2, round(0.08 * max(size))), cv2.GC_PR_FGD)
@@ -270,7 +270,7 @@ def _cut(
         )
     found = _grab_cut(small, trimap, iterations)
     if not points_only and not len(inside) and found.sum() < TOO_LITTLE * place.sum():
-        # Where object and background share colours the first cut can shrink to nothing. People
+        # Where object and background share colors the first cut can shrink to nothing. People
         # draw a box around the object, so its middle is taken for certain and the cut made again;
         # when even then nothing beyond that middle joins in, there is no object to see.
         depth = cv2.distanceTransform(np.pad(place, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
@@ -290,7 +290,7 @@ def _cut(
     mask = _keep_parts(mask, inside)
     if not mask.any():
         raise InputError(
-            "no object was found with these hints: its colours may be those of the background; "
+            "no object was found with these hints: its colors may be those of the background; "
             "give points_inside, a closer box, or send a mask to seed_mask"
         )
     return mask

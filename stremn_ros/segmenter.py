@@ -44,7 +44,15 @@ from .overlap import REST_DEPTH, Overlap, depth, is_cut, overlaps
 from .runtime.models import SCORER_PREFIX, find_model, load_network
 from .runtime.stages import Stages, make_stages
 from .runtime.staging import make_stager
-from .sizes import STRIDE, checked_size, could_be, fitted_size, resize, shape_text, too_small
+from .sizes import (
+    STRIDE,
+    checked_size,
+    fitted_size,
+    resize,
+    shape_text,
+    size_is_possible,
+    too_small,
+)
 
 log = logging.getLogger(__name__)
 
@@ -832,7 +840,7 @@ class Segmenter:
                 f"{self.max_objects}: load the model with max_objects={len(snapshot.ids)} or more"
             )
         size = snapshot.processing_size
-        if size is not None and not could_be(size, self._requested_size):
+        if size is not None and not size_is_possible(size, self._requested_size):
             raise InputError(
                 f"the snapshot was made at a processing size of {shape_text(size)}, this segmenter "
                 f"works at {self._requested_size}: load the model with "

@@ -64,7 +64,7 @@ def _rounded(length: float, stride: int) -> int:
     return min(MAX_SIDE, max(MIN_SIDE, stride * round(length / stride)))
 
 
-def could_be(size: tuple[int, int], requested: int | tuple[int, int]) -> bool:
+def size_is_possible(size: tuple[int, int], requested: int | tuple[int, int]) -> bool:
     """Whether a source exists for which ``fitted_size`` gives this size, now or in version 0.1.
 
     There one number was of rows, which snapshots of pictures that stand still have.

@@ -37,7 +37,7 @@ __all__ = [
     "write_image",
 ]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 DEFAULT_FPS = 24.0  # of a folder of images, which states none (DAVIS is 24)
 # packets that are looked at, undecoded, for the number of frames and their rate
@@ -259,7 +259,7 @@ class Frames:
         assert self._files
         self.orientation = pictures.orientation(_read(self._files[0]))
         if self.orientation != 1:
-            _log.warning(
+            log.warning(
                 "%s: the images carry the orientation tag %d (to be shown %s); they are read as "
                 "they are stored, and a mask must be of the image as it is stored, too",
                 self._files[0],
@@ -355,7 +355,7 @@ class Frames:
             raise InputError(f"{self.path}: has {index} frames, none of them from {self._start} on")
         stated = self._stated if self._end is None else min(self._stated, self._end)
         if index < stated - max(2, stated // 100):
-            _log.warning(
+            log.warning(
                 "%s: ended after %d frames; its header says %d, which is an estimate, and nothing "
                 "shows that it is damaged",
                 self.path,
@@ -480,7 +480,7 @@ class VideoWriter:
         """
         self._size = rows, columns = fitting_size(size)
         if max(size) > LARGEST_SIDE:
-            _log.warning(
+            log.warning(
                 "%s: frames of %dx%d are written at %dx%d, as mpeg4 has no larger ones",
                 self.path,
                 *size,

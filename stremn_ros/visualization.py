@@ -17,18 +17,12 @@ from stremn_ros.mask_reading import read_mask
 from stremn_ros.palette import PALETTE
 from stremn_ros.sizes import resize
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-# DAVIS colours are dark; on a dark video only a lighter outline shows where the object ends.
+# DAVIS colors are dark; on a dark video only a lighter outline shows where the object ends.
 _OUTLINE = (0.45 * PALETTE + 0.55 * 255).astype(np.uint8)
 _FILL_LUT = np.ascontiguousarray(PALETTE[None])
 _OUTLINE_LUT = np.ascontiguousarray(_OUTLINE[None])
-
-
-def label_color(label: int) -> tuple[int, int, int]:
-    """The RGB colour of an object id."""
-    red, green, blue = PALETTE[int(label) % 256]
-    return int(red), int(green), int(blue)
 
 
 def _check_labels(labels: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -53,11 +47,11 @@ def _color(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
 def overlay(
     frame: np.ndarray, labels: np.ndarray, alpha: float = 0.5, outline: bool = True
 ) -> np.ndarray:
-    """The frame with the objects tinted in their palette colours: RGB uint8 [H, W, 3], a copy.
+    """The frame with the objects tinted in their palette colors: RGB uint8 [H, W, 3], a copy.
 
     frame: RGB uint8 [H, W, 3]; labels: integers [H, W], 0 is background. alpha 0..1 is the
     strength of the tint; outline draws the inner edge of each object in a lighter tone of its
-    colour, thicker on larger frames. InputError for a wrong type or size.
+    color, thicker on larger frames. InputError for a wrong type or size.
     """
     check_frame(frame)
     labels = _check_labels(labels, frame.shape[:2])
@@ -179,5 +173,5 @@ def read_label_png(path: str | os.PathLike[str], *, keep_255: bool = False) -> n
     mask = read_mask(path)
     labels, notes = (mask.values, mask.notes) if keep_255 else mask.labels()
     for note in notes:
-        _log.warning("%s: %s", path, note)
+        log.warning("%s: %s", path, note)
     return labels

@@ -72,14 +72,14 @@ def model_method(model: str, colours: int, device: str = "auto") -> Method:
     def method(clips: Images, horizon: int) -> Tensor:
         tensor = to_tensor(clips)
         if colours != wanted:
-            tensor = _recoloured(tensor, wanted)
+            tensor = _recolored(tensor, wanted)
         result = forecast(network, tensor.to(chosen), horizon, **options).cpu()
-        return result if colours == wanted else _recoloured(result, colours)
+        return result if colours == wanted else _recolored(result, colours)
 
     return method
 
 
-def _recoloured(frames: Tensor, colours: int) -> Tensor:
+def _recolored(frames: Tensor, colours: int) -> Tensor:
     if colours == 3:
         return frames.expand(*frames.shape[:-3], 3, *frames.shape[-2:])
     weights = frames.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)

@@ -300,7 +300,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "overlay_alpha",
         0.5,
-        "Strength of the colours on ~/overlay.",
+        "Strength of the colors on ~/overlay.",
         RUN_TIME,
         0.0,
         1.0,

@@ -141,7 +141,7 @@ class PinnedStager:
 
 
 class MappedStager:
-    """A mapped buffer, read in place by one kernel that resizes and makes planes of the colours.
+    """A mapped buffer, read in place by one kernel that resizes and makes planes of the colors.
 
     For a GPU that shares the CPU's memory (Jetson). It works in the primary context, which is
     PyTorch's; never executed on the machine it was written on.
