@@ -30,7 +30,7 @@ setup(
     maintainer="stremn_ros maintainers",
     maintainer_email="maintainers@stremn.example.org",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["**/*.yaml"]},
+    package_data={NAME: ["py.typed"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml", *glob("CHANGELOG.rst")]),

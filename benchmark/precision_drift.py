@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.bench import scene
 from stremn_ros.evaluation.davis import open_davis
+from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.memory import FusionCell, SlotMemory
 from stremn_ros.runtime.models import find_model, load_network
 from stremn_ros.segmenter import Segmenter
@@ -248,10 +249,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
 
 def plot(values: dict, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = new_figure(9, 5)
     axes = figure.add_subplot()
     for name, found in values["memories"].items():
         at, off = zip(*found["series"])
@@ -261,8 +259,7 @@ def plot(values: dict, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     axes.set_title(f"{values['model']}, {values['slots']} slots, {values['rule']}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(path))
+    save_figure(figure, path)
 
 
 def main(arguments: list[str] | None = None) -> int:

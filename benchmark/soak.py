@@ -35,6 +35,7 @@ from std_srvs.srv import SetBool, Trigger
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedObject
 from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.bench import scene
+from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.nodes.dds_profile import profile_environment
 from stremn_ros.nodes.image_codec import decode_labels
 from stremn_ros.resources import shared_file
@@ -304,10 +305,7 @@ class Soak:
 
 def plot(result: dict[str, Any], soak: Soak, path: Path) -> None:
     """Resident memory, latency and overlap against time, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 8), layout="constrained")
+    figure = new_figure(9, 8)
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     minutes = [item["second"] / 60 for item in result["samples"]]
     mebi = [item["resident_bytes"] / 2**20 for item in result["samples"]]
@@ -336,8 +334,7 @@ def plot(result: dict[str, Any], soak: Soak, path: Path) -> None:
     for panel in (top, middle, bottom):
         panel.grid(alpha=0.3)
         panel.legend(frameon=False, fontsize=9, loc="lower right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(path))
+    save_figure(figure, path)
 
 
 def main(arguments: list[str] | None = None) -> int:

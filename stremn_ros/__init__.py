@@ -1,7 +1,40 @@
-"""STReMN on a robot: object segmentation and frame prediction with a memory of fixed size."""
+"""STReMN on a robot: object segmentation and frame prediction with a memory of fixed size.
+
+The names in ``__all__`` are imported when they are first used, so that ``import stremn_ros`` loads
+neither PyTorch nor OpenCV.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from . import privacy
 
+if TYPE_CHECKING:
+    from .predictor import Predictor
+    from .segmenter import Segmenter
+    from .video import open_frames
+    from .visualization import read_label_png
+
 __version__ = "0.1.0"
+__all__ = ["Predictor", "Segmenter", "open_frames", "read_label_png"]
+
+_WHERE = {
+    "Predictor": "predictor",
+    "Segmenter": "segmenter",
+    "open_frames": "video",
+    "read_label_png": "visualization",
+}
 
 privacy.switch_off()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import InputError
-from .runtime.staging import resize
-from .sizes import shape_text
+from .sizes import resize, shape_text
 
 MAX_ID = 255  # of an object: a label is one byte
 

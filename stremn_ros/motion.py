@@ -28,13 +28,13 @@ class FlowExtrapolation:
 
         Returns:
             [horizon, H, W, C]: the newest frame, each pixel carried on as the flow between the two
-            frames says, farther with every step; beyond the edge the edge's colour.
+            frames says, farther with every step; beyond the edge the edge's color.
         """
-        height, width, colours = newest.shape
+        height, width, colors = newest.shape
         if min(height, width) < SMALLEST_SIDE:
             return np.repeat(newest[None], horizon, axis=0)
         gray = [
-            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if colours == 3 else image[:, :, 0]
+            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if colors == 3 else image[:, :, 0]
             for image in (newest, previous)
         ]
         # per pixel of the newest frame, where it will have gone after one more step
@@ -59,7 +59,7 @@ class FlowExtrapolation:
                     rows - step * there[:, :, 1],
                     cv2.INTER_LINEAR,
                     borderMode=cv2.BORDER_REPLICATE,
-                ).reshape(height, width, colours)
+                ).reshape(height, width, colors)
             )
         return np.stack(frames).astype(np.uint8)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import InputError, ModelError
+from .imaging.checks import check_frame
 from .memory import SlotMemory
 from .motion import FlowExtrapolation, candidates
 from .network import space_time_read
@@ -21,7 +22,7 @@ from .network.prediction import STACK, STRIDE, Encoding, PredictionNetwork
 from .runtime.models import find_model
 from .runtime.prediction_models import Network, load_prediction_network
 from .runtime.stages import choose_device
-from .sizes import checked_size, fitted_size
+from .sizes import checked_size, fitted_size, resize
 
 MAX_HORIZON = 100
 MAX_SIDE = 2048  # of the processing size
@@ -327,11 +328,7 @@ class Predictor:
             InputError: not such a frame, of another size than the ones before (reset first), or a
             horizon out of range. Nothing is changed.
         """
-        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
-            kind = getattr(frame, "dtype", type(frame).__name__)
-            raise InputError(f"a frame must be a uint8 array [H, W, 3], not {kind}")
-        if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-            raise InputError(f"a frame must have the shape [H, W, 3], not {list(frame.shape)}")
+        check_frame(frame)
         horizon = self.horizon if horizon is None else horizon
         if not 1 <= horizon <= MAX_HORIZON:
             raise InputError(f"horizon is {horizon}; it must be 1..{MAX_HORIZON}")
@@ -379,11 +376,7 @@ class Predictor:
         if self.network.config.colours == 1:
             frame = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[:, :, None]  # type: ignore[assignment]
         if frame.shape[:2] != (height, width):
-            shrinks = height < frame.shape[0]
-            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            frame = cv2.resize(frame, (width, height), interpolation=method).reshape(  # type: ignore[assignment]
-                height, width, -1
-            )
+            frame = resize(frame, (height, width)).reshape(height, width, -1)
         tensor = torch.from_numpy(np.ascontiguousarray(frame)).to(self._device)
         return tensor.permute(2, 0, 1)[None].float() / 255.0
 

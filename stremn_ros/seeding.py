@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
+from stremn_ros.imaging.checks import check_frame
 
 Box = tuple[int, int, int, int]
 Points = Sequence[Sequence[float]] | NDArray[Any]
@@ -64,7 +65,7 @@ def make_mask(
         InputError: no hint, a hint outside the frame, hints that contradict each other, or nothing
             found; the text says what would be right.
     """
-    _check_frame(frame)
+    check_frame(frame)
     height, width = frame.shape[:2]
     inside_points = _points(inside, "points_inside", width, height)
     outside_points = _points(outside, "points_outside", width, height)
@@ -167,22 +168,6 @@ def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float(np.count_nonzero(one & other) / either) if either else 1.0
 
 
-def _check_frame(frame: NDArray[np.uint8]) -> None:
-    if (
-        not isinstance(frame, np.ndarray)
-        or frame.dtype != np.uint8
-        or frame.ndim != 3
-        or frame.shape[2] != 3
-        or frame.size == 0
-    ):
-        described = (
-            f"{frame.dtype} {list(frame.shape)}"
-            if isinstance(frame, np.ndarray)
-            else type(frame).__name__
-        )
-        raise InputError(f"a frame is uint8 [H, W, 3], got {described}")
-
-
 def _check_box(box: Box, width: int, height: int) -> Box:
     x, y, box_width, box_height = (int(value) for value in box)
     if box_width <= 0 or box_height <= 0:
@@ -264,7 +249,7 @@ def _cut(
 
     if points_only:
         # Without a box or polygon only the neighbourhood of the points is likely the object; the
-        # frame of the image is taken for background, so that both colour models have samples.
+        # frame of the image is taken for background, so that both color models have samples.
         trimap = np.full(place.shape, cv2.GC_PR_BGD, np.uint8)
         for point in inside:
             disc(trimap, point, max(2, round(0.08 * max(size))), cv2.GC_PR_FGD)
@@ -285,7 +270,7 @@ def _cut(
         )
     found = _grab_cut(small, trimap, iterations)
     if not points_only and not len(inside) and found.sum() < TOO_LITTLE * place.sum():
-        # Where object and background share colours the first cut can shrink to nothing. People
+        # Where object and background share colors the first cut can shrink to nothing. People
         # draw a box around the object, so its middle is taken for certain and the cut made again;
         # when even then nothing beyond that middle joins in, there is no object to see.
         depth = cv2.distanceTransform(np.pad(place, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
@@ -305,7 +290,7 @@ def _cut(
     mask = _keep_parts(mask, inside)
     if not mask.any():
         raise InputError(
-            "no object was found with these hints: its colours may be those of the background; "
+            "no object was found with these hints: its colors may be those of the background; "
             "give points_inside, a closer box, or send a mask to seed_mask"
         )
     return mask

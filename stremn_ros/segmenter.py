@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import CapacityError, InputError, ModelError, UnknownObjectError
+from .imaging.checks import check_frame
 from .masks import MAX_ID, checked_mask, drop_small_parts, label_mask
 from .memory import (
     RULES,
@@ -42,8 +43,16 @@ from .network import Decoded, Seen, aggregate_logits, object_probabilities
 from .overlap import REST_DEPTH, Overlap, depth, is_cut, overlaps
 from .runtime.models import SCORER_PREFIX, find_model, load_network
 from .runtime.stages import Stages, make_stages
-from .runtime.staging import make_stager, resize
-from .sizes import STRIDE, checked_size, could_be, fitted_size, shape_text, too_small
+from .runtime.staging import make_stager
+from .sizes import (
+    STRIDE,
+    checked_size,
+    fitted_size,
+    resize,
+    shape_text,
+    size_is_possible,
+    too_small,
+)
 
 log = logging.getLogger(__name__)
 
@@ -456,7 +465,7 @@ class Segmenter:
         Args, Raises: as ``seed``; whether there is room beside the objects that are followed is
             looked at in the second part, as the caller may ``rename`` what is followed already.
         """
-        _check_frame(frame)
+        check_frame(frame)
         labels = checked_mask(mask, frame.shape[:2])
         present = [int(value) for value in np.unique(labels) if value]
         wanted = present if ids is None else sorted(set(ids))
@@ -541,7 +550,7 @@ class Segmenter:
         Raises:
             InputError: a frame or mask of the wrong kind or size.
         """
-        _check_frame(frame)
+        check_frame(frame)
         labels = checked_mask(mask, frame.shape[:2])
         left_alone = self._memory.rows.keys() - set(ids)
         seen = self._look(frame)
@@ -566,7 +575,7 @@ class Segmenter:
         Raises:
             InputError: a frame of the wrong kind.
         """
-        _check_frame(frame)
+        check_frame(frame)
         height, width = frame.shape[:2]
         if not self._memory.rows:
             return np.zeros((height, width), np.uint8)
@@ -586,7 +595,7 @@ class Segmenter:
         Raises:
             InputError: a frame of the wrong kind.
         """
-        _check_frame(frame)
+        check_frame(frame)
         height, width = frame.shape[:2]
         if not self._memory.rows:
             self._frame = None
@@ -831,7 +840,7 @@ class Segmenter:
                 f"{self.max_objects}: load the model with max_objects={len(snapshot.ids)} or more"
             )
         size = snapshot.processing_size
-        if size is not None and not could_be(size, self._requested_size):
+        if size is not None and not size_is_possible(size, self._requested_size):
             raise InputError(
                 f"the snapshot was made at a processing size of {shape_text(size)}, this segmenter "
                 f"works at {self._requested_size}: load the model with "
@@ -1118,11 +1127,3 @@ class Segmenter:
         return TrackedObject(
             object_id, state, score if area else 0.0, area, (x, y, width, height), centroid
         )
-
-
-def _check_frame(frame: NDArray[np.uint8]) -> None:
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
-        kind = getattr(frame, "dtype", type(frame).__name__)
-        raise InputError(f"a frame must be a uint8 array [H, W, 3], not {kind}")
-    if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise InputError(f"a frame must have the shape [H, W, 3], not {list(frame.shape)}")

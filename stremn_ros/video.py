@@ -19,7 +19,10 @@ import numpy as np
 
 from stremn_ros import pictures
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.files import NewFile, write_bytes
+from stremn_ros.imaging.checks import check_frame
 from stremn_ros.listing import IMAGE_SUFFIXES, list_images, natural_key
+from stremn_ros.sizes import resize
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -34,7 +37,7 @@ __all__ = [
     "write_image",
 ]
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 DEFAULT_FPS = 24.0  # of a folder of images, which states none (DAVIS is 24)
 # packets that are looked at, undecoded, for the number of frames and their rate
@@ -87,24 +90,7 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, quality: int = 
         raise InputError(f"{path}: cannot be written as an image ({error})") from error
     if not done:
         raise InputError(f"{path}: cannot be written as an image")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data.tobytes())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StremnError(f"{path}: could not be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _resized(frame: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    if size is None or frame.shape[:2] == size:
-        return frame
-    shrinking = size[0] < frame.shape[0]
-    return cv2.resize(
-        frame, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    )
+    write_bytes(path, data.tobytes())
 
 
 @contextlib.contextmanager
@@ -273,7 +259,7 @@ class Frames:
         assert self._files
         self.orientation = pictures.orientation(_read(self._files[0]))
         if self.orientation != 1:
-            _log.warning(
+            log.warning(
                 "%s: the images carry the orientation tag %d (to be shown %s); they are read as "
                 "they are stored, and a mask must be of the image as it is stored, too",
                 self._files[0],
@@ -337,7 +323,10 @@ class Frames:
             yield from self._iterate_video()
         else:
             for path in self._files:
-                yield _resized(read_image(path), self._target)
+                yield self._at_target_size(read_image(path))
+
+    def _at_target_size(self, frame: np.ndarray) -> np.ndarray:
+        return frame if self._target is None else resize(frame, self._target)
 
     def _iterate_video(self) -> Iterator[np.ndarray]:
         index = 0
@@ -352,7 +341,7 @@ class Frames:
                     ok, frame = capture.read()
                     if not ok or frame is None:
                         break
-                    yield _resized(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), self._target)
+                    yield self._at_target_size(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
                 index += 1
         ended = self._end is None or index < self._end
         if ended and (reason := _cut_short(self.path)):
@@ -366,7 +355,7 @@ class Frames:
             raise InputError(f"{self.path}: has {index} frames, none of them from {self._start} on")
         stated = self._stated if self._end is None else min(self._stated, self._end)
         if index < stated - max(2, stated // 100):
-            _log.warning(
+            log.warning(
                 "%s: ended after %d frames; its header says %d, which is an estimate, and nothing "
                 "shows that it is damaged",
                 self.path,
@@ -474,7 +463,7 @@ class VideoWriter:
             raise InputError(f"fps {fps}: a positive number is needed")
         self.fps = fitting_rate(float(fps))
         self.count = 0
-        self._temporary = self.path.with_name(f".{os.getpid()}.{id(self)}.part.mp4")
+        self._file = NewFile(self.path, suffix=".mp4")
         self._writer: cv2.VideoWriter | None = None
         self._shape: tuple[int, ...] | None = None
         self._size = (0, 0)  # as written
@@ -491,7 +480,7 @@ class VideoWriter:
         """
         self._size = rows, columns = fitting_size(size)
         if max(size) > LARGEST_SIDE:
-            _log.warning(
+            log.warning(
                 "%s: frames of %dx%d are written at %dx%d, as mpeg4 has no larger ones",
                 self.path,
                 *size,
@@ -500,7 +489,7 @@ class VideoWriter:
             )
         with _folder_by_name(self.path.parent) as folder:
             self._writer = cv2.VideoWriter(
-                os.path.join(folder, self._temporary.name),
+                os.path.join(folder, self._file.temporary.name),
                 cv2.VideoWriter.fourcc(*"mp4v"),
                 self.fps,
                 (columns, rows),
@@ -524,10 +513,7 @@ class VideoWriter:
         return f"this OpenCV has no mpeg4 encoder for {rows}x{columns} at {self.fps:g} Hz"
 
     def write(self, frame: np.ndarray) -> None:
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            raise InputError(
-                f"a frame is {frame.dtype} {list(frame.shape)}; RGB uint8 [H, W, 3] is needed"
-            )
+        check_frame(frame)
         if self._writer is None:
             self.open((frame.shape[0], frame.shape[1]))
         assert self._writer is not None
@@ -560,13 +546,13 @@ class VideoWriter:
             if not self.count:
                 raise InputError(f"{self.path}: no frame was written to the video")
             self._check()
-            os.replace(self._temporary, self.path)
+            self._file.commit()
         finally:
-            self._temporary.unlink(missing_ok=True)
+            self._file.discard()
 
     def _check(self) -> None:
         """OpenCV reports no failed write (a full disk), so the result is opened once."""
-        with _opened_by_name(self._temporary, []) as capture:
+        with _opened_by_name(self._file.temporary, []) as capture:
             written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         if written != self.count:
             raise StremnError(

@@ -6,34 +6,23 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from stremn_ros.errors import InputError, StremnError
+from stremn_ros.errors import InputError
+from stremn_ros.files import write_with
+from stremn_ros.imaging.checks import check_frame
 from stremn_ros.mask_reading import read_mask
 from stremn_ros.palette import PALETTE
+from stremn_ros.sizes import resize
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-# DAVIS colours are dark; on a dark video only a lighter outline shows where the object ends.
+# DAVIS colors are dark; on a dark video only a lighter outline shows where the object ends.
 _OUTLINE = (0.45 * PALETTE + 0.55 * 255).astype(np.uint8)
 _FILL_LUT = np.ascontiguousarray(PALETTE[None])
 _OUTLINE_LUT = np.ascontiguousarray(_OUTLINE[None])
-
-
-def label_color(label: int) -> tuple[int, int, int]:
-    """The RGB colour of an object id."""
-    red, green, blue = PALETTE[int(label) % 256]
-    return int(red), int(green), int(blue)
-
-
-def _check_frame(frame: np.ndarray) -> None:
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise InputError(
-            f"a frame is {frame.dtype} {list(frame.shape)}; RGB uint8 [H, W, 3] is needed"
-        )
 
 
 def _check_labels(labels: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -58,13 +47,13 @@ def _color(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
 def overlay(
     frame: np.ndarray, labels: np.ndarray, alpha: float = 0.5, outline: bool = True
 ) -> np.ndarray:
-    """The frame with the objects tinted in their palette colours: RGB uint8 [H, W, 3], a copy.
+    """The frame with the objects tinted in their palette colors: RGB uint8 [H, W, 3], a copy.
 
     frame: RGB uint8 [H, W, 3]; labels: integers [H, W], 0 is background. alpha 0..1 is the
     strength of the tint; outline draws the inner edge of each object in a lighter tone of its
-    colour, thicker on larger frames. InputError for a wrong type or size.
+    color, thicker on larger frames. InputError for a wrong type or size.
     """
-    _check_frame(frame)
+    check_frame(frame)
     labels = _check_labels(labels, frame.shape[:2])
     result = frame.copy()
     x, y, width, height = cv2.boundingRect(labels)
@@ -108,7 +97,7 @@ def contact_sheet(
     for name, given in (("labels", labels), ("captions", captions)):
         if given is not None and len(given) != len(frames):
             raise InputError(f"{len(given)} {name} for {len(frames)} frames: one each is needed")
-    _check_frame(frames[0])
+    check_frame(frames[0])
     count = len(frames)
     # a strip that stands on end gets bars at its sides rather than a sheet as high as a house
     aspect = min(3.0, frames[0].shape[0] / frames[0].shape[1])
@@ -125,15 +114,13 @@ def contact_sheet(
         np.uint8,
     )
     for index, frame in enumerate(frames):
-        _check_frame(frame)
+        check_frame(frame)
         top = gap + (index // columns) * (tile_height + text + gap)
         left = gap + (index % columns) * (tile_width + gap)
         scale = min(tile_width / frame.shape[1], tile_height / frame.shape[0])
         width = max(1, min(tile_width, round(frame.shape[1] * scale)))
         height = max(1, min(tile_height, round(frame.shape[0] * scale)))
-        tile = cv2.resize(
-            frame, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        )
+        tile = resize(frame, (height, width))
         mask = labels[index] if labels is not None else None
         if mask is not None:
             mask = _check_labels(mask, frame.shape[:2])
@@ -170,19 +157,10 @@ def write_label_png(path: str | os.PathLike[str], labels: np.ndarray) -> None:
     """
     from PIL import Image  # here, so that overlays in a node do not need Pillow
 
-    path = Path(path)
     labels = _check_labels(np.asarray(labels))
     image = Image.fromarray(np.ascontiguousarray(labels))
     image.putpalette(PALETTE.tobytes())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StremnError(f"{path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_with(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
 def read_label_png(path: str | os.PathLike[str], *, keep_255: bool = False) -> np.ndarray:
@@ -195,5 +173,5 @@ def read_label_png(path: str | os.PathLike[str], *, keep_255: bool = False) -> n
     mask = read_mask(path)
     labels, notes = (mask.values, mask.notes) if keep_255 else mask.labels()
     for note in notes:
-        _log.warning("%s: %s", path, note)
+        log.warning("%s: %s", path, note)
     return labels

@@ -1,4 +1,4 @@
-"""A core of the segmentation node without ROS, around a segmenter of colours."""
+"""A core of the segmentation node without ROS, around a segmenter of colors."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class State:
         self.name = name
 
 
-class ColourJob:
+class ColorJob:
     """Keeps the contract of a SeedJob."""
 
     def __init__(self, frame, mask):
         self.frame, self.mask = frame, mask
         self.ids = [int(value) for value in np.unique(mask) if value]
         self.labels = {number: number for number in self.ids}  # of the mask -> id
-        self.colours, self.forget, self.spared, self.cut_ids = {}, set(), [], []
+        self.colors, self.forget, self.spared, self.cut_ids = {}, set(), [], []
 
     def rename(self, seeded, tracked):
         self.ids[self.ids.index(seeded)] = tracked
@@ -42,13 +42,13 @@ class ColourJob:
         self.ids.remove(number)
 
 
-class ColourSegmenter:
-    """Keeps the Segmenter contract with colours for a network, and lets a test hold it up.
+class ColorSegmenter:
+    """Keeps the Segmenter contract with colors for a network, and lets a test hold it up.
 
-    Each object is the mean colour under its seed; a frame that is remembered moves the colour.
+    Each object is the mean color under its seed; a frame that is remembered moves the color.
     """
 
-    runtime_name = "colours"
+    runtime_name = "colors"
     update_rule = "least_similar"
     update_every = 1
     lost_after = 30
@@ -85,7 +85,7 @@ class ColourSegmenter:
         return dict.fromkeys(self.bank, 1)
 
     def look_inside(self, labels=None, cells=0):
-        return [SimpleNamespace(id=n, text=lambda n=n: f"colour of {n}") for n in self.ids]
+        return [SimpleNamespace(id=n, text=lambda n=n: f"color of {n}") for n in self.ids]
 
     def _room_for(self, ids, replace=False, forget=()):
         stay = set() if replace else self.bank.keys() - set(forget)
@@ -95,7 +95,7 @@ class ColourSegmenter:
     def begin_seed(self, frame, mask, *, ids=None, replace=False):
         if mask.shape != frame.shape[:2]:
             raise InputError("mask and frame differ in size")
-        job = ColourJob(frame, mask)
+        job = ColorJob(frame, mask)
         self._room_for(job.ids, replace=True)
         job.overlaps = overlaps(mask, self.find(frame))
         return job
@@ -109,7 +109,7 @@ class ColourSegmenter:
             try:
                 if self.slow_seed is not None:
                     self.slow_seed()
-                job.colours[number] = job.frame[job.mask == number].mean(axis=0)
+                job.colors[number] = job.frame[job.mask == number].mean(axis=0)
             finally:
                 self.inside.release()
 
@@ -119,7 +119,7 @@ class ColourSegmenter:
             self.bank.pop(number, None)
         for label, number in job.labels.items():
             if number in job.ids:
-                self.bank[number] = job.colours[label]
+                self.bank[number] = job.colors[label]
         return sorted(job.ids)
 
     def find(self, frame):
@@ -180,7 +180,7 @@ class ColourSegmenter:
 
     def fork(self, ids, *, replace=False, forget=()):
         self._room_for(ids, replace, forget)
-        made = ColourSegmenter(len(ids))
+        made = ColorSegmenter(len(ids))
         made.inside, made.threads = self.inside, self.threads
         made.stepped = self.stepped = []
         made.slow, made.slow_seed = self.slow, self.slow_seed
@@ -241,7 +241,7 @@ def wait_until(condition, what="the condition"):
 
 class Rig:
     def __init__(self, **options):
-        self.segmenter = ColourSegmenter()
+        self.segmenter = ColorSegmenter()
         self.published = []
         self.logs = []
         self.now = 0

@@ -1,4 +1,4 @@
-"""Generated sequences with known masks, and a small segmenter of the contract (by colour)."""
+"""Generated sequences with known masks, and a small segmenter of the contract (by color)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLORS = np.array([[60, 60, 60], [220, 40, 40], [40, 200, 60], [60, 80, 230], [2
 
 
 def moving_shapes(frames=8, height=72, width=128, objects=2, seed=0):
-    """RGB frames uint8 [T, H, W, 3] of coloured discs that move, and their labels [T, H, W]."""
+    """RGB frames uint8 [T, H, W, 3] of colored discs that move, and their labels [T, H, W]."""
     rng = np.random.default_rng(seed)
     labels = np.zeros((frames, height, width), np.uint8)
     rows, columns = np.ogrid[:height, :width]
@@ -50,7 +50,7 @@ def write_split(root, lines, image_set="2017", split="val"):
 
 
 class ColorSegmenter:
-    """Takes each object to be where its colour at the seed is nearest; a few rows are off."""
+    """Takes each object to be where its color at the seed is nearest; a few rows are off."""
 
     runtime_name = "test"
     update_rule = "none"

@@ -1,4 +1,4 @@
-"""Makes test/data/tiny_model: a network small enough for any test that follows coloured shapes.
+"""Makes test/data/tiny_model: a network small enough for any test that follows colored shapes.
 
     python test/make_tiny_model.py
 

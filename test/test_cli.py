@@ -205,7 +205,7 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_unknown_arguments_are_refused():
-    for arguments in (["doctor", "--colour"], ["segment"], [], ["evaluate"], ["nonsense"]):
+    for arguments in (["doctor", "--color"], ["segment"], [], ["evaluate"], ["nonsense"]):
         done = stremn(*arguments)
         assert done.returncode == 2
         assert "usage:" in done.stderr

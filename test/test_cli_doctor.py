@@ -15,6 +15,7 @@ import pytest
 from stremn_ros.doctor import (
     NOTE,
     OK,
+    PROBES,
     PROBLEM,
     Check,
     Probe,
@@ -93,12 +94,24 @@ def test_damaged_weights_and_missing_ros_are_named_and_cost_the_exit_code(tmp_pa
         assert name in stopped
 
 
-def test_probe_gives_the_import_error_and_survives_a_crash():
-    assert probe("found['a'] = 1").values == {"a": 1}
-    assert probe("print('noise')\nfound['a'] = 2").values == {"a": 2}
-    assert "No module named 'not_there'" in probe("import not_there").error
-    assert "signal 11" in probe("import os; os.kill(os.getpid(), 11)").error
-    assert "within 1 s" in probe("import time; time.sleep(20)", timeout=1).error
+def test_probe_gives_the_import_error_and_survives_a_crash(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+
+    def said(code, **options):
+        (tmp_path / "made_up.py").write_text(f"found = {{}}\n{code}\ndef values(): return found\n")
+        return probe("made_up", **options)
+
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # the file changes within a second
+    assert said("found['a'] = 1").values == {"a": 1}
+    assert said("print('noise')\nfound['a'] = 2").values == {"a": 2}
+    assert "No module named 'not_there'" in said("import not_there").error
+    assert "signal 11" in said("import os; os.kill(os.getpid(), 11)").error
+    assert "within 1 s" in said("import time; time.sleep(20)", timeout=1).error
+
+
+def test_every_probe_is_run():
+    modules = {path.stem for path in Path(probes.__file__).parent.glob("*.py")}
+    assert modules - {"__init__", "__main__"} == {*PROBES, "run"}
 
 
 def test_interfaces_that_were_not_built_are_told_from_built_ones(tmp_path, monkeypatch):
@@ -109,7 +122,8 @@ def test_interfaces_that_were_not_built_are_told_from_built_ones(tmp_path, monke
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     bare.chmod(0o755)
     monkeypatch.setattr(probes.sys, "executable", str(bare))
-    check = ros_checks.check_interfaces(probe(probes.INTERFACES))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    check = ros_checks.check_interfaces(probe(".interfaces"))
     assert check.status == PROBLEM
     assert "not built" in check.found
     assert "colcon build" in check.advice
@@ -202,7 +216,7 @@ def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
         (cache / name / "x.onnx").write_bytes(content)
     monkeypatch.setenv("STREMN_CACHE", str(cache))
     monkeypatch.setenv("STREMN_MODELS", str(models))
-    check = library_checks.check_cache(probe(probes.CACHE))
+    check = library_checks.check_cache(probe(".cache"))
     assert check.status == NOTE
     lines = dict(line.split(": ", 1) for line in check.found.splitlines()[1:])
     assert lines["good"].endswith("whole")
@@ -212,7 +226,7 @@ def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
     assert "anew: short" in check.advice
     assert "deleted: .half-x1, old" in check.advice
     monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "nowhere"))
-    assert library_checks.check_cache(probe(probes.CACHE)).status == OK
+    assert library_checks.check_cache(probe(".cache")).status == OK
 
 
 def test_gpu_parts_say_what_is_missing():

@@ -16,14 +16,14 @@ from stremn_ros.errors import InputError
 from stremn_ros.nodes.image_codec import (
     ENCODINGS,
     LABEL_ENCODINGS,
+    _rows,
     decode_labels,
-    decode_raw,
     decode_rgb,
     encode,
     frame_size,
 )
 
-DIRECT_COLOUR = ["rgb8", "bgr8", "rgba8", "bgra8", "8UC3"]
+DIRECT_COLOR = ["rgb8", "bgr8", "rgba8", "bgra8", "8UC3"]
 GREY_DTYPES = {
     "mono8": np.uint8,
     "8UC1": np.uint8,
@@ -43,6 +43,13 @@ YUV = {
     "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
     "yuyv": cv2.COLOR_YUV2RGB_YUY2,
 }
+
+
+def decode_raw(message):
+    """The samples of a message, without padding and in the machine's byte order."""
+    rows = _rows(message)[1]
+    out = rows[..., 0] if rows.shape[2] == 1 else rows
+    return np.array(out, dtype=out.dtype.newbyteorder("="), order="C")
 
 
 def message(height=4, width=6, encoding="rgb8", step=None, data=None, is_bigendian=0):
@@ -80,13 +87,13 @@ even_sizes = st.tuples(st.integers(1, 6), st.integers(1, 6)).map(lambda s: (2 * 
 
 
 @given(
-    encoding=st.sampled_from(DIRECT_COLOUR),
+    encoding=st.sampled_from(DIRECT_COLOR),
     size=sizes,
     pad=st.integers(0, 9),
     big=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_colour_round_trip_is_exact_with_any_padding(encoding, size, pad, big, seed):
+def test_color_round_trip_is_exact_with_any_padding(encoding, size, pad, big, seed):
     image = picture(*size, seed)
     row = size[1] * (4 if encoding.endswith("a8") else 3)
     msg = write(image, encoding, step=row + pad, big_endian=big)
@@ -172,11 +179,11 @@ def test_bayer_interior_equals_opencv(encoding):
 
 
 @pytest.mark.parametrize("encoding", sorted(BAYER))
-def test_bayer_of_one_colour_is_that_colour_up_to_the_border(encoding):
-    colour = np.broadcast_to(np.array([200, 90, 10], np.uint8), (6, 8, 3))
+def test_bayer_of_one_color_is_that_color_up_to_the_border(encoding):
+    color = np.broadcast_to(np.array([200, 90, 10], np.uint8), (6, 8, 3))
     for pad in (0, 3):
-        msg = write(np.ascontiguousarray(colour), encoding, step=8 + pad)
-        np.testing.assert_array_equal(decode_rgb(msg), colour)
+        msg = write(np.ascontiguousarray(color), encoding, step=8 + pad)
+        np.testing.assert_array_equal(decode_rgb(msg), color)
 
 
 @given(size=even_sizes, encoding=st.sampled_from(sorted(BAYER)), seed=st.integers(0, 99))
@@ -344,7 +351,7 @@ def test_bad_label_values_are_refused_in_words(name, big):
         decode_labels(write(values, encoding, big_endian=big))
 
 
-def test_a_colour_mask_is_refused_with_what_would_be_right():
+def test_a_color_mask_is_refused_with_what_would_be_right():
     with pytest.raises(InputError, match=r"mask cannot be of encoding 'rgb8'.*mono8, 8UC1"):
         decode_labels(write(picture(2, 2), "rgb8"))
     with pytest.raises(InputError, match="a mask cannot be of encoding 'mono9': send one label"):

@@ -19,7 +19,7 @@ HEIGHT, WIDTH = 48, 70
 
 
 def picture(height=HEIGHT, width=WIDTH):
-    """Smooth colours, so that JPEG keeps them."""
+    """Smooth colors, so that JPEG keeps them."""
     y, x = np.mgrid[0:height, 0:width]
     channels = (x * 255 / width, y * 255 / height, 128 + 60 * np.sin(x / 9.0))
     return np.stack(channels, axis=2).astype(np.uint8)
@@ -66,7 +66,7 @@ def test_grey_deep_and_transparent_pictures():
     np.testing.assert_array_equal(found, picture())
 
 
-def test_the_format_does_not_matter_and_a_mosaic_is_coloured():
+def test_the_format_does_not_matter_and_a_mosaic_is_colored():
     for text in ("", "png", "jpeg", "nonsense; \N{BANANA}", "rgb8; jpeg compressed bgr8"):
         sent = compress(bgr(picture()), ".png", text=text)
         np.testing.assert_array_equal(compressed_codec.decode_rgb(sent), picture())
@@ -75,8 +75,8 @@ def test_the_format_does_not_matter_and_a_mosaic_is_coloured():
     raw = np.frombuffer(mosaic.data, np.uint8).reshape(HEIGHT, WIDTH)
     sent = compress(raw, ".png", text="bayer_rggb8; png compressed ")
     np.testing.assert_array_equal(compressed_codec.decode_rgb(sent), image_codec.decode_rgb(mosaic))
-    coloured = compress(bgr(picture()), ".png", text="bayer_rggb8; png compressed bgr8")
-    np.testing.assert_array_equal(compressed_codec.decode_rgb(coloured), picture())
+    colored = compress(bgr(picture()), ".png", text="bayer_rggb8; png compressed bgr8")
+    np.testing.assert_array_equal(compressed_codec.decode_rgb(colored), picture())
 
 
 def test_an_orientation_tag_does_not_turn_the_picture():

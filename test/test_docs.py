@@ -107,8 +107,8 @@ def published_keys() -> set[str]:
     item = SimpleNamespace(
         id=7, state=SimpleNamespace(name="TRACKED"), score=0.9, area=5, box=(0, 0, 1, 1)
     )
-    values = {field.name: 0 for field in fields(report.Facts)}
-    facts = report.Facts(
+    values = {field.name: 0 for field in fields(report.CoreStatus)}
+    facts = report.CoreStatus(
         **{
             **values,
             "counters": Counters(),

@@ -15,7 +15,7 @@ from stremn_ros.errors import InputError, StremnError
 
 
 def make_frames(count=12, height=48, width=64):
-    """Frames that differ, with one colour channel that names the frame (survives compression)."""
+    """Frames that differ, with one color channel that names the frame (survives compression)."""
     frames = np.zeros((count, height, width, 3), np.uint8)
     for index in range(count):
         frames[index, :, :, 0] = 10 + 18 * index
@@ -34,7 +34,7 @@ def red(frame):
     return float(frame[:, :, 0].mean())
 
 
-def test_video_round_trip_keeps_order_colour_rate_and_size(tmp_path):
+def test_video_round_trip_keeps_order_color_rate_and_size(tmp_path):
     frames = make_frames()
     with video.VideoWriter(tmp_path / "new" / "a.mp4", fps=12.5) as writer:
         for frame in frames:

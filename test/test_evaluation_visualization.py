@@ -11,7 +11,6 @@ from stremn_ros.errors import InputError
 from stremn_ros.visualization import (
     PALETTE,
     contact_sheet,
-    label_color,
     overlay,
     read_label_png,
     write_label_png,
@@ -28,7 +27,7 @@ def scene(height=60, width=80):
 
 
 def test_palette_is_that_of_davis():
-    # The first colours of the palette in DAVIS's own annotation files
+    # The first colors of the palette in DAVIS's own annotation files
     assert PALETTE[:10].tolist() == [
         [0, 0, 0],
         [128, 0, 0],
@@ -42,7 +41,8 @@ def test_palette_is_that_of_davis():
         [191, 0, 0],
     ]
     assert len({tuple(color) for color in PALETTE.tolist()}) == 256
-    assert label_color(2) == (0, 128, 0)
+    assert (PALETTE.dtype, PALETTE.shape) == (np.uint8, (256, 3))
+    assert PALETTE[2].tolist() == [0, 128, 0]
 
 
 def test_overlay_tints_objects_only():

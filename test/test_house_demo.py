@@ -101,7 +101,7 @@ def test_the_drawn_masks_fit_the_video() -> None:
         mask = read_label_png(demo.shared_file(name))
         assert mask.shape == frame.shape[:2] == (360, demo.WIDTH)
         assert np.unique(mask).tolist() == [0, 1]
-        # the rabbit is grey, and around it is grass: the edge of the mask is where colours change
+        # the rabbit is grey, and around it is grass: the edge of the mask is where colors change
         ring = cv2.dilate(mask, np.ones((9, 9), np.uint8)) - mask
         saturation = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)[..., 1]
         assert saturation[ring > 0].mean() > 1.5 * saturation[mask > 0].mean(), name

@@ -157,7 +157,7 @@ def test_every_text_file_of_people_goes_through_it() -> None:
         "cli/export.py",  # key.json of the cache
         "data/rendered.py",  # its own rendered.json
         "doctor/library_checks.py",  # /proc
-        "doctor/probes.py",  # key.json of the cache
+        "doctor/probes/cache.py",  # key.json of the cache
         "doctor/ros_checks.py",  # a DDS profile, which DDS reads
         "evaluation/bench.py",  # /proc
         "evaluation/sweep.py",  # its own JSON

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from stremn_ros.errors import ModelError
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork, space_time_read
 from stremn_ros.network.encoders import ENCODERS, EfficientNetLite0, ResNet50
-from stremn_ros.network.segmentation import both
+from stremn_ros.network.segmentation import logit_of_product
 
 PAPER = {
     "encoder": "resnet50_gn",
@@ -193,8 +193,8 @@ def test_resnet_takes_timms_names() -> None:
 
 def test_an_object_that_is_not_there_has_no_mask() -> None:
     a, b = torch.randn(4, 5, dtype=torch.float64) * 3, torch.randn(5, dtype=torch.float64) * 3
-    torch.testing.assert_close(both(a, b).sigmoid(), a.sigmoid() * b.sigmoid())
-    large = both(torch.tensor([90.0, -90.0, 30.0]), torch.tensor([80.0, 70.0, -60.0]))
+    torch.testing.assert_close(logit_of_product(a, b).sigmoid(), a.sigmoid() * b.sigmoid())
+    large = logit_of_product(torch.tensor([90.0, -90.0, 30.0]), torch.tensor([80.0, 70.0, -60.0]))
     torch.testing.assert_close(large, torch.tensor([80.0, -90.0, -60.0]), atol=1e-3, rtol=0)
 
     network = build({**TINY, "presence": True})

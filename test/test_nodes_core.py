@@ -703,12 +703,12 @@ def test_the_report_gives_figures_and_reasons(rig):
     assert (report.level, report.message) == (reports.OK, "segmenting")
     values = report.values
     assert values["received"] == values["segmented"] == "5"
-    assert values["runtime"] == "colours"
+    assert values["runtime"] == "colors"
     assert values["memory [bytes]"] == "1234"
     assert values["slots used"] == "1: 1, 2: 1"
     assert (values["memory of object 1"], values["memory of object 2"]) == (
-        "colour of 1",
-        "colour of 2",
+        "color of 1",
+        "color of 2",
     )
     assert values["objects"] == "2 of 4"
     assert values["object 1"].startswith("cup: TRACKED")

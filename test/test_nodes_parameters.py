@@ -241,3 +241,18 @@ def test_no_file_is_written_more_than_ten_times_a_second(value):
         parameters_of(SEGMENT)["autosave_period"].validate(value)
     for fine in (0, 0.1, 5):
         assert parameters_of(SEGMENT)["autosave_period"].validate(fine) == fine
+
+
+def test_what_both_nodes_have_is_the_same_in_both() -> None:
+    """But for the text, the model and how large the network's input may be."""
+    segment = parameters.parameters_of("segment_node")
+    predict = parameters.parameters_of("predict_node")
+    both = segment.keys() & predict.keys()
+    assert {"device", "time_jump_tolerance", "frame_timeout", "log_period"} <= both
+    for name in both - {"model"}:
+        one, other = (
+            (spec.default, spec.changes, spec.low, spec.choices, spec.check)
+            for spec in (segment[name], predict[name])
+        )
+        assert one == other, name
+        assert segment[name].high == predict[name].high or name == "processing_size"

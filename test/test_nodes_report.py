@@ -14,7 +14,7 @@ from ros_helpers import own_node, wait_for
 from shapes import TINY_MODEL
 
 from stremn_ros.nodes.frames import Counters
-from stremn_ros.nodes.report import ERROR, OK, WARN, Done, Facts, diagnose, with_reason
+from stremn_ros.nodes.report import ERROR, OK, WARN, CoreStatus, FrameTiming, diagnose, with_reason
 from stremn_ros.nodes.settings import Settings
 from stremn_ros.segmenter import Segmenter
 
@@ -38,7 +38,7 @@ def facts(**changes):
         "drops": 0,
         "lost": 0,
         "late": [],
-        "done": [Done(1.0, 0.04, 0.03, 0.004)] * 50,
+        "done": [FrameTiming(1.0, 0.04, 0.03, 0.004)] * 50,
         "error": "",
         "error_age": 1e9,
         "kept_frames": 30,
@@ -50,9 +50,9 @@ def facts(**changes):
         "max_objects": 8,
         "memory_bytes": 5,
         "slots_used": {1: 2, 2: 1},
-        "runtime": "colours",
+        "runtime": "colors",
     }
-    return Facts(**{**given, **changes})
+    return CoreStatus(**{**given, **changes})
 
 
 def test_when_all_is_well_the_figures_are_told():
@@ -96,7 +96,7 @@ CASES = {
     "stale": ({"late": [7.0] * 40}, WARN, "are 7.0 s old when they come", "use_sim_time"),
     "very stale": ({"late": [1.7e9] * 50}, WARN, "are 54 years old when they come", "chrony"),
     "backlog": (
-        {"drops": 40, "done": [Done(1.0, 0.4, 0.39, 0.004)] * 10},
+        {"drops": 40, "done": [FrameTiming(1.0, 0.4, 0.39, 0.004)] * 10},
         WARN,
         "backlog: 40 of the last 50 images on /camera/image were dropped for newer ones, as an "
         "image takes 400 ms",

@@ -161,14 +161,14 @@ def test_the_interval_may_change_at_any_time(rig):
     rig.send(0)
     assert rig.core.seed_mask(image_message(scene(0)[1], 0, "mono8")).success
     rig.settings.autosave_period = 3600.0
-    rig.snapshots.wake()
+    rig.snapshots.settings_changed()
     time.sleep(0.2)
     assert not rig.file.exists()
     rig.settings.autosave_period = 0.02
-    rig.snapshots.wake()
+    rig.snapshots.settings_changed()
     wait_for(rig.file.exists, "the first snapshot")
     rig.settings.autosave_period = 0.0
-    rig.snapshots.wake()
+    rig.snapshots.settings_changed()
     time.sleep(0.2)
     rig.send(1)
     time.sleep(0.2)

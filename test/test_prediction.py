@@ -303,7 +303,7 @@ def test_configurations_that_cannot_be_say_so() -> None:
         ({"colours": 2}, "colours"),
         ({"references": [0, -1]}, "references"),
         ({"references": 3}, "references"),
-        ({"colour": 3}, "unknown"),
+        ({"color": 3}, "unknown"),
     ):
         with pytest.raises(ModelError, match=word):
             PredictionConfig.from_mapping(wrong)
@@ -550,8 +550,8 @@ def test_commands_evaluate_and_predict(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(values["methods"]["m"]["steps"]["mse"]) == 10
 
     draw_video(tmp_path / "clip", 7, (48, 64))
-    colour = tiny_prediction_model(tmp_path / "c")
-    video = ["predict", str(tmp_path / "clip"), "--model", colour, "--out", str(tmp_path / "o")]
+    color = tiny_prediction_model(tmp_path / "c")
+    video = ["predict", str(tmp_path / "clip"), "--model", color, "--out", str(tmp_path / "o")]
     assert cli.main([*video, "--observe", "4", "--horizon", "5"]) == 0
     summary = json.loads((tmp_path / "o" / "summary.json").read_text())
     assert summary["steps_with_truth"] == 3
@@ -560,7 +560,7 @@ def test_commands_evaluate_and_predict(tmp_path: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
     assert cli.main([*video, "--observe", "9"]) == 2
     assert "7 frames" in capsys.readouterr().err
-    clips = ["evaluate", "video", "--root", str(tmp_path / "clip"), "--model", colour]
+    clips = ["evaluate", "video", "--root", str(tmp_path / "clip"), "--model", color]
     assert cli.main([*clips, "--observe", "4", "--horizon", "2", "--size", "40", "--quiet"]) == 0
     assert "optical_flow" in capsys.readouterr().out
 

@@ -12,7 +12,7 @@ from shapes import DISC, TINY_MODEL, iou, scene
 from stremn_ros.errors import InputError
 from stremn_ros.predictor import Predictor
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.sizes import checked_size, could_be, fitted_size, too_small
+from stremn_ros.sizes import checked_size, fitted_size, size_is_possible, too_small
 
 
 def test_the_shorter_side_is_what_is_asked_for() -> None:
@@ -45,15 +45,15 @@ def test_neither_cost_nor_aspect_depends_on_the_turn() -> None:
         assert rows % 16 == columns % 16 == 0
         # 4:1 is the most that it costs, but for the rounding
         assert rows * columns <= 1.4 * (requested + 16) * (4 * requested + 16)
-        assert could_be((rows, columns), requested)
+        assert size_is_possible((rows, columns), requested)
 
 
 def test_a_size_of_another_request_could_not_be() -> None:
-    assert could_be((320, 176), 320)  # of version 0.1, of a picture that stands
+    assert size_is_possible((320, 176), 320)  # of version 0.1, of a picture that stands
     for size in ((304, 544), (320, 64), (240, 4096), (330, 576)):
-        assert not could_be(size, 320), size
-    assert could_be((96, 48), (100, 50))
-    assert not could_be((48, 96), (100, 50))
+        assert not size_is_possible(size, 320), size
+    assert size_is_possible((96, 48), (100, 50))
+    assert not size_is_possible((48, 96), (100, 50))
 
 
 def turned(image: np.ndarray) -> np.ndarray:

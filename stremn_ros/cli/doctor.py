@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .options import check_writable, write_json
+from stremn_ros.files import write_json
+
+from .options import check_writable
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:

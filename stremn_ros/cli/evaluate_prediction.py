@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stremn_ros.errors import InputError
+from stremn_ros.files import write_json
 
-from .options import check_writable, write_json
+from .options import check_writable
 
 if TYPE_CHECKING:
     from stremn_ros.evaluation.prediction import PredictionResult
@@ -96,9 +97,9 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError("--observe must be 3 or more, --horizon and --batch at least 1")
     if options.count is not None and options.count < 1:
         raise InputError("--count must be at least 1")
-    colours = 1 if options.data in ("moving-mnist", "kth") else 3
+    colors = 1 if options.data in ("moving-mnist", "kth") else 3
     models = [name.strip() for name in options.model.split(",") if name.strip()]
-    methods = {Path(name).name: model_method(name, colours, options.device) for name in models}
+    methods = {Path(name).name: model_method(name, colors, options.device) for name in models}
     methods |= {COPY: copy_last, FLOW: optical_flow()}
     lpips = _lpips(options)
     clips, total, source = _clips(options)

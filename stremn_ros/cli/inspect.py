@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from stremn_ros.files import write_json
+
 from .options import (
     add_model_options,
     check_writable,
@@ -13,7 +15,6 @@ from .options import (
     first_mask,
     load_segmenter,
     object_ids,
-    write_json,
 )
 
 

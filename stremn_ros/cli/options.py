@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -141,17 +140,6 @@ def check_writable(path: str | None) -> None:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
         raise InputError(f"{path}: no permission to write there")
-
-
-def write_json(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def counted(number: int, thing: str) -> str:

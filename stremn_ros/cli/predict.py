@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import InputError
+from stremn_ros.files import write_json
 
-from .options import size, write_json
+from .options import size
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import StremnError
+from stremn_ros.files import write_json
 
 from .options import (
     add_model_options,
@@ -19,7 +20,6 @@ from .options import (
     first_mask,
     load_segmenter,
     object_ids,
-    write_json,
 )
 
 log = logging.getLogger(__name__)

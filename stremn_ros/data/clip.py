@@ -1,4 +1,4 @@
-"""A training clip, and how one is warped, recoloured and composed. NumPy and OpenCV only."""
+"""A training clip, and how one is warped, recolored and composed. NumPy and OpenCV only."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def warp(
     return np.asarray(cv2.remap(image, map_x, map_y, flags, borderMode=border), np.uint8)
 
 
-def recolour(rng: Generator, frame: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
+def recolor(rng: Generator, frame: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
     """Random gain, offset per channel and gamma; ``strength`` 0 leaves the frame as it is."""
     gain = 1.0 + rng.uniform(-strength, strength) + rng.uniform(-strength, strength, 3) * 0.4
     offset = rng.uniform(-60.0, 60.0) * strength

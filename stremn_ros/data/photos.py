@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..listing import list_images
 from ..mask_reading import read_mask
 from ..video import read_image
-from .clip import Clip, affine, compact, motion_blur, paste, recolour, smooth_field, warp
+from .clip import Clip, affine, compact, motion_blur, paste, recolor, smooth_field, warp
 from .files import BrokenFiles
 
 
@@ -101,7 +101,7 @@ class PhotoClips:
         if kept is None:
             return None
         strength = 0.04 if rng.random() < 0.7 else 0.15
-        shown = [recolour(rng, frame, strength) for frame in shown]
+        shown = [recolor(rng, frame, strength) for frame in shown]
         if rng.random() < 0.15:
             blurred = int(rng.integers(frames))
             shown[blurred] = motion_blur(rng, shown[blurred], int(rng.integers(3, 10)))

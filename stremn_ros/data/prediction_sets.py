@@ -95,7 +95,7 @@ def _gray(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def human36m_clips(
     root: Path, observe: int = 4, horizon: int = 4, size: int = SIZE
 ) -> Iterator[JudgedClip]:
-    """The test clips of Human3.6M, in colour.
+    """The test clips of Human3.6M, in color.
 
     Layout of OpenSTL's loader: ROOT/[human/]test.txt with lines ``PREFIX,NUMBER``; the frames of a
     clip are ROOT/PREFIX + six digits + .jpg, from that number on, every fifth.

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import InputError, RuntimeUnavailableError, StremnError
+from ..files import write_json
 from ..video import list_images, read_image, write_image
 from ..visualization import write_label_png
 from .clip import Clip
@@ -450,8 +451,7 @@ def check_settings(out: Path, settings: RenderSettings) -> None:
                     "--out, or the same settings (the seed may differ)"
                 )
         else:
-            out.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(wanted, indent=1) + "\n")
+            write_json(path, wanted, indent=1)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: is damaged ({error}); remove it, or use another --out") from None
     except OSError as error:

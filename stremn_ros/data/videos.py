@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..listing import list_folders, list_images
 from ..mask_reading import read_mask
 from ..video import read_image
-from .clip import Clip, affine, compact, large, recolour, twin, warp
+from .clip import Clip, affine, compact, large, recolor, twin, warp
 from .files import BrokenFiles
 
 Images = list[NDArray[np.uint8]]
@@ -158,8 +158,8 @@ class VideoClips:
         if kept is None:
             return None
         state = rng.bit_generator.state
-        recoloured = []
-        for frame in shown:  # the same change of colour for the whole clip
+        recolored = []
+        for frame in shown:  # the same change of color for the whole clip
             rng.bit_generator.state = state
-            recoloured.append(recolour(rng, frame, 0.15))
-        return Clip(np.stack(recoloured), kept, name)
+            recolored.append(recolor(rng, frame, 0.15))
+        return Clip(np.stack(recolored), kept, name)

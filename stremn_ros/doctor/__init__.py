@@ -6,33 +6,35 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from . import library_checks, probes, ros_checks
+from . import library_checks, ros_checks
 from .probes import Probe, probe
 from .report import NOTE, OK, PROBLEM, Check, Report
 
 __all__ = ["NOTE", "OK", "PROBLEM", "Check", "Probe", "Report", "examine", "probe"]
 
+# the modules of probes/ that run beside each other
+PROBES = (
+    "rclpy",
+    "interfaces",
+    "messages",
+    "packages",
+    "opencv",
+    "torch",
+    "cuda",
+    "tensorrt",
+    "pycuda",
+    "onnxruntime",
+    "models",
+    "cache",
+)
+
 
 def examine(environment: Mapping[str, str] | None = None) -> Report:
     """Makes every check; takes some seconds, most of them for importing PyTorch."""
     environment = os.environ if environment is None else environment
-    codes = {
-        "rclpy": probes.RCLPY,
-        "interfaces": probes.INTERFACES,
-        "messages": probes.MESSAGES,
-        "packages": probes.PACKAGES,
-        "opencv": probes.OPENCV,
-        "torch": probes.TORCH,
-        "cuda": probes.CUDA,
-        "tensorrt": probes.TENSORRT,
-        "pycuda": probes.PYCUDA,
-        "onnxruntime": probes.ONNXRUNTIME,
-        "models": probes.MODELS,
-        "cache": probes.CACHE,
-    }
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        said = dict(zip(codes, pool.map(probe, codes.values())))
-    said["run"] = probe(probes.RUN)  # alone, as it is timed
+        said = dict(zip(PROBES, pool.map(probe, (f".{name}" for name in PROBES))))
+    said["run"] = probe(".run")  # alone, as it is timed
     checks = [
         library_checks.check_python(),
         library_checks.check_platform(),

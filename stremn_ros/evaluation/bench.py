@@ -14,8 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stremn_ros.errors import InputError, StremnError
+from stremn_ros.errors import InputError
 from stremn_ros.evaluation.metrics import region_similarity
+from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.segmenter import Segmenter
 
 # segment: the first three in one, where a runtime has that; compare: the similarity of the newest
@@ -356,11 +357,8 @@ def measure(
 
 def plot(run: Run, path: str | os.PathLike[str], title: str) -> None:
     """Draws frame time, memory and J against the frame number, and the stages, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     scored = any(window.j is not None for window in run.windows)
-    figure = Figure(figsize=(9, 9.5 if scored else 7.5), layout="constrained")
+    figure = new_figure(9, 9.5 if scored else 7.5)
     panels = figure.subplots(4 if scored else 3, 1)
     at = [(window.first + window.last) / 2 for window in run.windows]
     panels[0].plot(at, [window.median_ms for window in run.windows], "o-", label="median")
@@ -392,9 +390,4 @@ def plot(run: Run, path: str | os.PathLike[str], title: str) -> None:
     panels[-1].set_xlabel("mean ms a frame")
     panels[-1].margins(x=0.1)
     figure.suptitle(title)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        FigureCanvasAgg(figure).print_png(str(path))
-    except OSError as error:
-        raise StremnError(f"{path}: cannot be written ({error})") from error
+    save_figure(figure, path)

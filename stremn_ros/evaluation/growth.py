@@ -7,13 +7,13 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stremn_ros.errors import InputError, StremnError
+from stremn_ros.errors import InputError
 from stremn_ros.evaluation.bench import STAGES, back_and_forth, scene, time_stages
+from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.memory import GrowingMemory
 from stremn_ros.segmenter import LINEAR_FRAMES, Segmenter
 
@@ -230,10 +230,7 @@ def machine() -> str:
 
 def plot(results: Sequence[Growth], path: str | os.PathLike[str], title: str) -> None:
     """Draws time, ratio and bytes against the frame number for each number of objects, a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 10.5), layout="constrained")
+    figure = new_figure(9, 10.5)
     times, ratios, sizes = figure.subplots(3, 1, sharex=True)
     for n, result in enumerate(results):
         color = f"C{n}"
@@ -256,9 +253,4 @@ def plot(results: Sequence[Growth], path: str | os.PathLike[str], title: str) ->
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
     figure.suptitle(title)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        FigureCanvasAgg(figure).print_png(str(path))
-    except OSError as error:
-        raise StremnError(f"{path}: cannot be written ({error})") from error
+    save_figure(figure, path)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from stremn_ros.errors import StremnError
+from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.memory import NEW, ObjectMemory
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.visualization import overlay
@@ -187,8 +187,6 @@ def draw(
 ) -> None:
     """Draws one object's memory as a PNG: slots over time, attention, similarity, the end."""
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     final = history.final
     slots = sorted({stay.slot for stay in history.stays})
@@ -196,7 +194,7 @@ def draw(
     first = history.stays[0].origin
     held = [] if final is None else final.slots
     columns = max(2, len(held))
-    figure = Figure(figsize=(max(11.0, 2.0 * columns), 11), layout="constrained")
+    figure = new_figure(max(11.0, 2.0 * columns), 11)
     grid = figure.add_gridspec(4, 1, height_ratios=[0.7 + 0.25 * len(slots), 1.4, 1.9, 2.2])
     tiles, tables = grid[2].subgridspec(1, columns), grid[3].subgridspec(1, 2)
     colors = colormaps["viridis"]
@@ -293,12 +291,7 @@ def draw(
         mean.set_ylabel("percent")
         mean.set_title("attention to each place, mean over the frames it was in use", fontsize=10)
     figure.suptitle(title or f"object {history.id}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        FigureCanvasAgg(figure).print_png(str(path))
-    except OSError as error:
-        raise StremnError(f"{path}: cannot be written ({error})") from error
+    save_figure(figure, path)
 
 
 def _origin(history: History, slot: int) -> int:

@@ -20,6 +20,7 @@ from ..runtime.models import find_model
 from ..runtime.prediction_models import load_prediction_network
 from ..runtime.stages import choose_device
 from ..video import write_image
+from .plotting import new_figure, save_figure
 from .prediction_metrics import Lpips, absolute_error, psnr, squared_error, ssim
 from .prediction_pictures import prediction_sheet
 
@@ -71,14 +72,14 @@ def model_method(model: str, colours: int, device: str = "auto") -> Method:
     def method(clips: Images, horizon: int) -> Tensor:
         tensor = to_tensor(clips)
         if colours != wanted:
-            tensor = _recoloured(tensor, wanted)
+            tensor = _recolored(tensor, wanted)
         result = forecast(network, tensor.to(chosen), horizon, **options).cpu()
-        return result if colours == wanted else _recoloured(result, colours)
+        return result if colours == wanted else _recolored(result, colours)
 
     return method
 
 
-def _recoloured(frames: Tensor, colours: int) -> Tensor:
+def _recolored(frames: Tensor, colours: int) -> Tensor:
     if colours == 3:
         return frames.expand(*frames.shape[:-3], 3, *frames.shape[-2:])
     weights = frames.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
@@ -273,12 +274,8 @@ def _rgb(images: Images) -> Images:
 
 
 def _draw_steps(scores: Mapping[str, Scores], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
+    figure = new_figure(9, 3.6, dpi=110)
+    axes = figure.subplots(1, 2)
     for axis, metric, title in zip(
         axes, ("mse", "psnr"), ("squared error per frame", "PSNR (dB)"), strict=True
     ):
@@ -288,6 +285,4 @@ def _draw_steps(scores: Mapping[str, Scores], path: Path) -> None:
         axis.set_title(title)
         axis.grid(alpha=0.3)
     axes[0].legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_figure(figure, path)

@@ -1,7 +1,7 @@
 """Metrics of predicted frames, by the definitions of the published tables.
 
 Frames are float tensors [N, C, H, W] in 0..1; each function gives one value a frame, [N]. MSE and
-MAE are sums over a frame (over its colours as well); a table's figure is their mean over frames.
+MAE are sums over a frame (over its colors as well); a table's figure is their mean over frames.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
 def ssim(
     prediction: Tensor, truth: Tensor, gaussian: bool = False, mirrored: bool = False
 ) -> Tensor:
-    """Structural similarity for a range of 0..1, the mean over the colours.
+    """Structural similarity for a range of 0..1, the mean over the colors.
 
     Args:
         gaussian: False: windows of 7 x 7 pixels, all alike, and the sample covariance; what
@@ -55,7 +55,7 @@ def ssim(
     side = GAUSSIAN_WINDOW if gaussian else UNIFORM_WINDOW
     if min(prediction.shape[-2:]) < side:
         raise InputError(f"SSIM needs frames of {side} x {side} pixels at least")
-    count, colours = prediction.shape[:2]
+    count, colors = prediction.shape[:2]
     if gaussian:
         far = torch.arange(side, dtype=prediction.dtype, device=prediction.device) - side // 2
         line = (-0.5 * (far / GAUSSIAN_SIGMA).square()).exp()
@@ -81,7 +81,7 @@ def ssim(
     c1, c2 = SSIM_K1**2, SSIM_K2**2
     top = (2.0 * mean_a * mean_b + c1) * (2.0 * both + c2)
     bottom = (mean_a.square() + mean_b.square() + c1) * (var_a + var_b + c2)
-    return (top / bottom).flatten(1).mean(dim=1).view(count, colours).mean(dim=1)
+    return (top / bottom).flatten(1).mean(dim=1).view(count, colors).mean(dim=1)
 
 
 class Lpips(nn.Module):

@@ -15,10 +15,10 @@ BACKGROUND, INK = 255, (40, 40, 40)
 
 
 def difference(a: Image, b: Image) -> Image:
-    """How far two RGB images are apart, from black over red to white (the largest colour's)."""
+    """How far two RGB images are apart, from black over red to white (the largest color's)."""
     far = np.abs(a.astype(np.int16) - b).max(axis=2).astype(np.uint8)
-    coloured = cv2.applyColorMap(far, cv2.COLORMAP_INFERNO)
-    return np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB), np.uint8)
+    colored = cv2.applyColorMap(far, cv2.COLORMAP_INFERNO)
+    return np.asarray(cv2.cvtColor(colored, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def prediction_sheet(

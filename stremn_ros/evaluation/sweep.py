@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from stremn_ros.errors import InputError, StremnError
+from stremn_ros.errors import InputError
 from stremn_ros.evaluation.davis import Davis, evaluate_davis
+from stremn_ros.evaluation.plotting import new_figure, save_figure
+from stremn_ros.files import write_json
 from stremn_ros.memory.rules import RULES
 from stremn_ros.runtime.models import WEIGHTS, find_model
 from stremn_ros.segmenter import Segmenter
@@ -190,7 +192,7 @@ def sweep(
         done = evaluate_davis(dataset, segmenter, every=every, progress=progress)
         result.runs[setting.key] = {**done.as_dict(), "memory_bytes": segmenter.memory_bytes}
         if path is not None:
-            _write(Path(path), result.as_dict())
+            write_json(path, result.as_dict(), indent=1)
         if on_run is not None:
             on_run(result)
     return result
@@ -215,23 +217,13 @@ def _runs(path: str | os.PathLike[str] | None, head: dict[str, Any]) -> dict[str
     return runs
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def plot(result: Sweep, path: str | os.PathLike[str]) -> None:
     """Draws J&F against the slots and by rule, each sequence and the mean, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     slots, rules = result.by_slots(), result.by_rule()
     i2m = result.run(Setting(result.base.slots, result.base.rule, True))
     if i2m is not None:
         rules = [*rules, (f"{result.base.rule}, I2M", i2m)]
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = new_figure(12, 5)
     left, right = figure.subplots(1, 2, sharey=True)
     names = list(next(iter(result.runs.values()))["sequences"]) if result.runs else []
 
@@ -259,9 +251,4 @@ def plot(result: Sweep, path: str | os.PathLike[str]) -> None:
     for panel in (left, right):
         panel.grid(alpha=0.3)
     figure.suptitle(f"{result.head['model']}, weights {result.head['weights_sha256'][:12]}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        FigureCanvasAgg(figure).print_png(str(path))
-    except OSError as error:
-        raise StremnError(f"{path}: cannot be written ({error})") from error
+    save_figure(figure, path)

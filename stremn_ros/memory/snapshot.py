@@ -6,7 +6,6 @@ so a file that was cut short or changed is refused instead of followed.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import NewFile
 
 FORMAT = 1
 KEY = "stremn_snapshot"  # of the header among the metadata of the safetensors file
@@ -77,26 +77,12 @@ class Snapshot:
         }
         header["digest"] = _digest(header, self.tensors)
         data = to_bytes(dict(self.tensors), metadata={KEY: json.dumps(header)})
-        # hidden, so that it is never taken for a snapshot; always the same name, so that a process
-        # that is killed again and again leaves one of them at most
-        temporary = target.with_name(f".{target.name}.tmp")
         try:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with os.fdopen(os.open(temporary, flags, 0o644), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-            folder = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the new name as well
-            finally:
-                os.close(folder)
+            with NewFile(target, durable=True) as temporary:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                with os.fdopen(os.open(temporary, flags, 0o644), "wb") as file:
+                    file.write(data)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise InputError(
                 f"the snapshot cannot be written to {target}: {error.strerror or error}; what was "
                 "there before is unchanged"

@@ -101,7 +101,7 @@ class PredictionConfig:
                 f"{self.references}"
             )
         if self.head == "layers" and self.colours != 1:
-            raise ModelError("network.head layers is for frames of one colour; colours must be 1")
+            raise ModelError("network.head layers is for frames of one color; colours must be 1")
 
     @property
     def kept(self) -> int:

@@ -104,7 +104,7 @@ def space_time_read(
     )
 
 
-def both(a: Tensor, b: Tensor) -> Tensor:
+def logit_of_product(a: Tensor, b: Tensor) -> Tensor:
     """The logit of sigmoid(a) * sigmoid(b), for logits that broadcast; exact for large ones."""
     a, b = torch.broadcast_tensors(a, b)
     # 1 / (p q) - 1 = e^-a + e^-b + e^-(a + b)
@@ -284,7 +284,7 @@ class SegmentationNetwork(nn.Module):
         x4 = self.refine4(x8, skip4)
         logits = self.classify(F.relu(x4))
         if presence is not None:
-            logits = both(logits, presence[:, None, None, None])
+            logits = logit_of_product(logits, presence[:, None, None, None])
         quality = None if self.quality is None else self.quality(x16, logits)
         if self.sensory is None:
             return Decoded(logits, presence, None, quality)

@@ -197,7 +197,7 @@ class Camera:
         if seeds is not None:
             self._node.destroy_subscription(seeds)
 
-    def free(self) -> None:
+    def release(self) -> None:
         """Lets go of everything that `configure` made; more than once if need be."""
         self.stop()
         snapshots, self._snapshots = self._snapshots, None
@@ -211,11 +211,11 @@ class Camera:
             self._node.destroy_lifecycle_publisher(publisher)
         self._label_info_pub = None
 
-    def wake(self) -> None:
+    def settings_changed(self) -> None:
         """The settings or values have changed."""
         self._log.period = self._values["log_period"]
         if self._snapshots is not None:
-            self._snapshots.wake()
+            self._snapshots.settings_changed()
 
     def report(self) -> Report | None:
         """For the diagnostics; None while not configured."""

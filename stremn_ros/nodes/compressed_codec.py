@@ -83,8 +83,7 @@ def decode_rgb(message: CompressedImageLike) -> NDArray[np.uint8]:
 def _bytes(message: CompressedImageLike) -> bytes:
     if "compressedDepth" in message.format:
         raise InputError(
-            "the compressed image is a depth image (compressedDepth): send the camera's colour "
-            "image"
+            "the compressed image is a depth image (compressedDepth): send the camera's color image"
         )
     data = bytes(message.data)
     if not data:
@@ -96,5 +95,5 @@ def _bayer(text: str) -> str:
     """The mosaic of a camera that compressed it raw: 'bayer_rggb8; png compressed ' and so on."""
     source, _, target = text.partition(";")
     source = source.strip()
-    coloured = target.rstrip().endswith(("bgr8", "rgb8"))
-    return source if source.startswith("bayer_") and source.endswith("8") and not coloured else ""
+    colored = target.rstrip().endswith(("bgr8", "rgb8"))
+    return source if source.startswith("bayer_") and source.endswith("8") and not colored else ""

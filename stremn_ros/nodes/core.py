@@ -11,7 +11,7 @@ from typing import Any
 from stremn_ros.errors import StremnError
 from stremn_ros.nodes.frames import WINDOW_FRAMES, WINDOW_SECONDS, Counters, Frame, Intake
 from stremn_ros.nodes.limited_log import Log
-from stremn_ros.nodes.report import Done
+from stremn_ros.nodes.report import FrameTiming
 from stremn_ros.nodes.settings import IntakeSettings
 from stremn_ros.nodes.worker import Job, Worker
 
@@ -54,7 +54,7 @@ class FrameCore:
         self._busy = False  # with a frame
         self._active = False
         self._enabled = True
-        self._done: deque[Done] = deque(maxlen=WINDOW_FRAMES)
+        self._done: deque[FrameTiming] = deque(maxlen=WINDOW_FRAMES)
         self._last_error = ""
         self._last_error_time = -1e9
 
@@ -122,7 +122,7 @@ class FrameCore:
         """For the worker, which holds the condition."""
         raise NotImplementedError
 
-    def _count(self, done: Done | None, problem: str) -> None:
+    def _count(self, done: FrameTiming | None, problem: str) -> None:
         """Of a frame that was taken: done, or why not; problem: of which kind, and the reason."""
         with self._condition:
             self._frames.counters.in_work = 0
@@ -133,12 +133,12 @@ class FrameCore:
                 self._frames.counters.segmented += 1
                 self._done.append(done)
 
-    def _took(self, frame: Frame, free_since: float, network: float) -> Done:
+    def _timing_of(self, frame: Frame, free_since: float, network: float) -> FrameTiming:
         """Of a frame just published. free_since: when the worker could have begun with it;
         network: seconds in there."""
         now = self._clock()
         own = now - max(frame.arrival, free_since) - network
-        return Done(now, now - frame.arrival, network, own)
+        return FrameTiming(now, now - frame.arrival, network, own)
 
     # ------------------------------------------------------------------ diagnostics
 
@@ -152,8 +152,8 @@ class FrameCore:
         with self._condition:
             return not (self.has_work() or self._busy)
 
-    def _input_facts(self, hint: str, no_clock: bool) -> dict[str, Any]:
-        """Fields of `InputFacts`; the condition is held."""
+    def _input_status(self, hint: str, no_clock: bool) -> dict[str, Any]:
+        """Fields of `InputStatus`; the condition is held."""
         now, frames = self._clock(), self._frames
         recent = now - WINDOW_SECONDS
         last = frames.arrivals[-1] if frames.arrivals else frames.started
@@ -185,7 +185,7 @@ class FrameCore:
             self._note_error(text, key="")
 
 
-def in_words(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What happened, with the remedy where there is one that always holds."""
     if isinstance(error, StremnError):
         return str(error)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import json
 import os
 import random
 import sys
@@ -24,6 +23,7 @@ import numpy as np
 
 from stremn_ros import visualization
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.files import write_json
 from stremn_ros.nodes.dds_profile import profile_environment
 from stremn_ros.resources import shared_file
 from stremn_ros.video import VideoWriter, WhatComes, open_frames, write_image
@@ -360,9 +360,7 @@ class _Demo:
         summary["checks"] = checks
         summary["ok"] = all(checks.values())
         self._write_pictures(stamps, shown)
-        temporary = self.out / ".summary.json.part"
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        temporary.replace(self.out / "summary.json")
+        write_json(self.out / "summary.json", summary)
         self._print(summary)
         return 0 if summary["ok"] else 1
 

@@ -49,7 +49,7 @@ class _Layout:
     channels: int  # samples per pixel in a row (nv12: of the Y plane)
     even_width: bool = False
     even_height: bool = False
-    rows_per_height: float = 1.0  # nv12 has half as many rows again, for the colour
+    rows_per_height: float = 1.0  # nv12 has half as many rows again, for the color
 
 
 _LAYOUTS: dict[str, _Layout] = {
@@ -78,9 +78,9 @@ _LAYOUTS: dict[str, _Layout] = {
 ENCODINGS: tuple[str, ...] = tuple(_LAYOUTS)
 LABEL_ENCODINGS: tuple[str, ...] = ("mono8", "8UC1", "16UC1", "32FC1")
 
-# channel order of the interleaved colour encodings, as indices of R, G, B; 8UC3 says nothing of
-# colour and is read as OpenCV and cv_bridge do: BGR
-_COLOUR_ORDER = {
+# channel order of the interleaved color encodings, as indices of R, G, B; 8UC3 says nothing of
+# color and is read as OpenCV and cv_bridge do: BGR
+_COLOR_ORDER = {
     "rgb8": (0, 1, 2),
     "bgr8": (2, 1, 0),
     "8UC3": (2, 1, 0),
@@ -113,9 +113,9 @@ def decode_rgb(message: ImageLike) -> NDArray[np.uint8]:
         InputError: anything wrong with the message; the text says what and what would be right.
     """
     encoding, rows = _rows(message)
-    if encoding in _COLOUR_ORDER:
+    if encoding in _COLOR_ORDER:
         out = np.empty((*rows.shape[:2], 3), np.uint8)
-        for channel, source in enumerate(_COLOUR_ORDER[encoding]):
+        for channel, source in enumerate(_COLOR_ORDER[encoding]):
             out[..., channel] = rows[..., source]
         return out
     if encoding in _UYVY or encoding in _YUYV:
@@ -178,19 +178,6 @@ def decode_labels(message: ImageLike) -> NDArray[np.uint8]:
             f"0 (background) to {MAX_LABEL}"
         )
     return labels.astype(np.uint8)
-
-
-def decode_raw(message: ImageLike) -> NDArray[Any]:
-    """The samples of a message as they are, without padding and in the machine's byte order.
-
-    [H, W] for one channel (nv12: [H * 3 / 2, W]), else [H, W, C]; uint8, uint16 or float32.
-
-    Raises:
-        InputError: a malformed message.
-    """
-    _, rows = _rows(message)
-    out = rows[..., 0] if rows.shape[2] == 1 else rows
-    return np.array(out, dtype=out.dtype.newbyteorder("="), order="C")
 
 
 def frame_size(message: ImageLike) -> tuple[int, int]:
@@ -290,7 +277,7 @@ def _brightness(grey: NDArray[Any]) -> NDArray[np.uint8]:
     if not (math.isfinite(low) and math.isfinite(high)) or low < 0.0 or high > 1.0:
         raise InputError(
             f"a 32FC1 picture is read as brightness 0..1, this one spans {low:g}..{high:g}: if it "
-            "is a depth image, subscribe to the camera's colour or mono topic instead"
+            "is a depth image, subscribe to the camera's color or mono topic instead"
         )
     return np.asarray(np.rint(grey * np.float32(255)), np.uint8)
 
@@ -341,8 +328,8 @@ def _decode_yuv422(rows: NDArray[np.uint8], y_first: bool) -> NDArray[np.uint8]:
 def _decode_nv12(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height = rows.shape[0] * 2 // 3
     plane = rows[..., 0]
-    colour = plane[height:]
-    return _yuv_to_rgb(plane[:height], colour[:, 0::2], colour[:, 1::2])
+    color = plane[height:]
+    return _yuv_to_rgb(plane[:height], color[:, 0::2], color[:, 1::2])
 
 
 def _demosaic(mosaic: NDArray[np.uint8], red_row: int, red_column: int) -> NDArray[np.uint8]:
@@ -389,7 +376,7 @@ def encode(
 
     Args:
         message: a sensor_msgs/Image, or anything that takes those attributes. The header is left.
-        image: for colour encodings (also YUV and Bayer) RGB uint8 [H, W, 3]; for the others
+        image: for color encodings (also YUV and Bayer) RGB uint8 [H, W, 3]; for the others
             [H, W] of the encoding's own dtype (uint8, uint16, float32).
         encoding: one of `ENCODINGS`.
         big_endian: byte order of 16- and 32-bit samples.
@@ -509,7 +496,7 @@ def _encode_bayer(red_row: int, red_column: int) -> Callable[..., NDArray[np.uin
 _ENCODERS: dict[str, Callable[..., NDArray[np.uint8]]] = {
     **{
         name: _interleave((order[0], order[1], order[2]), alpha=name.endswith("a8"))
-        for name, order in _COLOUR_ORDER.items()
+        for name, order in _COLOR_ORDER.items()
     },
     **{name: _encode_yuv422(y_first=False) for name in _UYVY},
     **{name: _encode_yuv422(y_first=True) for name in _YUYV},

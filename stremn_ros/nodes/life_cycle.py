@@ -54,10 +54,10 @@ class Stream(Protocol):
     def stop(self) -> None:
         """Does the same, and ends the subscriptions; what is remembered is kept."""
 
-    def free(self) -> None:
+    def release(self) -> None:
         """Lets go of everything that `configure` made; more than once if need be."""
 
-    def wake(self) -> None:
+    def settings_changed(self) -> None:
         """The settings or values have changed."""
 
     def report(self) -> Report | None:
@@ -112,7 +112,7 @@ class NetworkNode(LifecycleNode):
             if name in values:
                 setattr(self._settings, name, values[name])
         for stream in self._streams:
-            stream.wake()
+            stream.settings_changed()
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         values, reason = parameters.check_changes(self._table, changes, configured=self._configured)
@@ -150,14 +150,14 @@ class NetworkNode(LifecycleNode):
         except Exception as error:
             if self._ending:
                 self.get_logger().info("told to stop while configuring: given up")
-                self.free()
+                self.release()
                 return TransitionCallbackReturn.FAILURE
             expected = isinstance(error, StremnError)
             self._failure = str(error) if expected else f"{type(error).__name__}: {error}"
             self.get_logger().error(f"configure failed: {self._failure}")
             if not expected:
                 self.get_logger().error(traceback.format_exc())
-            self.free()
+            self.release()
             return TransitionCallbackReturn.FAILURE
         finally:
             self._doing = ("", 0.0)
@@ -204,18 +204,18 @@ class NetworkNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees the network and the memory."""
-        self.free()
+        self.release()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """From any state."""
-        self.free()
+        self.release()
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """A transition raised: back to unconfigured, from where it can be tried again."""
         self.get_logger().error("a transition failed; the node is unconfigured again")
-        self.free()
+        self.release()
         return TransitionCallbackReturn.SUCCESS
 
     def save(self) -> None:
@@ -227,10 +227,10 @@ class NetworkNode(LifecycleNode):
             except Exception:  # the others are saved all the same
                 self.get_logger().error(f"not saved:\n{traceback.format_exc()}")
 
-    def free(self) -> None:
+    def release(self) -> None:
         """Ends the work and frees the network; from any state, more than once if need be."""
         for stream in self._streams:
-            stream.free()
+            stream.release()
         self._unload()
         if self._configured:
             self._configured = False
@@ -332,7 +332,7 @@ class NetworkNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Frees the network as well."""
-        self.free()
+        self.release()
         super().destroy_node()
 
 
@@ -379,7 +379,7 @@ def run(nodes: Iterable[NetworkNode], signals: StopSignals) -> int:
     for node in nodes:
         node.save()  # before anything is torn down: whatever happens then, this is on the disk
     for node in nodes:
-        node.free()  # it also ends service calls that wait for a frame
+        node.release()  # it also ends service calls that wait for a frame
     executor.shutdown()
     spinning.join()
     for node in nodes:

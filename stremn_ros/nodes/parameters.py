@@ -6,6 +6,7 @@ the file and the table agree. rclpy is imported only to declare, so the table ca
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import re
@@ -133,6 +134,106 @@ def wrong_cameras(value: Sequence[str]) -> str | None:
     return None
 
 
+_SHARED = (
+    ParameterSpec(
+        "",
+        "device",
+        "auto",
+        "Where it runs: auto, cpu, cuda or cuda:1 and so on.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        "",
+        "slots",
+        0,
+        "Memory slots of each object, its seed included, 2 to 16; 0 takes the model's own number.",
+        UNCONFIGURED,
+        0,
+        16,
+        check=_slots,
+    ),
+    ParameterSpec(
+        "",
+        "processing_size",
+        0,
+        "Shorter side of the picture that the network sees; less is faster and coarser. 0 takes "
+        "the model's own. Masks always have the size of the source image.",
+        UNCONFIGURED,
+        0,
+        2160,
+        check=_rows,
+    ),
+    ParameterSpec(
+        "",
+        "image_reliability",
+        "auto",
+        "Reliability asked of the image's publisher. auto asks for what the publishers offer; "
+        "best_effort fits every publisher; reliable loses no image on the way but gets nothing "
+        "from a best-effort camera.",
+        UNCONFIGURED,
+        choices=IMAGE_RELIABILITIES,
+    ),
+    ParameterSpec(
+        "",
+        "image_transport",
+        "raw",
+        "How the images come: raw on `image`, or compressed (JPEG or PNG) on `image/compressed`.",
+        UNCONFIGURED,
+        choices=("raw", "compressed"),
+    ),
+    ParameterSpec(
+        "",
+        "reset_on_time_jump",
+        True,
+        "Forget all objects when the stamps of the images jump backwards (a bag that loops).",
+        RUN_TIME,
+    ),
+    ParameterSpec(
+        "",
+        "time_jump_tolerance",
+        0.1,
+        "Seconds by which a stamp may be earlier than the newest one before it counts as a jump; "
+        "a frame that is earlier by less came out of order and is dropped.",
+        RUN_TIME,
+        0.0,
+        3600.0,
+    ),
+    ParameterSpec(
+        "",
+        "frame_timeout",
+        2.0,
+        "Seconds without a frame after which the diagnostics warn.",
+        RUN_TIME,
+        0.05,
+        3600.0,
+    ),
+    ParameterSpec(
+        "",
+        "diagnostics_period",
+        1.0,
+        "Seconds between messages on /diagnostics.",
+        RUN_TIME,
+        0.05,
+        60.0,
+    ),
+    ParameterSpec(
+        "",
+        "log_period",
+        5.0,
+        "Seconds for which a repeated complaint about images is logged once.",
+        RUN_TIME,
+        0.0,
+        3600.0,
+    ),
+)
+"""What both nodes have, said once; the table below gives it its place there."""
+
+
+def _shared(node: str, name: str, **changes: Any) -> ParameterSpec:
+    found = next(spec for spec in _SHARED if spec.name == name)
+    return dataclasses.replace(found, node=node, **changes)
+
+
 PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         SEGMENT,
@@ -168,23 +269,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "`stremn export MODEL --runtime onnx` was run.",
         UNCONFIGURED,
     ),
-    ParameterSpec(
-        SEGMENT,
-        "device",
-        "auto",
-        "Where it runs: auto, cpu, cuda or cuda:1 and so on.",
-        UNCONFIGURED,
-    ),
-    ParameterSpec(
-        SEGMENT,
-        "slots",
-        0,
-        "Memory slots of each object, its seed included, 2 to 16; 0 takes the model's own number.",
-        UNCONFIGURED,
-        0,
-        16,
-        check=_slots,
-    ),
+    _shared(SEGMENT, "device"),
+    _shared(SEGMENT, "slots"),
     ParameterSpec(
         SEGMENT,
         "max_objects",
@@ -194,17 +280,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         1,
         255,
     ),
-    ParameterSpec(
-        SEGMENT,
-        "processing_size",
-        0,
-        "Shorter side of the picture that the network sees; less is faster and coarser. 0 takes "
-        "the model's own. Masks always have the size of the source image.",
-        UNCONFIGURED,
-        0,
-        2160,
-        check=_rows,
-    ),
+    _shared(SEGMENT, "processing_size"),
     ParameterSpec(
         SEGMENT,
         "update_rule",
@@ -271,24 +347,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         0.0,
         1.0,
     ),
-    ParameterSpec(
-        SEGMENT,
-        "image_reliability",
-        "auto",
-        "Reliability asked of the image's publisher. auto asks for what the publishers offer; "
-        "best_effort fits every publisher; reliable loses no image on the way but gets nothing "
-        "from a best-effort camera.",
-        UNCONFIGURED,
-        choices=IMAGE_RELIABILITIES,
-    ),
-    ParameterSpec(
-        SEGMENT,
-        "image_transport",
-        "raw",
-        "How the images come: raw on `image`, or compressed (JPEG or PNG) on `image/compressed`.",
-        UNCONFIGURED,
-        choices=("raw", "compressed"),
-    ),
+    _shared(SEGMENT, "image_reliability"),
+    _shared(SEGMENT, "image_transport"),
     ParameterSpec(
         SEGMENT,
         "overlay",
@@ -300,7 +360,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         SEGMENT,
         "overlay_alpha",
         0.5,
-        "Strength of the colours on ~/overlay.",
+        "Strength of the colors on ~/overlay.",
         RUN_TIME,
         0.0,
         1.0,
@@ -386,32 +446,9 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "Go on from the last saved memory at the first activation after `configure`.",
         RUN_TIME,
     ),
-    ParameterSpec(
-        SEGMENT,
-        "reset_on_time_jump",
-        True,
-        "Forget all objects when the stamps of the images jump backwards (a bag that loops).",
-        RUN_TIME,
-    ),
-    ParameterSpec(
-        SEGMENT,
-        "time_jump_tolerance",
-        0.1,
-        "Seconds by which a stamp may be earlier than the newest one before it counts as a jump; "
-        "a frame that is earlier by less came out of order and is dropped.",
-        RUN_TIME,
-        0.0,
-        60.0,
-    ),
-    ParameterSpec(
-        SEGMENT,
-        "frame_timeout",
-        2.0,
-        "Seconds without a frame after which the diagnostics warn.",
-        RUN_TIME,
-        0.1,
-        3600.0,
-    ),
+    _shared(SEGMENT, "reset_on_time_jump"),
+    _shared(SEGMENT, "time_jump_tolerance"),
+    _shared(SEGMENT, "frame_timeout"),
     ParameterSpec(
         SEGMENT,
         "stale_after",
@@ -422,24 +459,8 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         0.0,
         3600.0,
     ),
-    ParameterSpec(
-        SEGMENT,
-        "diagnostics_period",
-        1.0,
-        "Seconds between messages on /diagnostics.",
-        RUN_TIME,
-        0.05,
-        60.0,
-    ),
-    ParameterSpec(
-        SEGMENT,
-        "log_period",
-        5.0,
-        "Seconds for which a repeated complaint about images is logged once.",
-        RUN_TIME,
-        0.0,
-        3600.0,
-    ),
+    _shared(SEGMENT, "diagnostics_period"),
+    _shared(SEGMENT, "log_period"),
     ParameterSpec(
         VIDEO_SOURCE,
         "path",
@@ -557,34 +578,15 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "Name of a prediction model under models/, or the path of a model folder.",
         UNCONFIGURED,
     ),
-    ParameterSpec(
-        PREDICT,
-        "device",
-        "auto",
-        "Where it runs: auto, cpu, cuda or cuda:1 and so on.",
-        UNCONFIGURED,
-    ),
-    ParameterSpec(
+    _shared(PREDICT, "device"),
+    _shared(
         PREDICT,
         "processing_size",
-        0,
-        "Shorter side that the network works at; the longer follows from the image. 0 takes the "
-        "model's own.",
-        UNCONFIGURED,
-        0,
-        2048,
-        check=_rows,
+        description="Shorter side that the network works at; the longer follows from the image. "
+        "0 takes the model's own.",
+        high=2048,  # as the Predictor has it
     ),
-    ParameterSpec(
-        PREDICT,
-        "slots",
-        0,
-        "Memory slots, 2 to 16; 0 takes the model's own number.",
-        UNCONFIGURED,
-        0,
-        16,
-        check=_slots,
-    ),
+    _shared(PREDICT, "slots", description="Memory slots, 2 to 16; 0 takes the model's own number."),
     ParameterSpec(
         PREDICT,
         "observe",
@@ -615,67 +617,17 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         0.001,
         3600.0,
     ),
-    ParameterSpec(
+    _shared(
         PREDICT,
         "reset_on_time_jump",
-        True,
-        "Begin anew when time jumps backwards (a bag that loops).",
-        RUN_TIME,
+        description="Begin anew when time jumps backwards (a bag that loops).",
     ),
-    ParameterSpec(
-        PREDICT,
-        "time_jump_tolerance",
-        0.1,
-        "Seconds by which an image may be older than the one before it and just be dropped.",
-        RUN_TIME,
-        0.0,
-        3600.0,
-    ),
-    ParameterSpec(
-        PREDICT,
-        "image_transport",
-        "raw",
-        "raw: images from `image`. compressed: JPEG or PNG from `image/compressed`.",
-        UNCONFIGURED,
-        choices=("raw", "compressed"),
-    ),
-    ParameterSpec(
-        PREDICT,
-        "image_reliability",
-        "auto",
-        "Reliability asked of the image's publisher. auto asks for what the publishers offer; "
-        "best_effort fits every publisher; reliable loses no image on the way but gets nothing "
-        "from a best-effort camera.",
-        UNCONFIGURED,
-        choices=IMAGE_RELIABILITIES,
-    ),
-    ParameterSpec(
-        PREDICT,
-        "frame_timeout",
-        2.0,
-        "Seconds without an image after which the diagnostics warn.",
-        RUN_TIME,
-        0.05,
-        3600.0,
-    ),
-    ParameterSpec(
-        PREDICT,
-        "diagnostics_period",
-        1.0,
-        "Seconds between two messages on /diagnostics.",
-        RUN_TIME,
-        0.05,
-        60.0,
-    ),
-    ParameterSpec(
-        PREDICT,
-        "log_period",
-        5.0,
-        "Seconds within which the same warning is logged once.",
-        RUN_TIME,
-        0.0,
-        3600.0,
-    ),
+    _shared(PREDICT, "time_jump_tolerance"),
+    _shared(PREDICT, "image_transport"),
+    _shared(PREDICT, "image_reliability"),
+    _shared(PREDICT, "frame_timeout"),
+    _shared(PREDICT, "diagnostics_period"),
+    _shared(PREDICT, "log_period"),
 )
 
 

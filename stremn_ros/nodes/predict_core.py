@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stremn_ros.nodes.core import FrameCore, in_words
+from stremn_ros.nodes.core import FrameCore, describe_error
 from stremn_ros.nodes.frames import NANOSECONDS, Frame, decode
 from stremn_ros.nodes.limited_log import Log
 from stremn_ros.nodes.report import (
     WARN,
-    InputFacts,
+    InputStatus,
     Reason,
     Report,
     backlog,
     input_reasons,
     input_values,
-    judge,
+    worst_first,
 )
 from stremn_ros.nodes.settings import IntakeSettings
 from stremn_ros.nodes.worker import Job
@@ -139,9 +139,9 @@ class PredictCore(FrameCore):
         problem, done = "", None
         try:
             inside = self._predict(frame)
-            done = self._took(frame, free_since, inside)
+            done = self._timing_of(frame, free_since, inside)
         except Exception as error:
-            problem = f"image not used: {in_words(error)}"
+            problem = f"image not used: {describe_error(error)}"
         with self._condition:
             self._count(done, problem)
             self._state = self._look()
@@ -216,7 +216,7 @@ class PredictCore(FrameCore):
         clock has not been told the time.
         """
         with self._condition:
-            facts = InputFacts(**self._input_facts(hint, no_clock), settings=self.settings)
+            facts = InputStatus(**self._input_status(hint, no_clock), settings=self.settings)
             state, since = self._state, self._since
         horizon = self.settings.horizon or state["horizon"]
         values = {
@@ -228,10 +228,10 @@ class PredictCore(FrameCore):
             "memory [bytes]": state["memory_bytes"],
             "processing size": "x".join(str(side) for side in state["processing_size"] or ()),
         }
-        return judge(_reasons(facts, state, since), "predicting", values)
+        return worst_first(_reasons(facts, state, since), "predicting", values)
 
 
-def _reasons(facts: InputFacts, state: dict[str, Any], since: str) -> Iterable[Reason]:
+def _reasons(facts: InputStatus, state: dict[str, Any], since: str) -> Iterable[Reason]:
     yield from input_reasons(facts)
     if not facts.active:
         return

@@ -92,7 +92,7 @@ class Predictions:
         self.save()
         self._images.stop()
 
-    def free(self) -> None:
+    def release(self) -> None:
         """Lets go of everything that `configure` made; more than once if need be."""
         self.stop()
         core, self._core = self._core, None
@@ -102,7 +102,7 @@ class Predictions:
         for publisher in publishers:
             self._node.destroy_lifecycle_publisher(publisher)
 
-    def wake(self) -> None:
+    def settings_changed(self) -> None:
         """The settings or values have changed."""
         self._log.period = self._values["log_period"]
 

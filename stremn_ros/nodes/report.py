@@ -12,9 +12,9 @@ from stremn_ros.nodes.frames import LOSS_REMEDY, Counters
 from stremn_ros.nodes.settings import IntakeSettings, Settings
 
 # levels of diagnostic_msgs/DiagnosticStatus
-OK, WARN, ERROR, STALE = 0, 1, 2, 3
+OK, WARN, ERROR = 0, 1, 2
 
-# Parts of what came (or was sent) from which on it is worth a warning, and images to judge by.
+# Warning thresholds, as fractions of the images received or sent; FEW: the fewest to judge by.
 MUCH_LOST = 0.2
 MUCH_LATE = 0.5
 MUCH_DROPPED = 0.5
@@ -35,7 +35,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Done:
+class FrameTiming:
     """A frame that was worked on; seconds."""
 
     when: float  # it was published, by the monotonic clock
@@ -45,7 +45,7 @@ class Done:
 
 
 @dataclass(kw_only=True)
-class InputFacts:
+class InputStatus:
     """What a core knows of its images at one moment; counts are of the last few seconds."""
 
     topic: str
@@ -59,7 +59,7 @@ class InputFacts:
     drops: int
     lost: int
     late: list[float]  # seconds by which images lagged behind the clock
-    done: list[Done]
+    done: list[FrameTiming]
     error: str  # the last one
     error_age: float
     no_clock: bool = False  # the clock is simulated and has not been told the time yet
@@ -67,7 +67,7 @@ class InputFacts:
 
 
 @dataclass(kw_only=True)
-class Facts(InputFacts):
+class CoreStatus(InputStatus):
     """What the core of a camera knows at one moment."""
 
     settings: Settings
@@ -89,9 +89,9 @@ class Facts(InputFacts):
     problems: Sequence[str] = field(default_factory=tuple)  # what else is wrong, in words
 
 
-def diagnose(facts: Facts) -> Report:
+def diagnose(facts: CoreStatus) -> Report:
     """Figures, and all that is wrong with its remedy."""
-    report = judge(_reasons(facts), "segmenting", _values(facts))
+    report = worst_first(_reasons(facts), "segmenting", _values(facts))
     values = report.values
     for item in facts.objects:
         values[f"object {item.id}"] = (
@@ -103,11 +103,11 @@ def diagnose(facts: Facts) -> Report:
     return report
 
 
-def judge(reasons: Iterable[Reason], well: str, values: Mapping[str, Any]) -> Report:
-    """A report of what is wrong, the worst first; well: what to say where nothing is."""
+def worst_first(reasons: Iterable[Reason], otherwise: str, values: Mapping[str, Any]) -> Report:
+    """A report of what is wrong, the worst first; otherwise: what to say where nothing is."""
     # of the same level in the order in which they were found
     found = sorted(reasons, key=lambda reason: -reason[0])
-    level, message = found[0] if found else (OK, well)
+    level, message = found[0] if found else (OK, otherwise)
     texts = {key: str(value) for key, value in values.items()}
     texts["also"] = " | ".join(text for _, text in found[1:])
     return Report(level, message, texts)
@@ -122,7 +122,7 @@ def with_reason(report: Report, level: int, text: str) -> Report:
     return Report(max(level, report.level), first, {**report.values, "also": also})
 
 
-def input_reasons(facts: InputFacts) -> Iterable[Reason]:
+def input_reasons(facts: InputStatus) -> Iterable[Reason]:
     """What is wrong with the images themselves; nothing else is worth telling while inactive."""
     settings = facts.settings
     if not facts.active:
@@ -159,7 +159,7 @@ def input_reasons(facts: InputFacts) -> Iterable[Reason]:
         )
 
 
-def backlog(facts: InputFacts) -> Iterable[Reason]:
+def backlog(facts: InputStatus) -> Iterable[Reason]:
     """More images come than can be worked on."""
     if facts.drops > MUCH_DROPPED * facts.arrivals and facts.arrivals >= FEW:
         took = [entry.latency for entry in facts.done]
@@ -172,7 +172,7 @@ def backlog(facts: InputFacts) -> Iterable[Reason]:
         )
 
 
-def _reasons(facts: Facts) -> Iterable[Reason]:
+def _reasons(facts: CoreStatus) -> Iterable[Reason]:
     """What comes first in the way of an image first."""
     settings = facts.settings
     yield from input_reasons(facts)
@@ -209,7 +209,7 @@ def _reasons(facts: Facts) -> Iterable[Reason]:
     yield from backlog(facts)
 
 
-def input_values(facts: InputFacts, done: str) -> dict[str, Any]:
+def input_values(facts: InputStatus, done: str) -> dict[str, Any]:
     """Figures of the images; done: what it is called to be done with one."""
     counters = facts.counters
     return {
@@ -230,7 +230,7 @@ def input_values(facts: InputFacts, done: str) -> dict[str, Any]:
     }
 
 
-def _values(facts: Facts) -> dict[str, Any]:
+def _values(facts: CoreStatus) -> dict[str, Any]:
     return {
         **input_values(facts, "segmented"),
         "objects": f"{len(facts.ids)} of {facts.max_objects}",

@@ -35,10 +35,10 @@ from stremn_ros.errors import InputError, StremnError
 from stremn_ros.mask_reading import VOID, clean
 from stremn_ros.memory.snapshot import Snapshot
 from stremn_ros.nodes import image_codec
-from stremn_ros.nodes.core import FrameCore, in_words
+from stremn_ros.nodes.core import FrameCore, describe_error
 from stremn_ros.nodes.frames import NANOSECONDS, Frame, decode, frame_size, stamp_of
 from stremn_ros.nodes.limited_log import Log
-from stremn_ros.nodes.report import Facts, Report, diagnose, listed_ids
+from stremn_ros.nodes.report import CoreStatus, Report, diagnose, listed_ids
 from stremn_ros.nodes.seed_inbox import SeedInbox, WaitingSeed
 from stremn_ros.nodes.seed_requests import FreeIds, OnOverlap, SeedOptions, SeedWork, Tickets
 from stremn_ros.nodes.settings import Settings
@@ -748,7 +748,7 @@ class SegmentCore(FrameCore):
     def _refused(self, error: Exception) -> Answer:
         if isinstance(error, StremnError):
             return self.failure(str(error))
-        text = in_words(error)
+        text = describe_error(error)
         self._complain(f"a service call failed inside: {text}")
         return self.failure(f"failed inside, nothing is known to be wrong with the call: {text}")
 
@@ -800,7 +800,7 @@ class SegmentCore(FrameCore):
         try:
             self._forget()
         except Exception as error:  # the frame is segmented all the same
-            self._complain(f"reset failed: {in_words(error)}")
+            self._complain(f"reset failed: {describe_error(error)}")
         self._note_state()
         job()
 
@@ -861,9 +861,9 @@ class SegmentCore(FrameCore):
             self._frame_time = inside, len(result.objects)
             # Publish first, remember after: the mask need not wait for the memory.
             self._publish(Segmented(frame, rgb, result, dict(self._names)))
-            done = self._took(frame, free_since, inside)
+            done = self._timing_of(frame, free_since, inside)
         except Exception as error:
-            problem = f"image not segmented: {in_words(error)}"
+            problem = f"image not segmented: {describe_error(error)}"
         self._count(done, problem)
         return None if done is None else result
 
@@ -874,7 +874,9 @@ class SegmentCore(FrameCore):
                 self._changes += 1
         except Exception as error:
             with self._condition:
-                self._note_error(f"the memory was not updated: {in_words(error)}", key="memory")
+                self._note_error(
+                    f"the memory was not updated: {describe_error(error)}", key="memory"
+                )
 
     def _apply_settings(self) -> None:
         """Run-time changes reach the segmenter here, between two frames."""
@@ -943,8 +945,8 @@ class SegmentCore(FrameCore):
         """
         with self._condition:
             frames, state = self._frames, self._state
-            facts = Facts(
-                **self._input_facts(hint, no_clock),
+            facts = CoreStatus(
+                **self._input_status(hint, no_clock),
                 settings=self.settings,
                 enabled=self._enabled,
                 kept_frames=len(frames.recent),

@@ -49,7 +49,7 @@ class Snapshots:
         folder: of the snapshots; empty for none. It is made when it is first written to.
         name: of the snapshot that is taken when none is named, and of all that are written
             unasked.
-        settings: ``autosave_period``, read again after each ``wake``.
+        settings: ``autosave_period``, read again after each ``settings_changed``.
         log: see `limited_log.Log`.
     """
 
@@ -123,7 +123,7 @@ class Snapshots:
             self._note(None, f"autosave failed: {answer.message}")
             self._log("error", "autosave", f"autosave failed: {answer.message}")
 
-    def wake(self) -> None:
+    def settings_changed(self) -> None:
         """The settings have changed."""
         self._wake.set()
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import InputError, ModelError
+from ..files import write_text, write_with
 from ..network import SegmentationConfig, SegmentationNetwork
 from ..resources import shared_places
 from ..text_files import read_yaml
@@ -228,19 +229,18 @@ def write_model(
     dtype: torch.dtype,
 ) -> None:
     """Writes config.yaml (values) and the files of weights, those that hold any."""
-    folder.mkdir(parents=True, exist_ok=True)
     digests = {}
     for name, weights in files.items():
         if weights:
             plain = {
                 key: value.detach().to(dtype).contiguous().cpu() for key, value in weights.items()
             }
-            temporary = folder / f".{name}.tmp"
-            save_file(plain, str(temporary))
-            temporary.chmod(0o644)  # safetensors leaves it to its owner alone
-            digests[name] = sha256(temporary)
-            temporary.replace(folder / name)
-    temporary = folder / f".{CONFIG}.tmp"
+
+            def write(temporary: Path, plain: dict[str, Tensor] = plain) -> None:
+                save_file(plain, str(temporary))
+                temporary.chmod(0o644)  # safetensors leaves it to its owner alone
+
+            write_with(folder / name, write)
+            digests[name] = sha256(folder / name)
     task = {"task": values["task"], DIGESTS: digests}
-    temporary.write_text(yaml.safe_dump({**task, **values}, sort_keys=False))
-    temporary.replace(folder / CONFIG)
+    write_text(folder / CONFIG, yaml.safe_dump({**task, **values}, sort_keys=False))

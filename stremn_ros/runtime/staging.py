@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import RuntimeUnavailableError
+from ..sizes import resize
 
 log = logging.getLogger(__name__)
 
@@ -83,15 +83,6 @@ class FrameStager(Protocol):
         ...
 
 
-def resize(image: NDArray[Any], size: Size) -> NDArray[Any]:
-    """To (rows, columns); averages when shrinking, so that thin parts do not vanish."""
-    if image.shape[:2] == size:
-        return image
-    shrinks = image.shape[0] > size[0]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
-
-
 class CpuStager:
     """OpenCV, then PyTorch on the CPU (or, for tests, a plain copy to another device)."""
 
@@ -150,7 +141,7 @@ class PinnedStager:
 
 
 class MappedStager:
-    """A mapped buffer, read in place by one kernel that resizes and makes planes of the colours.
+    """A mapped buffer, read in place by one kernel that resizes and makes planes of the colors.
 
     For a GPU that shares the CPU's memory (Jetson). It works in the primary context, which is
     PyTorch's; never executed on the machine it was written on.

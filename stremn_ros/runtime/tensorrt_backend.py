@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import RuntimeUnavailableError
+from ..files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def build_plan(
             f"TensorRT cannot build {onnx.name}: {'; '.join(said) or 'it gave no reason'}"
         )
     if cache is not None and timing_cache is not None:
-        _write(timing_cache, bytes(config.get_timing_cache().serialize()))
+        write_bytes(timing_cache, bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 
 
@@ -136,15 +136,6 @@ def _load_timing_cache(config: Any, path: Path | None) -> Any:
     except Exception as error:  # a cache only saves time
         log.debug("no timing cache: %s", error)
         return None
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Engine:

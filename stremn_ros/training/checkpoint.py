@@ -10,6 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from stremn_ros.files import write_with
+
 
 def save_checkpoint(
     path: Path,
@@ -29,11 +31,8 @@ def save_checkpoint(
         tensors[f"exp_avg_sq/{name}"] = state["exp_avg_sq"]
         steps[name] = float(state["step"])
     header = {"iteration": str(iteration), "steps": json.dumps(steps)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    save_file(plain, str(temporary), metadata=header)
-    temporary.replace(path)
+    write_with(path, lambda temporary: save_file(plain, str(temporary), metadata=header))
 
 
 def load_checkpoint(

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stremn_ros.evaluation.plotting import new_figure, save_figure
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -55,11 +57,6 @@ def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
 
 def draw_curves(journal: Path, picture: Path, curves: Curves = SEGMENTATION) -> None:
     """Loss, the task's metric on the training clips, and its validation, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = read_journal(journal)
     steps = [row for row in rows if "loss" in row]
     checks = [row for row in rows if "validation" in row]
@@ -67,7 +64,8 @@ def draw_curves(journal: Path, picture: Path, curves: Curves = SEGMENTATION) -> 
         return
     iterations = np.array([row["iteration"] for row in steps])
     width = max(1, min(100, len(steps) // 10))
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    figure = new_figure(10, 4, dpi=110)
+    left, right = figure.subplots(1, 2)
     for axis, name, title in (
         (left, "loss", "training loss"),
         (right, curves.metric, curves.title),
@@ -92,7 +90,4 @@ def draw_curves(journal: Path, picture: Path, curves: Curves = SEGMENTATION) -> 
     else:
         right.set_ylim(0.0, 1.0)
     right.legend(loc="best")
-    temporary = picture.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    pyplot.close(figure)
-    temporary.replace(picture)
+    save_figure(figure, picture)

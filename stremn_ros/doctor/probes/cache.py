@@ -1,0 +1,42 @@
+"""Entries of the cache: whole, damaged, or of weights that are no longer here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stremn_ros.runtime.cache import KEY, cache_folder, sha256
+from stremn_ros.runtime.models import WEIGHTS, model_folders
+
+from . import describe
+
+
+def values() -> dict[str, Any]:
+    folder = cache_folder()
+    weights = {sha256(path) for root in model_folders() for path in root.glob("*/" + WEIGHTS)}
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {
+        "folder": str(folder),
+        "entries": {entry.name: _entry(entry, weights) for entry in entries if entry.is_dir()},
+    }
+
+
+def _entry(folder: Path, weights: set[str]) -> dict[str, Any]:
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    note = {
+        "error": "",
+        "stale": folder.name.startswith("."),
+        "mib": round(size / 2**20, 1),
+    }
+    if note["stale"]:
+        return note
+    try:
+        values = json.loads((folder / KEY).read_text())
+        note["stale"] = values["key"].get("weights") not in weights
+        for name, digest in values["files"].items():
+            if sha256(folder / name) != digest:
+                raise ValueError(f"{name} is cut short or altered")
+    except Exception as error:
+        note["error"] = describe(error)
+    return note

@@ -1,0 +1,35 @@
+"""Models that are found, and whether their weights can be loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stremn_ros.runtime.models import CONFIG, WEIGHTS, load_network, model_folders
+from stremn_ros.runtime.prediction_models import TASK, load_prediction_network
+from stremn_ros.text_files import read_yaml
+
+from . import describe
+
+
+def values() -> dict[str, Any]:
+    models: dict[str, Any] = {}
+    for folder in model_folders():
+        for path in sorted(folder.glob("*/" + CONFIG)):
+            if path.parent.name not in models:
+                models[path.parent.name] = _entry(path)
+    return {"folders": [str(folder) for folder in model_folders()], "models": models}
+
+
+def _entry(config: Path) -> dict[str, Any]:
+    entry: dict[str, Any] = {"where": str(config.parent), "error": "", "trained": False}
+    try:
+        weights = config.parent / WEIGHTS
+        if weights.is_file():
+            entry["trained"] = True
+            entry["mib"] = round(weights.stat().st_size / 2**20, 1)
+            is_prediction = read_yaml(config).get("task") == TASK
+            (load_prediction_network if is_prediction else load_network)(config.parent)
+    except Exception as error:
+        entry["error"] = describe(error)
+    return entry

@@ -1,0 +1,112 @@
+"""Files are written whole: under a temporary name beside the right one, which they get at the end.
+
+A reader sees the old file or the new one, and after an error or a power cut the old one is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .errors import InputError
+
+_numbers = itertools.count()
+
+
+class NewFile:
+    """A file in the making: ``with NewFile(path) as temporary`` names the file to write to.
+
+    It gets its name when the block ends well, and is removed otherwise.
+
+    Args:
+        path: in a folder that exists.
+        suffix: of the temporary name, for writers that choose the format by it.
+        durable: a power cut after the block loses nothing. The temporary name is always the same
+            then, so a process that is killed again and again leaves one such file at most. For
+            files that one process writes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], suffix: str = "", durable: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.durable = durable
+        # hidden, so that nobody takes it for a result
+        name = f".{os.getpid()}.{next(_numbers)}.part{suffix}"
+        self.temporary = self.path.with_name(f".{self.path.name}.tmp" if durable else name)
+
+    def __enter__(self) -> Path:
+        self.discard()  # a leftover might be a link to another file
+        return self.temporary
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            with contextlib.suppress(OSError):  # the first error says more
+                self.discard()
+
+    def commit(self) -> None:
+        """Gives the file its name."""
+        if self.durable:
+            _sync(self.temporary)
+        os.replace(self.temporary, self.path)
+        if self.durable:
+            _sync(self.path.parent)  # the new name as well
+
+    def discard(self) -> None:
+        """Removes the temporary file, if there is one."""
+        self.temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def write_with(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Writes a file by a function that gets the temporary name; the folder is made.
+
+    Raises:
+        InputError: it cannot be written (no permission, disk full); the message says why.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NewFile(path) as temporary:
+            write(temporary)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file; the folder is made. Raises: as ``write_with``."""
+    write_with(path, lambda temporary: temporary.write_bytes(content))
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text as UTF-8; the folder is made. Raises: as ``write_with``."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], values: Mapping[str, Any], indent: int = 2) -> None:
+    """Writes a result as JSON; the folder is made. Raises: as ``write_with``."""
+    write_text(path, json.dumps(values, indent=indent) + "\n")

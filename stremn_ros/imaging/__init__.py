@@ -1,0 +1,1 @@
+"""Frames and masks without a network and without ROS."""

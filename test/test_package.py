@@ -1,0 +1,100 @@
+"""The package's own names: what they are, when they are loaded, and that the README's lines run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from shapes import TINY_MODEL, scene
+
+import stremn_ros
+from stremn_ros.predictor import Predictor
+from stremn_ros.segmenter import Segmenter
+from stremn_ros.video import VideoWriter, open_frames
+from stremn_ros.visualization import read_label_png, write_label_png
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"torch", "cv2", "numpy", "PIL", "onnxruntime", "rclpy"}
+
+
+def in_fresh_python(code: str, folder: Path = ROOT, **changes: str) -> str:
+    """What a Python of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **changes},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_names_are_those_of_their_modules() -> None:
+    assert stremn_ros.Segmenter is Segmenter
+    assert stremn_ros.Predictor is Predictor
+    assert stremn_ros.open_frames is open_frames
+    assert stremn_ros.read_label_png is read_label_png
+    assert set(stremn_ros.__all__) <= set(dir(stremn_ros))
+    assert all(hasattr(stremn_ros, name) for name in stremn_ros.__all__)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Segmentor'"):
+        _ = stremn_ros.Segmentor
+    with pytest.raises(ImportError, match="Segmentor"):
+        exec("from stremn_ros import Segmentor")
+
+
+@pytest.mark.parametrize(
+    ("statement", "loads"),
+    [
+        ("import stremn_ros; dir(stremn_ros); stremn_ros.__version__", set()),
+        ("from stremn_ros import open_frames", {"cv2", "numpy"}),
+        ("from stremn_ros import read_label_png", {"cv2", "numpy"}),
+        ("from stremn_ros import Segmenter", {"cv2", "numpy", "torch"}),
+    ],
+)
+def test_only_what_is_used_is_loaded(statement: str, loads: set[str]) -> None:
+    code = f"{statement}\nimport sys\nprint(*({HEAVY} & sys.modules.keys()))"
+    assert set(in_fresh_python(code).split()) == loads
+
+
+def test_the_first_python_of_the_readme_runs(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)
+    code = textwrap.dedent(next(block for block in blocks if "    from stremn_ros import" in block))
+    shutil.copytree(TINY_MODEL, tmp_path / "models" / "segment_lite0")
+    mask = scene(0)[1]
+    write_label_png(tmp_path / "first_frame_mask.png", mask)
+    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+        for step in range(4):
+            writer.write(scene(step)[0])
+    said = in_fresh_python(code, tmp_path, STREMN_MODELS=str(tmp_path / "models"))
+    lines = said.splitlines()
+    assert len(lines) == 3 * len(set(mask[mask > 0].tolist())), said
+    assert all(re.match(r"\d+ (TRACKED|OCCLUDED|LOST) \d\.\d\d ", line) for line in lines), said
+
+
+def test_the_types_are_shipped_and_every_module_with_them(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "stremn_ros" / "py.typed").is_file()
+    built, source = (
+        {str(path.relative_to(root)) for path in (root / "stremn_ros").rglob("*.py")}
+        for root in (tmp_path, ROOT)
+    )
+    assert built == source
+
+
+def test_ci_runs_the_linters_before_the_tests() -> None:
+    lines = [line.split() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+    steps = [words[-1] for words in lines if "make" in words[:2]]
+    assert steps == ["lint", "test"]
