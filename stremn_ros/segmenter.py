@@ -116,6 +116,8 @@ class _Frame:
         """Gives an object another id."""
         if object_id in self.probabilities:
             self.probabilities[new] = self.probabilities.pop(object_id)
+        if object_id in self.quality:
+            self.quality[new] = self.quality.pop(object_id)
         self.rows = [new if row == object_id else row for row in self.rows]
 
     def claim(self, masks: Tensor, owners: Collection[int]) -> None:

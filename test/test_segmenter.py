@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from pathlib import Path
@@ -19,6 +20,7 @@ from stremn_ros.errors import (
     RuntimeUnavailableError,
     UnknownObjectError,
 )
+from stremn_ros.network import SegmentationNetwork
 from stremn_ros.runtime.models import load_network, read_config, save_model
 from stremn_ros.runtime.stages import choose_device
 from stremn_ros.segmenter import ObjectState, Segmenter
@@ -383,3 +385,17 @@ def test_a_config_that_cannot_be(tmp_path: Path, text: str) -> None:
     (folder / "config.yaml").write_text(text)
     with pytest.raises(ModelError, match=r"config\.yaml"):
         Segmenter.load(str(folder))
+
+
+def test_a_renamed_object_keeps_the_score_that_was_predicted_for_it(tmp_path: Path) -> None:
+    _, spec = load_network(TINY_MODEL)
+    network = SegmentationNetwork(dataclasses.replace(spec.network, quality=True))
+    save_model(tmp_path / "made", network, spec.defaults)
+    segmenter = Segmenter.load(str(tmp_path / "made"), device="cpu")
+    segmenter.seed(*scene(0))
+    segmenter.segment(scene(1)[0])
+    seen = segmenter._frame
+    assert seen is not None
+    predicted = dict(seen.quality)
+    segmenter.rename(DISC, 9)
+    assert seen.quality == {9: predicted[DISC], SQUARE: predicted[SQUARE]}
