@@ -29,10 +29,10 @@ import node_rig
 import numpy as np
 from node_rig import Camera, Rig, best_effort, wait_for, write_json
 
+from stremn_ros.client.peer import Peer
 from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.bench import scene
 from stremn_ros.nodes.dds_profile import profile_environment
-from stremn_ros.nodes.peer import Peer
 from stremn_ros.resources import shared_file
 
 ARRIVES = 0.99

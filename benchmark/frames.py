@@ -12,10 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stremn_ros.nodes.demo import demo_video
+from stremn_ros.demo.run import demo_video
+from stremn_ros.imaging.video import open_frames
+from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.resources import shared_file
-from stremn_ros.video import open_frames
-from stremn_ros.visualization import read_label_png
 
 
 def demo_frames(

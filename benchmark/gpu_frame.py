@@ -22,9 +22,9 @@ import torch
 from frames import demo_frames, machine
 
 from stremn_ros.errors import StremnError
-from stremn_ros.runtime.cuda_stages import CudaStages
-from stremn_ros.runtime.models import find_model, load_network
-from stremn_ros.runtime.stages import make_stages
+from stremn_ros.model_folder import find_model, load_network
+from stremn_ros.runtime.choose import make_stages
+from stremn_ros.runtime.cuda.stages import CudaStages
 from stremn_ros.segmenter import Segmenter
 
 

@@ -27,17 +27,10 @@ import numpy as np
 
 from stremn_ros.cli.options import add_model_options, load_segmenter
 from stremn_ros.errors import InputError, StremnError
-from stremn_ros.evaluation.bench import (
-    Run,
-    back_and_forth,
-    measure,
-    plot,
-    scene,
-    time_stages,
-)
+from stremn_ros.evaluation.bench import Run, back_and_forth, measure, plot, scene, time_stages
 from stremn_ros.evaluation.davis import open_davis
+from stremn_ros.imaging.video import read_image
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.video import read_image
 
 ALLOWED_GROWTH = 0.02  # of the process' memory
 ALLOWED_SLOWER = 0.05  # reported, not enforced: other work on the machine disturbs it

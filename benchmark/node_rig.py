@@ -25,10 +25,10 @@ from sensor_msgs.msg import Image
 
 from stremn_interfaces.msg import ObjectArray
 from stremn_interfaces.srv import SeedMask
-from stremn_ros.nodes import image_codec
-from stremn_ros.nodes.bring_up import bring_up
-from stremn_ros.nodes.peer import Peer, wait_for
-from stremn_ros.nodes.process import NodeProcess
+from stremn_ros.client.bring_up import bring_up
+from stremn_ros.client.node_process import NodeProcess
+from stremn_ros.client.peer import Peer, wait_for
+from stremn_ros.messages import image_read
 
 NODE = "/stremn"
 TOPIC = "/camera/image"
@@ -48,7 +48,7 @@ def image_message(picture: np.ndarray, stamp: int, encoding: str = "rgb8") -> Im
     message = Image()
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, SECOND)
     message.header.frame_id = "camera"
-    return image_codec.encode(message, picture, encoding)
+    return image_read.encode(message, picture, encoding)
 
 
 def stamp_of(header: Any) -> int:

@@ -33,10 +33,10 @@ from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.bench import scene
 from stremn_ros.evaluation.davis import open_davis
 from stremn_ros.evaluation.plotting import new_figure, save_figure
+from stremn_ros.imaging.video import read_image
 from stremn_ros.memory import FusionCell, SlotMemory
-from stremn_ros.runtime.models import find_model, load_network
+from stremn_ros.model_folder import find_model, load_network
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.video import read_image
 
 SHORT = {
     torch.float64: "fp64",

@@ -36,8 +36,8 @@ from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedObje
 from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.bench import scene
 from stremn_ros.evaluation.plotting import new_figure, save_figure
+from stremn_ros.messages.image_read import decode_labels
 from stremn_ros.nodes.dds_profile import profile_environment
-from stremn_ros.nodes.image_codec import decode_labels
 from stremn_ros.resources import shared_file
 
 ALLOWED = 0.02  # of the resident memory

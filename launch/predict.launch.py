@@ -8,7 +8,7 @@ from __future__ import annotations
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
-from stremn_ros.nodes.launching import (
+from stremn_ros.client.launching import (
     AS_FILE,
     given_parameters,
     lifecycle_node,

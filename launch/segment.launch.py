@@ -13,7 +13,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch_ros.actions import Node
 
-from stremn_ros.nodes.launching import (
+from stremn_ros.client.launching import (
     AS_FILE,
     SHARE,
     Value,

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import privacy
+from stremn_ros import moved, privacy
 
 if TYPE_CHECKING:
-    from .predictor import Predictor
-    from .segmenter import Segmenter
-    from .video import open_frames
-    from .visualization import read_label_png
+    from stremn_ros.imaging.video import open_frames
+    from stremn_ros.imaging.visualization import read_label_png
+    from stremn_ros.predictor import Predictor
+    from stremn_ros.segmenter import Segmenter
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "Segmenter", "open_frames", "read_label_png"]
@@ -23,11 +23,12 @@ __all__ = ["Predictor", "Segmenter", "open_frames", "read_label_png"]
 _WHERE = {
     "Predictor": "predictor",
     "Segmenter": "segmenter",
-    "open_frames": "video",
-    "read_label_png": "visualization",
+    "open_frames": "imaging.video",
+    "read_label_png": "imaging.visualization",
 }
 
 privacy.switch_off()
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

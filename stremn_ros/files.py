@@ -6,6 +6,7 @@ A reader sees the old file or the new one, and after an error or a power cut the
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .errors import InputError
+from stremn_ros.errors import InputError
 
 _numbers = itertools.count()
 
@@ -110,3 +111,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], values: Mapping[str, Any], indent: int = 2) -> None:
     """Writes a result as JSON; the folder is made. Raises: as ``write_with``."""
     write_text(path, json.dumps(values, indent=indent) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import InputError, ModelError
-from .imaging.checks import check_frame
-from .memory import SlotMemory
-from .motion import FlowExtrapolation, candidates
-from .network import space_time_read
-from .network.conv_lstm import ConvLstm
-from .network.prediction import STACK, STRIDE, Encoding, PredictionNetwork
-from .runtime.models import find_model
-from .runtime.prediction_models import Network, load_prediction_network
-from .runtime.stages import choose_device
-from .sizes import checked_size, fitted_size, resize
+from stremn_ros.errors import InputError, ModelError
+from stremn_ros.imaging.checks import check_frame
+from stremn_ros.imaging.motion import FlowExtrapolation, candidates
+from stremn_ros.imaging.sizes import checked_size, fitted_size, resize
+from stremn_ros.memory import SlotMemory
+from stremn_ros.model_folder import find_model
+from stremn_ros.network import space_time_read
+from stremn_ros.network.conv_lstm import ConvLstm
+from stremn_ros.network.prediction import STACK, STRIDE, Encoding, PredictionNetwork
+from stremn_ros.runtime.choose import choose_device
+from stremn_ros.runtime.prediction_models import Network, load_prediction_network
 
 MAX_HORIZON = 100
 MAX_SIDE = 2048  # of the processing size

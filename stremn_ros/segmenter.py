@@ -27,24 +27,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import CapacityError, InputError, ModelError, UnknownObjectError
-from .imaging.checks import check_frame
-from .masks import MAX_ID, checked_mask, drop_small_parts, label_mask
-from .memory import (
-    RULES,
-    GrowingMemory,
-    ObjectMemory,
-    SlotMemory,
-    describe,
-    slot_attention,
-)
-from .memory.snapshot import Snapshot, fingerprint
-from .network import Decoded, Seen, aggregate_logits, object_probabilities
-from .overlap import REST_DEPTH, Overlap, depth, is_cut, overlaps
-from .runtime.models import SCORER_PREFIX, find_model, load_network
-from .runtime.stages import Stages, make_stages
-from .runtime.staging import make_stager
-from .sizes import (
+from stremn_ros.errors import CapacityError, InputError, ModelError, UnknownObjectError
+from stremn_ros.imaging.checks import check_frame
+from stremn_ros.imaging.masks import MAX_ID, checked_mask, drop_small_parts, label_mask
+from stremn_ros.imaging.overlap import REST_DEPTH, Overlap, depth, is_cut, overlaps
+from stremn_ros.imaging.sizes import (
     STRIDE,
     checked_size,
     fitted_size,
@@ -53,6 +40,19 @@ from .sizes import (
     size_is_possible,
     too_small,
 )
+from stremn_ros.memory import (
+    RULES,
+    GrowingMemory,
+    ObjectMemory,
+    SlotMemory,
+    describe,
+    slot_attention,
+)
+from stremn_ros.model_folder import SCORER_PREFIX, find_model, load_network
+from stremn_ros.network import Decoded, Seen, aggregate_logits, object_probabilities
+from stremn_ros.runtime.choose import TorchStages, make_stages
+from stremn_ros.runtime.staging import make_stager
+from stremn_ros.snapshot import Snapshot, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -253,7 +253,7 @@ class Segmenter:
 
     def __init__(
         self,
-        stages: Stages,
+        stages: TorchStages,
         *,
         slots: int = 5,
         update_rule: str = "least_similar",
@@ -374,7 +374,7 @@ class Segmenter:
         """The runtime and device in use, e.g. ``torch (cpu)``."""
         return self._stages.name
 
-    def wrap_stages(self, wrap: Callable[[Stages], _T]) -> _T:
+    def wrap_stages(self, wrap: Callable[[TorchStages], _T]) -> _T:
         """Puts something around the stages, a clock for instance, before the first frame.
 
         Args:
@@ -389,7 +389,7 @@ class Segmenter:
         if self._size is not None:
             raise InputError("the segmenter has seen frames already; wrap those of a fresh one")
         wrapped = wrap(self._stages)
-        self._stages = cast(Stages, wrapped)
+        self._stages = cast(TorchStages, wrapped)
         return wrapped
 
     @property
@@ -869,12 +869,7 @@ class Segmenter:
     def _fingerprint(self) -> str:
         """Of the network; made once, as it takes a moment."""
         if self._model is None:
-            network = getattr(self._stages, "network", None)
-            if network is None:
-                raise ModelError(
-                    f"{self._stages.name} does not hold the network's weights, so a memory cannot "
-                    "be told to be of this model"
-                )
+            network = self._stages.network
             # the scorer makes nothing that is remembered, it only chooses
             weights = {
                 name: value
@@ -917,8 +912,8 @@ class Segmenter:
             self._memory_size = size
 
     def _new_memory(self, size: tuple[int, int], objects: int) -> SlotMemory:
-        config, network = self._stages.config, getattr(self._stages, "network", None)
-        scored = network is not None and network.pair_scorer is not None
+        config, network = self._stages.config, self._stages.network
+        scored = network.pair_scorer is not None
         rule = RULES.get(self._rule)
         grown: dict[str, Any] = {}
         if rule is not None and rule.grows:
@@ -932,7 +927,7 @@ class Segmenter:
             fuse=self._stages.fuse,
             project=self._stages.project,
             compare=self._stages.compare,
-            score=self._stages.score if scored else None,  # type: ignore[attr-defined]
+            score=self._stages.score if scored else None,
             rule=self._rule,
             input_to_memory=self._input_to_memory,
             carried=config.carried((size[0] // STRIDE, size[1] // STRIDE)),

@@ -60,7 +60,7 @@ class TinyExport(NamedTuple):
 @pytest.fixture(scope="session")
 def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> TinyExport:
     """Made once for all tests, as it takes half a minute; those that add to it make a copy."""
-    from stremn_ros.runtime.onnx_export import export_onnx
+    from stremn_ros.runtime.onnx.export import export_onnx
 
     cache = tmp_path_factory.mktemp("tiny_export")
     said: list[str] = []

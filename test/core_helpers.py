@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
-from stremn_ros.nodes.image_codec import encode
-from stremn_ros.nodes.segment_core import SegmentCore
-from stremn_ros.overlap import overlaps
+from stremn_ros.imaging.overlap import overlaps
+from stremn_ros.messages.image_read import encode
+from stremn_ros.stream.segment_core import SegmentCore
 
 SECOND = 1_000_000_000
 TIMEOUT = 30.0

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from stremn_ros.video import write_image
-from stremn_ros.visualization import write_label_png
+from stremn_ros.imaging.video import write_image
+from stremn_ros.imaging.visualization import write_label_png
 
 COLORS = np.array([[60, 60, 60], [220, 40, 40], [40, 200, 60], [60, 80, 230], [230, 210, 40]])
 

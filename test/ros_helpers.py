@@ -32,7 +32,8 @@ from shapes import TINY_MODEL
 
 from stremn_interfaces.msg import ObjectArray
 from stremn_interfaces.srv import SeedMask
-from stremn_ros.nodes import image_codec, peer, process
+from stremn_ros.client import node_process, peer
+from stremn_ros.messages import image_read
 
 TIMEOUT = 180.0  # a machine that is busy with other things may take minutes to start a node
 SECOND = 1_000_000_000
@@ -64,15 +65,15 @@ def image_message(array, stamp=0, encoding="rgb8", frame_id="camera", **options)
     message = Image()
     message.header.stamp = to_time(stamp)
     message.header.frame_id = frame_id
-    return image_codec.encode(message, array, encoding, **options)
+    return image_read.encode(message, array, encoding, **options)
 
 
 def tiny_model(folder: Path) -> str:
     """A model folder with random weights that loads and runs fast."""
     import torch
 
+    from stremn_ros.model_folder import save_model
     from stremn_ros.network import SegmentationConfig, SegmentationNetwork
-    from stremn_ros.runtime.models import save_model
 
     torch.manual_seed(0)
     config = SegmentationConfig(
@@ -109,7 +110,7 @@ def own_node(*parameters, arguments=(), kind=None):
         gc.collect()
 
 
-class NodeProcess(process.NodeProcess):
+class NodeProcess(node_process.NodeProcess):
     """A node of the package as a process of its own, with its log in a folder."""
 
     def __init__(self, module, folder: Path, parameters=None, remaps=(), environment=None):
@@ -183,7 +184,7 @@ class Peer(peer.Peer):
     def bring_up(self, process, node="/stremn"):
         """Configures and activates; process: whose log tells why not."""
         for step in ("configure", "activate"):
-            assert self.transition(step, node), process.log
+            assert self.transition(step, node), node_process.log
 
     def set_parameter(self, name, value, node="/stremn"):
         """(successful, reason)"""
@@ -269,7 +270,7 @@ class SegmentPeer(Peer):
             lambda: stamp in self.masks and stamp in self.objects,
             f"the mask of the frame {stamp}; the last diagnostics: {self.describe_status()}",
         )
-        return image_codec.decode_labels(self.masks[stamp]), self.objects[stamp]
+        return image_read.decode_labels(self.masks[stamp]), self.objects[stamp]
 
     def connect(self, array):
         """Sends frames until the first mask comes: then both ways are known to work."""

@@ -17,9 +17,9 @@ import pytest
 from evaluation_helpers import moving_shapes, write_davis
 from PIL import Image
 
+from stremn_ros.imaging.video import VideoWriter, open_frames, read_image, write_image
+from stremn_ros.imaging.visualization import read_label_png, write_label_png
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.video import VideoWriter, open_frames, read_image, write_image
-from stremn_ros.visualization import read_label_png, write_label_png
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = str(Path(__file__).resolve().parent / "data" / "tiny_model")

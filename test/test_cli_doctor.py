@@ -25,7 +25,8 @@ from stremn_ros.doctor import (
     probes,
     ros_checks,
 )
-from stremn_ros.runtime.cache import sha256, write_key
+from stremn_ros.files import sha256
+from stremn_ros.runtime.build.cache import write_key
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Path(__file__).resolve().parent / "data" / "tiny_model"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stremn_ros.errors import InputError
-from stremn_ros.nodes.image_codec import (
+from stremn_ros.messages.image_read import (
     ENCODINGS,
     LABEL_ENCODINGS,
     _rows,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stremn_ros.errors import InputError
-from stremn_ros.nodes import compressed_codec, image_codec
+from stremn_ros.messages import compressed_read, image_read
 
 HEIGHT, WIDTH = 48, 70
 
@@ -41,8 +41,8 @@ def bgr(array):
 
 def test_a_png_is_read_exactly_and_a_jpeg_nearly():
     sent = compress(bgr(picture()), ".png")
-    assert compressed_codec.frame_size(sent) == (HEIGHT, WIDTH)
-    found = compressed_codec.decode_rgb(sent)
+    assert compressed_read.frame_size(sent) == (HEIGHT, WIDTH)
+    found = compressed_read.decode_rgb(sent)
     np.testing.assert_array_equal(found, picture())
     assert found.flags.c_contiguous
     for options in (
@@ -51,32 +51,32 @@ def test_a_png_is_read_exactly_and_a_jpeg_nearly():
         (cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
     ):
         sent = compress(bgr(picture()), ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 95, *options))
-        assert compressed_codec.frame_size(sent) == (HEIGHT, WIDTH)
-        found = compressed_codec.decode_rgb(sent)
+        assert compressed_read.frame_size(sent) == (HEIGHT, WIDTH)
+        found = compressed_read.decode_rgb(sent)
         assert np.abs(found.astype(int) - picture()).mean() < 3
 
 
 def test_grey_deep_and_transparent_pictures():
     grey = picture()[..., 0]
     for sent in (compress(grey, ".png"), compress(grey.astype(np.uint16) * 257, ".png")):
-        found = compressed_codec.decode_rgb(sent)
+        found = compressed_read.decode_rgb(sent)
         np.testing.assert_array_equal(found, np.stack([grey] * 3, axis=2))
     with_alpha = np.dstack([bgr(picture()), np.full((HEIGHT, WIDTH), 7, np.uint8)])
-    found = compressed_codec.decode_rgb(compress(with_alpha, ".png"))
+    found = compressed_read.decode_rgb(compress(with_alpha, ".png"))
     np.testing.assert_array_equal(found, picture())
 
 
 def test_the_format_does_not_matter_and_a_mosaic_is_colored():
     for text in ("", "png", "jpeg", "nonsense; \N{BANANA}", "rgb8; jpeg compressed bgr8"):
         sent = compress(bgr(picture()), ".png", text=text)
-        np.testing.assert_array_equal(compressed_codec.decode_rgb(sent), picture())
+        np.testing.assert_array_equal(compressed_read.decode_rgb(sent), picture())
     mosaic = SimpleNamespace()
-    image_codec.encode(mosaic, picture(), "bayer_rggb8")
+    image_read.encode(mosaic, picture(), "bayer_rggb8")
     raw = np.frombuffer(mosaic.data, np.uint8).reshape(HEIGHT, WIDTH)
     sent = compress(raw, ".png", text="bayer_rggb8; png compressed ")
-    np.testing.assert_array_equal(compressed_codec.decode_rgb(sent), image_codec.decode_rgb(mosaic))
+    np.testing.assert_array_equal(compressed_read.decode_rgb(sent), image_read.decode_rgb(mosaic))
     colored = compress(bgr(picture()), ".png", text="bayer_rggb8; png compressed bgr8")
-    np.testing.assert_array_equal(compressed_codec.decode_rgb(colored), picture())
+    np.testing.assert_array_equal(compressed_read.decode_rgb(colored), picture())
 
 
 def test_an_orientation_tag_does_not_turn_the_picture():
@@ -86,11 +86,11 @@ def test_an_orientation_tag_does_not_turn_the_picture():
     turned = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
     upright = cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR)
     assert upright.shape[:2] == (WIDTH, HEIGHT), "OpenCV does not see the tag of this test"
-    assert compressed_codec.decode_rgb(message(turned)).shape[:2] == (HEIGHT, WIDTH)
+    assert compressed_read.decode_rgb(message(turned)).shape[:2] == (HEIGHT, WIDTH)
 
 
 def refused(data, text, kind="jpeg"):
-    for function in (compressed_codec.frame_size, compressed_codec.decode_rgb):
+    for function in (compressed_read.frame_size, compressed_read.decode_rgb):
         with pytest.raises(InputError, match=text):
             function(message(data, kind))
 
@@ -113,7 +113,7 @@ def test_what_is_no_picture_is_refused_with_the_reason():
     refused(png + empty + chunk(b"IEND", b""), "claims to be 0 x 10 pixels")
     fine = chunk(b"IHDR", struct.pack(">IIBBBBB", 10, 10, 8, 2, 0, 0, 0))
     with pytest.raises(InputError, match="cannot be decoded"):
-        compressed_codec.decode_rgb(message(png + fine + chunk(b"IEND", b"")))
+        compressed_read.decode_rgb(message(png + fine + chunk(b"IEND", b"")))
     jpeg = compress(bgr(picture())).data
     frame = jpeg.index(b"\xff\xc0")
     large = jpeg[: frame + 5] + struct.pack(">HH", 65000, 65000) + jpeg[frame + 9 :]
@@ -127,8 +127,8 @@ def test_a_picture_that_was_cut_short_anywhere_is_refused(kind):
     data = compress(bgr(picture(24, 30)), kind).data
     for length in range(len(data) - 1):
         with pytest.raises(InputError):
-            compressed_codec.decode_rgb(message(data[:length]))
-    assert compressed_codec.decode_rgb(message(data + b"\0" * 64)).shape == (24, 30, 3)
+            compressed_read.decode_rgb(message(data[:length]))
+    assert compressed_read.decode_rgb(message(data + b"\0" * 64)).shape == (24, 30, 3)
 
 
 def test_every_flipped_byte_of_a_png_is_noticed():
@@ -136,7 +136,7 @@ def test_every_flipped_byte_of_a_png_is_noticed():
     for position in range(len(data)):
         data[position] ^= 0x10
         with pytest.raises(InputError):
-            compressed_codec.decode_rgb(message(bytes(data)))
+            compressed_read.decode_rgb(message(bytes(data)))
         data[position] ^= 0x10
 
 
@@ -159,8 +159,8 @@ def test_whatever_comes_is_a_picture_or_refused(changes, text):
         for position, value in changes:
             data[position] = value
     try:
-        size = compressed_codec.frame_size(message(bytes(data), text))
-        found = compressed_codec.decode_rgb(message(bytes(data), text))
+        size = compressed_read.frame_size(message(bytes(data), text))
+        found = compressed_read.decode_rgb(message(bytes(data), text))
     except InputError:
         return
     assert (found.shape, found.dtype) == ((*size, 3), np.uint8)

@@ -15,8 +15,8 @@ from stremn_ros.data.mixture import Mixture, Phase
 from stremn_ros.data.photos import PhotoClips
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
-from stremn_ros.video import read_image
-from stremn_ros.visualization import read_label_png
+from stremn_ros.imaging.video import read_image
+from stremn_ros.imaging.visualization import read_label_png
 
 
 def photo(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

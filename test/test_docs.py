@@ -12,10 +12,11 @@ import pytest
 
 from stremn_ros.cli import build_parser
 from stremn_ros.evaluation.bench import OTHER, STAGES, UPKEEP
-from stremn_ros.nodes import parameters, report
-from stremn_ros.nodes.frames import Counters
-from stremn_ros.nodes.settings import Settings
+from stremn_ros.nodes import parameters
 from stremn_ros.runtime.table import LISTED, RUNTIMES
+from stremn_ros.stream import diagnosis
+from stremn_ros.stream.intake import Counters
+from stremn_ros.stream.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted(
@@ -107,8 +108,8 @@ def published_keys() -> set[str]:
     item = SimpleNamespace(
         id=7, state=SimpleNamespace(name="TRACKED"), score=0.9, area=5, box=(0, 0, 1, 1)
     )
-    values = {field.name: 0 for field in fields(report.CoreStatus)}
-    facts = report.CoreStatus(
+    values = {field.name: 0 for field in fields(diagnosis.CoreStatus)}
+    facts = diagnosis.CoreStatus(
         **{
             **values,
             "counters": Counters(),
@@ -133,7 +134,7 @@ def published_keys() -> set[str]:
             "runtime": "torch",
         }
     )
-    told = report.diagnose(facts)
+    told = diagnosis.diagnose(facts)
     return {re.sub(r"\bobject 7\b", "object N", key) for key in dict(told.values)}
 
 
@@ -238,7 +239,7 @@ def test_paths_that_are_named_are_there(path: Path) -> None:
 
 def test_a_path_that_is_not_there_is_found() -> None:
     assert lacking("with the scaling of paper/NOTES.") == ["paper/NOTES"]
-    assert lacking("see docs/memory.md and stremn_ros/video.py, config/segment.yaml") == []
+    assert lacking("see docs/memory.md and stremn_ros/imaging/video.py, config/segment.yaml") == []
 
 
 @pytest.mark.parametrize("path", DOCS, ids=ids)

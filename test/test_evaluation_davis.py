@@ -12,8 +12,8 @@ from evaluation_helpers import ColorSegmenter, moving_shapes, write_davis, write
 
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation.davis import evaluate_davis, open_davis
-from stremn_ros.video import read_image, write_image
-from stremn_ros.visualization import read_label_png, write_label_png
+from stremn_ros.imaging.video import read_image, write_image
+from stremn_ros.imaging.visualization import read_label_png, write_label_png
 
 
 def three_sequences():

@@ -13,7 +13,7 @@ from stremn_ros import cli
 from stremn_ros.cli import bench as bench_command
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation.runtimes import compare_runtimes, table
-from stremn_ros.runtime.stages import RUNTIMES
+from stremn_ros.runtime.table import RUNTIMES
 from stremn_ros.segmenter import Segmenter
 
 FRAMES = [scene(step)[0] for step in range(6)]

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from stremn_ros import video
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.imaging import video
 
 
 def make_frames(count=12, height=48, width=64):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stremn_ros.errors import InputError
-from stremn_ros.visualization import (
+from stremn_ros.imaging.visualization import (
     PALETTE,
     contact_sheet,
     overlay,

@@ -13,12 +13,12 @@ from shapes import TINY_MODEL
 
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.checks import check_frame
+from stremn_ros.imaging.seeding import make_mask
+from stremn_ros.imaging.sizes import resize
+from stremn_ros.imaging.video import VideoWriter
+from stremn_ros.imaging.visualization import contact_sheet, overlay
 from stremn_ros.predictor import Predictor
-from stremn_ros.seeding import make_mask
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.sizes import resize
-from stremn_ros.video import VideoWriter
-from stremn_ros.visualization import contact_sheet, overlay
 
 WRONG = {
     "gray": (np.zeros((8, 8), np.uint8), r"must have the shape \[H, W, 3\], not \[8, 8\]"),

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from stremn_ros.nodes import demo
-from stremn_ros.video import open_frames
-from stremn_ros.visualization import read_label_png
+from stremn_ros.demo import run as demo
+from stremn_ros.imaging.video import open_frames
+from stremn_ros.imaging.visualization import read_label_png
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "test" / "data" / "tiny_model"

@@ -16,65 +16,48 @@ import pytest
 PACKAGE = "stremn_ros"
 ROOT = Path(__file__).resolve().parent.parent
 
-# What each part may import of the package, beside itself. memory <- network <- runtime <-
-# segmenter, predictor <- nodes, cli; data <- training, evaluation <- cli.
-HELPERS = {
-    "errors",
-    "files",
-    "imaging",
-    "listing",
-    "mappings",
-    "mask_reading",
-    "motion",
-    "overlap",
-    "pictures",
-    "privacy",
-    "resources",
-    "seeding",
-    "sizes",
-    "text_files",
-    "video",
-    "visualization",
-}
-LIBRARY = {"errors", "files", "imaging", "memory", "network", "runtime", "sizes"}
+# What each part may import of the package, beside itself. Ground: what stands on nothing but
+# errors. memory <- network <- model_folder <- runtime <- segmenter, predictor <- stream <- nodes
+# <- client <- demo, cli; data <- training, evaluation <- cli.
+GROUND = {"errors", "files", "imaging", "mappings", "privacy", "resources", "text_files"}
+LIBRARY = GROUND | {"memory", "network", "model_folder", "runtime", "snapshot"}
 ONLINE = LIBRARY | {"segmenter", "predictor"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"privacy"},
+    "__init__": {"moved", "privacy"},
     "errors": set(),
-    "files": {"errors"},
-    "motion": set(),
+    "moved": set(),
     "privacy": set(),
-    "imaging": {"errors"},
-    "seeding": {"errors", "imaging"},
-    "sizes": {"errors"},
-    "listing": set(),
-    "palette": set(),
-    "pictures": {"errors"},
+    "forking": set(),
+    "files": {"errors"},
+    "resources": {"errors"},
     "text_files": {"errors"},
     "mappings": {"errors"},
-    "mask_reading": {"errors", "palette", "pictures"},
-    "video": {"errors", "files", "imaging", "listing", "pictures", "sizes"},
-    "visualization": {"errors", "files", "imaging", "mask_reading", "palette", "sizes", "video"},
-    "memory": {"errors", "files"},
+    "imaging": {"errors", "files"},
+    "messages": {"errors", "imaging"},
+    "memory": {"errors"},
     "network": {"errors", "mappings", "memory"},
-    "runtime": LIBRARY | {"privacy", "resources", "text_files"},
-    "masks": {"errors", "sizes"},
-    "overlap": set(),
-    "resources": {"errors"},
-    "segmenter": LIBRARY | HELPERS | {"masks"},
-    "predictor": LIBRARY | HELPERS,
-    "nodes": ONLINE | HELPERS,
-    "data": HELPERS,
-    "training": ONLINE | HELPERS | {"data", "evaluation"},
-    "evaluation": ONLINE | HELPERS | {"data"},
-    "doctor": {"doctor.probes", "errors", "nodes", "privacy", "resources"},
+    "snapshot": {"errors", "files", "memory"},
+    "model_folder": {"errors", "files", "forking", "network", "resources", "text_files"},
+    "runtime": LIBRARY - {"snapshot"},
+    "segmenter": LIBRARY,
+    "predictor": LIBRARY - {"snapshot"},
+    "stream": ONLINE | {"messages"},
+    "nodes": ONLINE | {"messages", "stream"},
+    "client": GROUND | {"messages", "nodes", "stream"},
+    "demo": GROUND | {"client", "messages", "nodes"},
+    "data": GROUND,
+    "training": ONLINE | {"data", "evaluation"},
+    "evaluation": ONLINE | {"data"},
+    "doctor": {"client", "doctor.probes", "errors", "nodes", "privacy", "resources"},
     # what may fail to import, each in a process of its own
-    "doctor.probes": ONLINE | {"privacy", "text_files"},
-    "cli": ONLINE | HELPERS | {"data", "training", "evaluation", "nodes", "doctor"},
+    "doctor.probes": ONLINE,
+    "cli": ONLINE
+    | {"client", "data", "demo", "doctor", "evaluation", "messages", "nodes", "training"},
 }
 # for type checkers alone; they are loaded when a name is first used (test_package.py)
-PACKAGE_EXPORTS = {"predictor", "segmenter", "video", "visualization"}
-MAY_USE_ROS = {"nodes", "doctor.probes"}
+PACKAGE_EXPORTS = {"imaging", "predictor", "segmenter"}
+MAY_USE_ROS = {"client", "demo", "nodes", "doctor.probes"}
+MAY_USE_MESSAGES = {"messages"}  # the classes, inside functions, where they are installed
 NODES_NEVER_NEED = {"training", "data"}
 
 ROS_MODULES = {
@@ -90,9 +73,12 @@ ROS_MODULES = {
 }
 
 
+def is_message(module: str) -> bool:
+    return module.partition(".")[0].endswith(("_msgs", "_interfaces"))
+
+
 def is_ros(module: str) -> bool:
-    top = module.partition(".")[0]
-    return top in ROS_MODULES or top.endswith(("_msgs", "_interfaces"))
+    return module.partition(".")[0] in ROS_MODULES or is_message(module)
 
 
 def modules_of(root: Path) -> dict[str, Path]:
@@ -183,7 +169,8 @@ def violations(root: Path) -> list[str]:
         needs[module] = set()
         exports = lines_for_type_checkers(path) if part == "__init__" else set()
         for line, target in imports_of(module, path, known):
-            if is_ros(target) and part not in MAY_USE_ROS:
+            classes = part in MAY_USE_MESSAGES and is_message(target)
+            if is_ros(target) and part not in MAY_USE_ROS and not classes:
                 wrong.append(f"{where}:{line}: {part} imports {target}; only nodes/ may use ROS")
             if target.partition(".")[0] != PACKAGE:
                 continue
@@ -215,9 +202,40 @@ def _reaching(needs: dict[str, set[str]], modules: dict[str, Path], root: Path) 
     return wrong
 
 
+def circles(root: Path) -> list[list[str]]:
+    """Modules that import each other, also inside functions; packages' __init__ left out."""
+    modules = {name: path for name, path in modules_of(root).items() if path.name != "__init__.py"}
+    needs = {
+        name: {target for _, target in imports_of(name, path, set(modules)) if target in modules}
+        for name, path in modules.items()
+    }
+    found = []
+    while needs:
+        free = [name for name in needs if not needs[name] & needs.keys() - {name}]
+        if not free:
+            chain = [min(needs)]
+            while chain.count(chain[-1]) == 1:
+                chain.append(min(needs[chain[-1]] & needs.keys() - {chain[-1]}))
+            found.append(chain[chain.index(chain[-1]) :])
+            free = [chain[-1]]
+        for name in free:
+            del needs[name]
+    return found
+
+
 def test_the_package_keeps_the_rules() -> None:
     assert len(modules_of(ROOT)) > 10, "the package was not found"
     assert violations(ROOT) == []
+
+
+def test_no_modules_import_each_other(tmp_path: Path) -> None:
+    assert circles(ROOT) == []
+    small_package(tmp_path)
+    assert circles(tmp_path) == []
+    with (tmp_path / PACKAGE / "network" / "blocks.py").open("a") as file:
+        file.write("def f():\n    import stremn_ros.runtime.models\n")
+    network, runtime = "stremn_ros.network.blocks", "stremn_ros.runtime.models"
+    assert circles(tmp_path) == [[network, runtime, network]]
 
 
 MADE_UP = [
@@ -238,7 +256,11 @@ MADE_UP = [
     ("nodes/core.py", "from stremn_ros import cli", "nodes must not import cli"),
     ("nodes/core.py", "from ..training import loop", "nodes must not import training"),
     ("nodes/core.py", "import stremn_ros.data.clip as c", "nodes must not import data"),
-    ("nodes/core.py", "from ..evaluation import metrics", "nodes must not import evaluation"),
+    (
+        "nodes/core.py",
+        "from ..evaluation import metrics",
+        "nodes must not import evaluation",
+    ),
     ("data/clip.py", "from ..training import loop", "data must not import training"),
     ("data/clip.py", "from ..network import blocks", "data must not import network"),
     ("evaluation/metrics.py", "from ..training import loop", "evaluation must not import training"),
@@ -251,7 +273,19 @@ MADE_UP = [
         "doctor.probes must not import training",
     ),
     ("errors.py", "from . import memory", "errors must not import memory"),
-    ("video.py", "from .segmenter import S", "video must not import segmenter"),
+    ("imaging/video.py", "from ..segmenter import S", "imaging must not import segmenter"),
+    (
+        "imaging/video.py",
+        "import torch\nfrom ..network import N",
+        "imaging must not import network",
+    ),
+    ("stream/core.py", "import rclpy", "only nodes/ may use ROS"),
+    ("stream/core.py", "from ..nodes import camera", "stream must not import nodes"),
+    ("messages/codec.py", "import rclpy", "only nodes/ may use ROS"),
+    ("messages/codec.py", "from ..stream import core", "messages must not import stream"),
+    ("nodes/core.py", "from ..client import peer", "nodes must not import client"),
+    ("client/peer.py", "from ..segmenter import S", "client must not import segmenter"),
+    ("memory/bank.py", "import stremn_ros.snapshot", "memory must not import snapshot"),
     ("__init__.py", "from . import segmenter", "__init__ must not import segmenter"),
     (
         "__init__.py",
@@ -282,13 +316,14 @@ def small_package(root: Path) -> None:
     for name, text in {
         "__init__.py": "",
         "errors.py": "",
-        "video.py": "import cv2\nfrom .errors import E",
+        "imaging/video.py": "import cv2\nfrom ..errors import E",
         "memory/__init__.py": "from .bank import B",
         "memory/bank.py": "import torch\nfrom ..errors import E",
         "network/__init__.py": "",
         "network/blocks.py": "from stremn_ros.memory import B\nfrom ..errors import E",
         "runtime/__init__.py": "",
         "runtime/models.py": "from ..network import blocks",
+        "snapshot.py": "",
         "segmenter.py": "def f():\n    from .runtime.models import find_model",
         "predictor.py": "from .runtime import models",
         "nodes/__init__.py": "",

@@ -15,10 +15,10 @@ import torch
 from shapes import DISC, SQUARE, TINY_MODEL, scene
 
 from stremn_ros.evaluation.inspection import draw, record
+from stremn_ros.imaging.video import write_image
+from stremn_ros.imaging.visualization import write_label_png
 from stremn_ros.memory import slot_attention
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.video import write_image
-from stremn_ros.visualization import write_label_png
 
 ROOT = Path(__file__).resolve().parent.parent
 

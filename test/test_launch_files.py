@@ -20,9 +20,9 @@ from ros_helpers import wait_for
 from shapes import DISC, SQUARE, iou, scene
 
 from stremn_interfaces.srv import SeedMask
-from stremn_ros.memory.snapshot import Snapshot
+from stremn_ros.messages.image_read import decode_labels
 from stremn_ros.nodes import parameters
-from stremn_ros.nodes.image_codec import decode_labels
+from stremn_ros.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))

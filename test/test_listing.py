@@ -12,10 +12,10 @@ from stremn_ros.data.photos import PhotoClips
 from stremn_ros.data.prediction_clips import find_videos
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
-from stremn_ros.listing import in_order, is_tools, list_folders, list_images
+from stremn_ros.imaging.listing import in_order, is_tools, list_folders, list_images
+from stremn_ros.imaging.video import write_image
+from stremn_ros.imaging.visualization import write_label_png
 from stremn_ros.text_files import read_lines, read_text, read_yaml
-from stremn_ros.video import write_image
-from stremn_ros.visualization import write_label_png
 
 TOOLS = (".ipynb_checkpoints", "@eaDir", "__MACOSX", ".git", "$RECYCLE.BIN", "lost+found")
 
@@ -161,8 +161,8 @@ def test_every_text_file_of_people_goes_through_it() -> None:
         "doctor/ros_checks.py",  # a DDS profile, which DDS reads
         "evaluation/bench.py",  # /proc
         "evaluation/sweep.py",  # its own JSON
-        "nodes/process.py",  # the log of a process it started
-        "runtime/cache.py",  # key.json
+        "client/node_process.py",  # the log of a process it started
+        "runtime/build/cache.py",  # key.json
         "runtime/trial.py",  # the outcome of its own process
         "training/curves.py",  # its own log
     }

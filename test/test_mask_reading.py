@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from stremn_ros.errors import InputError
-from stremn_ros.mask_reading import clean, has_void, read_mask
-from stremn_ros.palette import PALETTE
-from stremn_ros.visualization import read_label_png
+from stremn_ros.imaging.mask_reading import clean, has_void, read_mask
+from stremn_ros.imaging.palette import PALETTE
+from stremn_ros.imaging.visualization import read_label_png
 
 SIZE = (120, 160)
 FINE = 8  # pixels drawn for one of a soft-edged mask

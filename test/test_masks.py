@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from shapes import DISC, SQUARE, TINY_MODEL, scene
 
-from stremn_ros.masks import drop_small_parts
+from stremn_ros.imaging.masks import drop_small_parts
 from stremn_ros.segmenter import Segmenter
 
 

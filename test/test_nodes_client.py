@@ -19,9 +19,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from shapes import DISC, SQUARE, iou, scene
 
 from stremn_ros.cli import main
+from stremn_ros.client.segment_client import SegmentClient, fit_mask
 from stremn_ros.errors import InputError, StremnError
-from stremn_ros.nodes.image_codec import decode_labels
-from stremn_ros.nodes.segment_client import SegmentClient, fit_mask
+from stremn_ros.messages.image_read import decode_labels
 
 
 @pytest.fixture(scope="module")

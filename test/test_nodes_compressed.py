@@ -12,7 +12,7 @@ from sensor_msgs.msg import CompressedImage
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
 from stremn_interfaces.srv import SeedMask
-from stremn_ros.nodes import compressed_codec, image_codec
+from stremn_ros.messages import compressed_read, image_read
 from stremn_ros.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,7 +68,7 @@ def test_masks_of_compressed_images(node):
             kind = ".png" if step % 2 else ".jpg"
             labels, objects = peer.segment(scene(step)[0], encoding=kind)
             bytes_kept.append(len(peer.last.data))
-            sent = compressed_codec.decode_rgb(peer.last)
+            sent = compressed_read.decode_rgb(peer.last)
             assert (kind == ".png") == np.array_equal(sent, scene(step)[0])
             expected = reference.step(sent)
             np.testing.assert_array_equal(labels, expected.labels)
@@ -107,6 +107,6 @@ def test_masks_of_compressed_images(node):
         bad.encoding = "jpeg"
         answer = peer.call(SeedMask, "/stremn/seed_mask", mask=bad)
         assert "a mask cannot be of encoding 'jpeg'" in answer.message
-        assert image_codec.decode_labels(peer.masks[stamp]).any()
+        assert image_read.decode_labels(peer.masks[stamp]).any()
     finally:
         peer.close()

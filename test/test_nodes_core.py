@@ -25,12 +25,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stremn_ros.errors import InputError, ModelError
-from stremn_ros.nodes import report as reports
-from stremn_ros.nodes import segment_core
-from stremn_ros.nodes.image_codec import decode_rgb
-from stremn_ros.nodes.limited_log import LimitedLog
-from stremn_ros.nodes.seed_requests import OnOverlap
-from stremn_ros.nodes.settings import Settings
+from stremn_ros.messages.image_read import decode_rgb
+from stremn_ros.stream import diagnosis as reports
+from stremn_ros.stream import segment_core
+from stremn_ros.stream.limited_log import LimitedLog
+from stremn_ros.stream.seed_requests import OnOverlap
+from stremn_ros.stream.settings import Settings
 
 
 @pytest.fixture

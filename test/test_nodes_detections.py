@@ -11,12 +11,7 @@ from ros_helpers import NodeProcess, SegmentPeer, image_message, wait_for
 from shapes import DISC, SQUARE, TINY_MODEL, scene
 
 from stremn_interfaces.srv import RemoveObject, SeedMask
-from stremn_ros.nodes.detections import (
-    VisionTypes,
-    to_detections,
-    to_label_info,
-    vision_types,
-)
+from stremn_ros.messages.detections import VisionTypes, to_detections, to_label_info, vision_types
 from stremn_ros.segmenter import ObjectState, TrackedObject
 
 

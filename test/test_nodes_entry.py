@@ -13,12 +13,12 @@ import pytest
 from ros_helpers import NodeProcess, Peer, SegmentPeer, wait_for
 from shapes import TINY_MODEL, scene
 
+from stremn_ros.client.bring_up import BringUpError, bring_up, is_alive
 from stremn_ros.errors import StremnError
-from stremn_ros.memory.snapshot import Snapshot
 from stremn_ros.nodes import entry
-from stremn_ros.nodes.bring_up import BringUpError, bring_up, is_alive
 from stremn_ros.nodes.dds_profile import FAST_DDS_2, FAST_DDS_3
 from stremn_ros.resources import shared_file
+from stremn_ros.snapshot import Snapshot
 
 EXECUTABLES = ("segment_node", "predict_node", "segment_predict_node", "video_source_node")
 

@@ -15,7 +15,8 @@ from shapes import TINY_MODEL
 
 from stremn_ros.errors import InputError
 from stremn_ros.memory.rules import RULES
-from stremn_ros.nodes import image_codec, parameters
+from stremn_ros.messages import image_read
+from stremn_ros.nodes import parameters
 from stremn_ros.nodes.parameters import (
     PARAMETERS,
     RUN_TIME,
@@ -29,7 +30,7 @@ from stremn_ros.nodes.parameters import (
     markdown,
     parameters_of,
 )
-from stremn_ros.nodes.settings import Settings
+from stremn_ros.stream.settings import Settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "parameters.md"
 IDS = [f"{spec.node}.{spec.name}" for spec in PARAMETERS]
@@ -57,7 +58,7 @@ def test_names_are_unique_and_everything_is_described():
 def test_choices_are_those_of_the_library():
     assert set(parameters.UPDATE_RULES) == set(RULES) - {"linear"}, "a memory that grows"
     encodings = parameters_of(VIDEO_SOURCE)["encoding"].choices
-    assert set(encodings) <= set(image_codec.ENCODINGS)
+    assert set(encodings) <= set(image_read.ENCODINGS)
 
 
 def test_settings_of_the_core_are_run_time_parameters_with_the_same_defaults():

@@ -15,7 +15,7 @@ from ros_helpers import SegmentPeer, segment_node, to_stamp, wait_for
 from shapes import TINY_MODEL, iou
 from std_srvs.srv import Trigger
 
-from stremn_ros.nodes import image_codec
+from stremn_ros.messages import image_read
 from stremn_ros.segmenter import Segmenter
 
 HEIGHT, WIDTH = 120, 160
@@ -105,7 +105,7 @@ def follow(peer, late, with_stamp):
 
         wait_for(seen, "ten masks")
     found = [
-        iou(image_codec.decode_labels(message), scene(step)[1], MOVING) for step, message in masks
+        iou(image_read.decode_labels(message), scene(step)[1], MOVING) for step, message in masks
     ]
     return found, answer.message
 

@@ -8,9 +8,9 @@ rclpy = pytest.importorskip("rclpy")
 
 from rclpy.task import Future  # noqa: E402
 
+from stremn_ros.client import bring_up  # noqa: E402
+from stremn_ros.client.peer import Peer, check_name  # noqa: E402
 from stremn_ros.errors import InputError, StremnError  # noqa: E402
-from stremn_ros.nodes import bring_up  # noqa: E402
-from stremn_ros.nodes.peer import Peer, check_name  # noqa: E402
 
 
 class LossyPeer(Peer):

@@ -21,10 +21,10 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from stremn_interfaces.msg import PredictionError
-from stremn_ros.nodes import image_codec
-from stremn_ros.nodes.predict_core import PredictCore, PredictSettings
-from stremn_ros.nodes.report import OK, WARN
+from stremn_ros.messages import image_read
 from stremn_ros.predictor import Predictor
+from stremn_ros.stream.diagnosis import OK, WARN
+from stremn_ros.stream.predict_core import PredictCore, PredictSettings
 
 NODE = "/stremn_predict"
 STEP = SECOND // 10
@@ -213,7 +213,7 @@ def test_the_node_predicts_over_dds(model, tmp_path):
         stamp = wait_for(stepped, f"a prediction and an error; {node.tail}")
         message = peer.predicted[stamp + 3 * STEP]
         assert message.header.frame_id == "camera"
-        assert image_codec.decode_rgb(message).shape == (64, 64, 3)
+        assert image_read.decode_rgb(message).shape == (64, 64, 3)
         error = peer.errors[stamp]
         assert to_stamp(error.predicted_from) == stamp - STEP
         assert 0.0 < error.error < 1.0

@@ -13,10 +13,18 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from ros_helpers import own_node, wait_for
 from shapes import TINY_MODEL
 
-from stremn_ros.nodes.frames import Counters
-from stremn_ros.nodes.report import ERROR, OK, WARN, CoreStatus, FrameTiming, diagnose, with_reason
-from stremn_ros.nodes.settings import Settings
 from stremn_ros.segmenter import Segmenter
+from stremn_ros.stream.diagnosis import (
+    ERROR,
+    OK,
+    WARN,
+    CoreStatus,
+    FrameTiming,
+    diagnose,
+    with_reason,
+)
+from stremn_ros.stream.intake import Counters
+from stremn_ros.stream.settings import Settings
 
 
 def found(number, state="TRACKED", score=0.95, area=120):
@@ -168,7 +176,7 @@ def test_while_a_network_is_built_the_node_says_so_and_a_failure_says_why(monkey
     load = Segmenter.load
 
     def slow(*given, **options):
-        logging.getLogger("stremn_ros.runtime.stages").info("building the engine for 240 x 320")
+        logging.getLogger("stremn_ros.runtime.choose").info("building the engine for 240 x 320")
         entered.set()
         assert go_on.wait(60)
         return load(*given, **options)

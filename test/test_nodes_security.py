@@ -16,8 +16,8 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from ros_helpers import image_message, own_node, wait_for
 from shapes import TINY_MODEL, scene
 
-from stremn_ros.nodes.bring_up import bring_up
-from stremn_ros.nodes.peer import Peer
+from stremn_ros.client.bring_up import bring_up
+from stremn_ros.client.peer import Peer
 from stremn_ros.nodes.predict_node import PredictNode
 from stremn_ros.nodes.video_source_node import VideoSource
 

@@ -21,9 +21,9 @@ from core_helpers import (
 )
 
 from stremn_ros.errors import InputError
-from stremn_ros.nodes.seed_inbox import SeedInbox
-from stremn_ros.nodes.seed_requests import FreeIds, OnOverlap, Tickets
-from stremn_ros.nodes.settings import Settings
+from stremn_ros.stream.seed_inbox import SeedInbox
+from stremn_ros.stream.seed_requests import FreeIds, OnOverlap, Tickets
+from stremn_ros.stream.settings import Settings
 
 SOON = 5.0  # seconds; what does not wait is answered in a fraction of this on any machine
 

@@ -31,8 +31,8 @@ from sensor_msgs.msg import Image, RegionOfInterest
 from std_srvs.srv import SetBool, Trigger
 
 from stremn_interfaces.srv import RemoveObject, SeedMask, SeedObject
-from stremn_ros import visualization
-from stremn_ros.nodes import image_codec
+from stremn_ros.imaging import visualization
+from stremn_ros.messages import image_read
 from stremn_ros.nodes.segment_node import SegmentNode
 from stremn_ros.segmenter import Segmenter
 
@@ -256,7 +256,7 @@ def test_every_encoding_gives_the_masks_of_its_picture(peer, model, encoding, op
         )
     reference = Reference(model)
     for step, frame in enumerate(frames):
-        rgb = image_codec.decode_rgb(image_message(frame, 0, encoding, **options))
+        rgb = image_read.decode_rgb(image_message(frame, 0, encoding, **options))
         found, objects = peer.segment(frame, encoding=encoding, **options)
         if step == 0:
             assert not found.any()
@@ -366,7 +366,7 @@ def test_an_object_from_a_box_typed_by_hand(peer):
     answer = peer.call(
         SeedObject, "/stremn/seed_object", id=1, box=box(10, 10, 42, 42), return_mask=True
     )
-    made = image_codec.decode_labels(answer.mask)
+    made = image_read.decode_labels(answer.mask)
     assert (made == 1)[truth].mean() > 0.95
     assert np.count_nonzero((made == 1) & truth) / np.count_nonzero((made == 1) | truth) > 0.9
     assert answer.mask.header.frame_id == "camera"
@@ -388,7 +388,7 @@ def test_an_object_from_a_box_typed_by_hand(peer):
     )
     assert answer.success, answer.message
     assert list(answer.ids) == [2]
-    made = image_codec.decode_labels(answer.mask)
+    made = image_read.decode_labels(answer.mask)
     assert set(np.unique(made)) == {0, 2}
     assert np.count_nonzero((made == 2) & truth) / np.count_nonzero((made == 2) | truth) > 0.9
 
@@ -633,9 +633,9 @@ def test_the_overlay_is_made_only_for_subscribers(peer):
         wait_for(overlaid, "an overlay")
         shown = peer.overlays[-1]
         stamp = to_stamp(shown.header.stamp)
-        mask = image_codec.decode_labels(peer.masks[stamp])
+        mask = image_read.decode_labels(peer.masks[stamp])
         expected = visualization.overlay(picture(2), mask, 0.5)
-        np.testing.assert_array_equal(image_codec.decode_rgb(shown), expected)
+        np.testing.assert_array_equal(image_read.decode_rgb(shown), expected)
         assert mask.any()
     finally:
         peer.unsubscribe_overlay()

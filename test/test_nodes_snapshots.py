@@ -20,16 +20,16 @@ from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 from std_srvs.srv import Trigger
 
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask
-from stremn_ros import visualization
+from stremn_ros.demo import run as demo
 from stremn_ros.errors import InputError
-from stremn_ros.memory.snapshot import Snapshot
-from stremn_ros.nodes import demo
-from stremn_ros.nodes.image_codec import decode_labels
-from stremn_ros.nodes.segment_core import SegmentCore
-from stremn_ros.nodes.settings import Settings
-from stremn_ros.nodes.snapshots import Snapshots, snapshot_path
+from stremn_ros.imaging import visualization
+from stremn_ros.imaging.video import open_frames
+from stremn_ros.messages.image_read import decode_labels
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.video import open_frames
+from stremn_ros.snapshot import Snapshot
+from stremn_ros.stream.autosave import Snapshots, snapshot_path
+from stremn_ros.stream.segment_core import SegmentCore
+from stremn_ros.stream.settings import Settings
 
 NAMES = {DISC: "cup", SQUARE: "box"}
 
@@ -224,7 +224,7 @@ class Run:
         )
         # as the launch file does it, where DDS still knows the one that was killed
         done = subprocess.run(
-            [sys.executable, "-m", "stremn_ros.nodes.bring_up", "/stremn"],
+            [sys.executable, "-m", "stremn_ros.client.bring_up", "/stremn"],
             capture_output=True,
             text=True,
             timeout=120,

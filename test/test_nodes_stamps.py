@@ -8,8 +8,8 @@ from core_helpers import SECOND, Rig, mask_message, masks, message, picture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stremn_ros.nodes.frames import Intake
-from stremn_ros.nodes.settings import IntakeSettings
+from stremn_ros.stream.intake import Intake
+from stremn_ros.stream.settings import IntakeSettings
 
 
 class Stamps:

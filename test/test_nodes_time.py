@@ -17,7 +17,7 @@ from std_srvs.srv import Trigger
 
 from stremn_interfaces.msg import TrackedObject
 from stremn_interfaces.srv import SeedMask
-from stremn_ros.nodes.image_codec import decode_labels
+from stremn_ros.messages.image_read import decode_labels
 
 STATES = {
     TrackedObject.TRACKED: "TRACKED",

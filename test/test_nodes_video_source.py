@@ -13,8 +13,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_helpers import TIMEOUT, NodeProcess, Peer, to_stamp, wait_for
 from sensor_msgs.msg import CameraInfo, Image
 
-from stremn_ros.nodes import image_codec
-from stremn_ros.video import VideoWriter, open_frames
+from stremn_ros.imaging.video import VideoWriter, open_frames
+from stremn_ros.messages import image_read
 
 COUNT, HEIGHT, WIDTH = 12, 46, 62
 NODE = "/video_source"
@@ -84,7 +84,7 @@ def whole(viewer, node, count=COUNT):
     assert node.wait() == 0, node.log
     wait_for(lambda: len(viewer.images) >= count and len(viewer.infos) >= count, "the last images")
     assert len(viewer.images) == count
-    return [image_codec.decode_rgb(message) for message in viewer.images]
+    return [image_read.decode_rgb(message) for message in viewer.images]
 
 
 def test_every_frame_arrives_to_the_pixel_and_the_node_ends(viewer, play, images):
@@ -112,7 +112,7 @@ def test_a_video_in_part_and_at_another_size(viewer, play, video):
     wait_for(lambda: len(viewer.images) == 6, "six images")
     expected = list(open_frames(video, start=3, end=9, size=(92, 124)))
     for message, wanted in zip(viewer.images, expected):
-        np.testing.assert_array_equal(image_codec.decode_rgb(message), wanted)
+        np.testing.assert_array_equal(image_read.decode_rgb(message), wanted)
     assert not viewer.infos
 
 
@@ -143,7 +143,7 @@ def test_a_loop_goes_on_until_it_is_told_to_stop(viewer, play, images):
         assert not successful
         assert text in reason.lower(), reason
     assert node.alive
-    np.testing.assert_array_equal(image_codec.decode_rgb(viewer.images[COUNT + 2]), frame(2))
+    np.testing.assert_array_equal(image_read.decode_rgb(viewer.images[COUNT + 2]), frame(2))
     stamps = [to_stamp(message.header.stamp) for message in viewer.images]
     assert stamps == sorted(set(stamps))
     wait_for(lambda: "of round " in node.log, "a line of progress")

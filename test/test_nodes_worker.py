@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from stremn_ros.nodes.worker import Worker
+from stremn_ros.stream.worker import Worker
 
 TIMEOUT = 60.0
 

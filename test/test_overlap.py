@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
 from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
-from stremn_ros.overlap import Overlap, depth, is_cut, overlaps
+from stremn_ros.imaging.overlap import Overlap, depth, is_cut, overlaps
 from stremn_ros.segmenter import Segmenter
 
 PART = 7

@@ -14,10 +14,10 @@ import pytest
 from shapes import TINY_MODEL, scene
 
 import stremn_ros
+from stremn_ros.imaging.video import VideoWriter, open_frames
+from stremn_ros.imaging.visualization import read_label_png, write_label_png
 from stremn_ros.predictor import Predictor
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.video import VideoWriter, open_frames
-from stremn_ros.visualization import read_label_png, write_label_png
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "cv2", "numpy", "PIL", "onnxruntime", "rclpy"}

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stremn_ros import pictures
 from stremn_ros.errors import InputError
-from stremn_ros.nodes import compressed_codec, image_codec
-from stremn_ros.video import open_frames, read_image, write_image
+from stremn_ros.imaging import pictures
+from stremn_ros.imaging.video import open_frames, read_image, write_image
+from stremn_ros.messages import compressed_read, image_read
 
 
 def drawn(height: int = 120, width: int = 160) -> np.ndarray:
@@ -30,7 +30,7 @@ def encoded(image: np.ndarray, kind: str = "JPEG", **options: object) -> bytes:
 
 
 def as_message(data: bytes) -> np.ndarray:
-    return compressed_codec.decode_rgb(SimpleNamespace(format="", data=data))
+    return compressed_read.decode_rgb(SimpleNamespace(format="", data=data))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM"])
@@ -111,10 +111,10 @@ def readings(tmp_path: Path, counts: np.ndarray) -> list[np.ndarray]:
     for suffix in (".png", ".tif", ".pgm"):
         cv2.imwrite(str(tmp_path / f"a{suffix}"), counts)
         found.append(read_image(tmp_path / f"a{suffix}"))
-    message = image_codec.encode(SimpleNamespace(), counts, "mono16")
-    found.append(image_codec.decode_rgb(message))
-    message = image_codec.encode(SimpleNamespace(), counts, "16UC1", big_endian=True)
-    found.append(image_codec.decode_rgb(message))
+    message = image_read.encode(SimpleNamespace(), counts, "mono16")
+    found.append(image_read.decode_rgb(message))
+    message = image_read.encode(SimpleNamespace(), counts, "16UC1", big_endian=True)
+    found.append(image_read.decode_rgb(message))
     found.append(as_message((tmp_path / "a.png").read_bytes()))
     return found
 

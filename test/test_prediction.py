@@ -25,15 +25,8 @@ from stremn_ros.evaluation.prediction import (
     model_method,
     optical_flow,
 )
-from stremn_ros.motion import FlowExtrapolation
-from stremn_ros.network.carrying import (
-    Carried,
-    Carrier,
-    Division,
-    track,
-    track_through,
-    transport,
-)
+from stremn_ros.imaging.motion import FlowExtrapolation
+from stremn_ros.network.carrying import Carried, Carrier, Division, track, track_through, transport
 from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork, correlate
 from stremn_ros.network.steering import Steer

@@ -18,8 +18,8 @@ from socket_guard import attempts, environment
 
 from stremn_ros import privacy
 from stremn_ros.doctor import NOTE, OK, PROBLEM, Probe, library_checks
-from stremn_ros.video import write_image
-from stremn_ros.visualization import write_label_png
+from stremn_ros.imaging.video import write_image
+from stremn_ros.imaging.visualization import write_label_png
 
 ROOT = Path(__file__).resolve().parent.parent
 # ONNX Runtime asks for its maker's host 9 seconds after its import
@@ -132,7 +132,7 @@ assert segmenter.runtime_name.startswith("onnxruntime"), segmenter.runtime_name
 NODE = """
 import sys, threading, time, rclpy
 from stremn_ros.nodes import segment_node
-from stremn_ros.nodes.peer import Peer
+from stremn_ros.client.peer import Peer
 from lifecycle_msgs.srv import ChangeState
 from lifecycle_msgs.msg import Transition
 sys.argv += ["--ros-args", "-p", "model:=" + sys.argv[1], "-p", "runtime:=onnxruntime"]
@@ -217,7 +217,7 @@ IMPORT = re.compile(
     re.MULTILINE,
 )
 PLACES = {
-    Path("stremn_ros/runtime/onnx_library.py"),
+    Path("stremn_ros/runtime/onnx/library.py"),
     Path("test/test_privacy.py"),  # with the switch left out on purpose, under guard
 }
 
@@ -279,7 +279,7 @@ def test_launch_files_and_makefile_set_the_switch() -> None:
 def test_who_imports_onnx_runtime_first_is_told() -> None:
     code = (
         "import logging, onnxruntime\nlogging.basicConfig()\n"
-        "from stremn_ros.runtime.onnx_library import import_onnxruntime\n"
+        "from stremn_ros.runtime.onnx.library import import_onnxruntime\n"
         "import_onnxruntime(); import_onnxruntime()"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

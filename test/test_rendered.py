@@ -42,13 +42,11 @@ from stremn_ros.data.rendered_scene import (
     quaternion,
     rotation_of,
 )
-from stremn_ros.data.rendered_scene import (
-    Path as Way,
-)
+from stremn_ros.data.rendered_scene import Path as Way
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError, RuntimeUnavailableError
-from stremn_ros.video import read_image, write_image
-from stremn_ros.visualization import read_label_png
+from stremn_ros.imaging.video import read_image, write_image
+from stremn_ros.imaging.visualization import read_label_png
 
 ROOT = Path(__file__).resolve().parent.parent
 CUBE = """# a cube of side 2 off the origin: quads, normals and indices from the end

@@ -14,15 +14,15 @@ import torch
 from conftest import TinyExport
 from shapes import TINY_MODEL, scene
 
+from stremn_ros.demo.run import demo_video
 from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
-from stremn_ros.nodes.demo import demo_video
-from stremn_ros.runtime import onnx_export
-from stremn_ros.runtime.models import load_network
-from stremn_ros.runtime.onnx_export import checked_files, entry_folder, export_onnx
-from stremn_ros.runtime.plan_graphs import stage_specs
+from stremn_ros.imaging.video import open_frames
+from stremn_ros.imaging.visualization import read_label_png
+from stremn_ros.model_folder import load_network
+from stremn_ros.runtime.onnx import export
+from stremn_ros.runtime.onnx.export import checked_files, entry_folder, export_onnx
+from stremn_ros.runtime.tensorrt.graphs import stage_specs
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.video import open_frames
-from stremn_ros.visualization import read_label_png
 
 if importlib.util.find_spec("onnxruntime") is None:
     pytest.skip("onnxruntime is not installed", allow_module_level=True)
@@ -32,9 +32,9 @@ CONFIG = Path(__file__).resolve().parents[1] / "config"
 @pytest.fixture(scope="module")
 def exported(tiny_export: TinyExport) -> Path:
     """A cache that holds the tiny model's export."""
-    assert set(tiny_export.differences) == set(onnx_export.STAGES)
+    assert set(tiny_export.differences) == set(export.STAGES)
     assert max(tiny_export.differences.values()) < 1e-4
-    assert len(tiny_export.said) == 2 * len(onnx_export.STAGES)
+    assert len(tiny_export.said) == 2 * len(export.STAGES)
     return tiny_export.cache
 
 
@@ -195,7 +195,7 @@ def test_a_failed_export_leaves_nothing_behind(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(onnx_export, "export_stage", fail)
+    monkeypatch.setattr(export, "export_stage", fail)
     with pytest.raises(OSError, match="No space"):
         export_onnx(TINY_MODEL)
     assert list(tmp_path.iterdir()) == []
@@ -205,7 +205,7 @@ def test_auto_build_exports_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """The exporter is replaced by one that copies, to count its calls without its minute."""
     monkeypatch.setenv("STREMN_CACHE", str(tmp_path))
     calls = []
-    monkeypatch.setattr("stremn_ros.runtime.stages.build_onnx", calls.append)
+    monkeypatch.setattr("stremn_ros.runtime.choose.build_onnx", calls.append)
     assert load("auto", auto_build=True).runtime_name == "torch (cpu)", "it made nothing"
     with pytest.raises(ModelError):
         load("onnxruntime", auto_build=True)

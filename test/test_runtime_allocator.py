@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from shapes import TINY_MODEL
 
-from stremn_ros.runtime.allocator import TUNABLES, VARIABLES
+from stremn_ros.runtime.device import TUNABLES, VARIABLES
 
 pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="only glibc has these settings"

@@ -13,14 +13,14 @@ import torch
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import RuntimeUnavailableError
+from stremn_ros.model_folder import load_network
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.network.encoders import FrozenNorm
 from stremn_ros.runtime import staging
-from stremn_ros.runtime.cuda_stages import CudaStages
-from stremn_ros.runtime.graphs import MOST, Graphed
-from stremn_ros.runtime.models import load_network
-from stremn_ros.runtime.precision import MixedNetwork, folded
-from stremn_ros.runtime.stages import make_stages
+from stremn_ros.runtime.choose import make_stages
+from stremn_ros.runtime.cuda.precision import MixedNetwork, folded
+from stremn_ros.runtime.cuda.recorded import MOST, Graphed
+from stremn_ros.runtime.cuda.stages import CudaStages
 from stremn_ros.runtime.staging import KERNEL, CpuStager, MappedStager, PinnedStager, make_stager
 from stremn_ros.segmenter import Segmenter
 

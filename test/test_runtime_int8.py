@@ -14,9 +14,11 @@ from conftest import TinyExport
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import InputError, ModelError
-from stremn_ros.runtime.models import load_network
-from stremn_ros.runtime.onnx_export import checked_files
-from stremn_ros.runtime.quantizing import (
+from stremn_ros.imaging.video import write_image
+from stremn_ros.imaging.visualization import write_label_png
+from stremn_ros.model_folder import load_network
+from stremn_ros.runtime.onnx.export import checked_files
+from stremn_ros.runtime.onnx.int8 import (
     BETWEEN,
     STAGES,
     RecordingStages,
@@ -26,8 +28,6 @@ from stremn_ros.runtime.quantizing import (
     worth_quantising,
 )
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.video import write_image
-from stremn_ros.visualization import write_label_png
 
 if importlib.util.find_spec("onnxruntime") is None:
     pytest.skip("onnxruntime is not installed", allow_module_level=True)

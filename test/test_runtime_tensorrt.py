@@ -16,12 +16,14 @@ import torch
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import ModelError, RuntimeUnavailableError
-from stremn_ros.runtime import builder, tensorrt_backend, tensorrt_stages
-from stremn_ros.runtime.cuda_stages import CudaStages
-from stremn_ros.runtime.models import load_network
-from stremn_ros.runtime.plan_graphs import stage_specs
-from stremn_ros.runtime.stages import make_stages
-from stremn_ros.runtime.tensorrt_stages import (
+from stremn_ros.model_folder import load_network
+from stremn_ros.runtime.build import builder
+from stremn_ros.runtime.choose import make_stages
+from stremn_ros.runtime.cuda.stages import CudaStages
+from stremn_ros.runtime.tensorrt import backend
+from stremn_ros.runtime.tensorrt import stages as tensorrt_stages
+from stremn_ros.runtime.tensorrt.graphs import stage_specs
+from stremn_ros.runtime.tensorrt.stages import (
     OBJECTS,
     PLANS,
     TensorRTStages,
@@ -159,7 +161,7 @@ def test_half_written_files_are_built_again(cache: Path, monkeypatch: pytest.Mon
 def test_a_file_that_is_no_onnx_is_an_error_in_words(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"not a model")
     with pytest.raises(RuntimeUnavailableError, match=r"cannot parse x\.onnx"):
-        tensorrt_backend.build_plan(trt, tmp_path / "x.onnx", {})
+        backend.build_plan(trt, tmp_path / "x.onnx", {})
 
 
 def test_a_process_that_fails_or_crashes_says_why() -> None:

@@ -15,11 +15,12 @@ import torch
 from shapes import TINY_MODEL
 
 from stremn_ros.errors import ModelError, RuntimeUnavailableError
+from stremn_ros.model_folder import load_network
 from stremn_ros.network import Decoded, Query
-from stremn_ros.runtime import builder, stages, trial
-from stremn_ros.runtime.cuda_stages import CudaStages
-from stremn_ros.runtime.models import load_network
-from stremn_ros.runtime.torch_stages import TorchStages
+from stremn_ros.runtime import choose, trial
+from stremn_ros.runtime.base import TorchStages
+from stremn_ros.runtime.build import process
+from stremn_ros.runtime.cuda.stages import CudaStages
 from stremn_ros.runtime.trial import MOST_DIFFERENT, Outcome, compare, outcomes
 
 CPU = torch.device("cpu")
@@ -147,9 +148,9 @@ def test_what_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     endless = tmp_path / "endless"
     endless.write_text("#!/bin/sh\nexec sleep 60\n")
     endless.chmod(0o755)
-    monkeypatch.setattr(builder.sys, "executable", str(endless))
+    monkeypatch.setattr(process.sys, "executable", str(endless))
     with pytest.raises(RuntimeUnavailableError, match=r"trial did not end within 0"):
-        builder.run(["trial"], "trial", lambda _: None, limit=0.3)
+        process.run(["trial"], "trial", lambda _: None, limit=0.3)
 
 
 def chosen(found: list[Outcome] | Exception, monkeypatch: pytest.MonkeyPatch) -> TorchStages:
@@ -158,9 +159,9 @@ def chosen(found: list[Outcome] | Exception, monkeypatch: pytest.MonkeyPatch) ->
             raise found
         return found
 
-    monkeypatch.setattr(stages, "outcomes", give)
+    monkeypatch.setattr(choose, "outcomes", give)
     network, _ = load_network(TINY_MODEL)
-    return stages._fastest_on_gpu(network, CPU, TINY_MODEL)  # type: ignore[return-value]
+    return choose._fastest_on_gpu(network, CPU, TINY_MODEL)  # type: ignore[return-value]
 
 
 def test_auto_takes_the_fastest_that_works(

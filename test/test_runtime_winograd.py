@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from stremn_ros.network.blocks import ResidualBlock
-from stremn_ros.runtime.cpu_graphs import _OnePlane, _WinogradBlock
-from stremn_ros.runtime.winograd import Winograd
+from stremn_ros.runtime.onnx.graphs import _OnePlane, _WinogradBlock
+from stremn_ros.runtime.onnx.winograd import Winograd
 
 
 @pytest.mark.parametrize("size", [(15, 27), (1, 1), (2, 3), (4, 5), (16, 16)])

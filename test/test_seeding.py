@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stremn_ros.demo.run import START_FRAME, demo_video
 from stremn_ros.errors import InputError
-from stremn_ros.nodes.demo import START_FRAME, demo_video
+from stremn_ros.imaging.seeding import DOUBTFUL, agreement, make_mask
+from stremn_ros.imaging.video import open_frames
+from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.resources import shared_file
-from stremn_ros.seeding import DOUBTFUL, agreement, make_mask
-from stremn_ros.video import open_frames
-from stremn_ros.visualization import read_label_png
 
 
 def scene(height=240, width=320, objects=(((160, 110), (48, 34)),), seed=0):

@@ -20,9 +20,9 @@ from stremn_ros.errors import (
     RuntimeUnavailableError,
     UnknownObjectError,
 )
+from stremn_ros.model_folder import load_network, read_config, save_model
 from stremn_ros.network import SegmentationNetwork
-from stremn_ros.runtime.models import load_network, read_config, save_model
-from stremn_ros.runtime.stages import choose_device
+from stremn_ros.runtime.choose import choose_device
 from stremn_ros.segmenter import ObjectState, Segmenter
 
 

@@ -10,9 +10,9 @@ from prediction_helpers import tiny_prediction_model
 from shapes import DISC, TINY_MODEL, iou, scene
 
 from stremn_ros.errors import InputError
+from stremn_ros.imaging.sizes import checked_size, fitted_size, size_is_possible, too_small
 from stremn_ros.predictor import Predictor
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.sizes import checked_size, fitted_size, size_is_possible, too_small
 
 
 def test_the_shorter_side_is_what_is_asked_for() -> None:

@@ -18,10 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shapes import DISC, SQUARE, TINY_MODEL, scene
 
+from stremn_ros import snapshot as module
 from stremn_ros.errors import CapacityError, InputError, ModelError
-from stremn_ros.memory import snapshot as module
-from stremn_ros.memory.snapshot import KEY, Snapshot
 from stremn_ros.segmenter import ObjectState, Segmenter
+from stremn_ros.snapshot import KEY, Snapshot
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from stremn_ros.data.mixture import Phase
 from stremn_ros.errors import InputError
 from stremn_ros.memory.rules import RULES
+from stremn_ros.model_folder import load_network
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.network.encoders import FrozenNorm, SameConv2d, conv_norm
-from stremn_ros.runtime.models import load_network
-from stremn_ros.runtime.torch_stages import TorchStages
+from stremn_ros.runtime.base import TorchStages
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.training import unroll as unroll_module
 from stremn_ros.training.curves import draw_curves, read_journal

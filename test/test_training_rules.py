@@ -11,8 +11,8 @@ from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import InputError, ModelError
 from stremn_ros.memory.rules import RULES
+from stremn_ros.model_folder import SCORER, WEIGHTS, load_network, save_model
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
-from stremn_ros.runtime.models import SCORER, WEIGHTS, load_network, save_model
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.training.losses import segmentation_loss
 from stremn_ros.training.segment import SegmentTraining, build_network, freeze

@@ -10,9 +10,20 @@ import sys
 from collections.abc import Sequence
 
 from stremn_ros import __version__
+from stremn_ros.cli import (
+    bench,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    predict,
+    seed,
+    segment,
+    sweep,
+    train,
+)
 from stremn_ros.errors import StremnError
-
-from . import bench, demo, doctor, evaluate, export, inspect, predict, seed, segment, sweep, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add(commands, common)
     if _exists("stremn_ros.training"):
         train.add(commands, common)
-    if _exists("stremn_ros.nodes.demo"):
+    if _exists("stremn_ros.demo.run"):
         demo.add(commands, common)
     seed.add(commands, common)
     doctor.add(commands, common)

@@ -6,11 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from stremn_ros.cli.options import add_model_options, check_writable, counted, load_segmenter, size
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
 from stremn_ros.runtime.table import RUNTIMES
-
-from .options import add_model_options, check_writable, counted, load_segmenter, size
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:

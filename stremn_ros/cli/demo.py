@@ -15,7 +15,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from stremn_ros.nodes.demo import main as demo
+    from stremn_ros.demo.run import main as demo
 
     run: Callable[[Sequence[str]], int | None] = demo
     return int(run(options.rest) or 0)

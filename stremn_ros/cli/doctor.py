@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from stremn_ros.cli.options import check_writable
 from stremn_ros.files import write_json
-
-from .options import check_writable
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -6,11 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from stremn_ros.cli import evaluate_prediction
+from stremn_ros.cli.options import add_model_options, check_writable, load_segmenter
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
-
-from . import evaluate_prediction
-from .options import add_model_options, check_writable, load_segmenter
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:

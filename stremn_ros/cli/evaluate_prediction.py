@@ -9,10 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stremn_ros.cli.options import check_writable
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
-
-from .options import check_writable
 
 if TYPE_CHECKING:
     from stremn_ros.evaluation.prediction import PredictionResult

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stremn_ros.cli.options import counted, first_mask, size
 from stremn_ros.errors import InputError
-
-from .options import counted, first_mask, size
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -52,7 +51,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from stremn_ros.runtime.models import find_model
+    from stremn_ros.model_folder import find_model
 
     folder = find_model(options.model)
     videos, masks = options.int8 or [], options.mask or []
@@ -67,8 +66,8 @@ def _run(options: argparse.Namespace) -> int:
         return _tensorrt(folder, options.size)
     if options.size is not None:
         raise InputError("--size is for tensorrt: an ONNX export works at every size")
-    from stremn_ros.runtime.builder import build_onnx
-    from stremn_ros.runtime.onnx_export import STAGES, checked_files, entry_folder
+    from stremn_ros.runtime.build.builder import build_onnx
+    from stremn_ros.runtime.onnx.export import STAGES, checked_files, entry_folder
 
     build_onnx(folder, _tell)
     checked_files(folder)
@@ -86,10 +85,10 @@ def _run(options: argparse.Namespace) -> int:
 def _int8(folder: Path, clips: list[tuple[str, str]], frames: int) -> None:
     import itertools
 
-    from stremn_ros.runtime.models import load_network
-    from stremn_ros.runtime.quantizing import RecordingStages, export_int8, int8_folder
+    from stremn_ros.imaging.video import WhatComes, open_frames
+    from stremn_ros.model_folder import load_network
+    from stremn_ros.runtime.onnx.int8 import RecordingStages, export_int8, int8_folder
     from stremn_ros.segmenter import Segmenter
-    from stremn_ros.video import WhatComes, open_frames
 
     # every update fuses or writes: as many samples of the memory's stages as there can be
     segmenter = Segmenter.load(str(folder), device="cpu", runtime="onnxruntime", update_every=1)
@@ -117,10 +116,10 @@ def _int8(folder: Path, clips: list[tuple[str, str]], frames: int) -> None:
 
 
 def _tensorrt(folder: Path, wanted: int | tuple[int, int] | None) -> int:
-    from stremn_ros.runtime.builder import build_tensorrt
-    from stremn_ros.runtime.models import read_config
-    from stremn_ros.runtime.tensorrt_stages import PLANS, plan_folder
-    from stremn_ros.sizes import fitted_size
+    from stremn_ros.imaging.sizes import fitted_size
+    from stremn_ros.model_folder import read_config
+    from stremn_ros.runtime.build.builder import build_tensorrt
+    from stremn_ros.runtime.tensorrt.stages import PLANS, plan_folder
 
     if wanted is None:
         wanted = read_config(folder).defaults.get("processing_size", 240)

@@ -6,9 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.files import write_json
-
-from .options import (
+from stremn_ros.cli.options import (
     add_model_options,
     check_writable,
     counted,
@@ -16,6 +14,7 @@ from .options import (
     load_segmenter,
     object_ids,
 )
+from stremn_ros.files import write_json
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -45,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from stremn_ros.evaluation.inspection import draw, record
-    from stremn_ros.video import WhatComes, open_frames
+    from stremn_ros.imaging.video import WhatComes, open_frames
 
     source = open_frames(options.video, options.start, options.end)
     mask = first_mask(options.mask, source)

@@ -89,8 +89,8 @@ def first_mask(path: str, source: Any) -> Any:
     Raises:
         InputError: no mask, one without an object, or one of another size than the frames.
     """
-    from stremn_ros.pictures import TURNS
-    from stremn_ros.visualization import read_label_png
+    from stremn_ros.imaging.pictures import TURNS
+    from stremn_ros.imaging.visualization import read_label_png
 
     mask = read_label_png(path)
     if not mask.any():

@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from stremn_ros.cli.options import size
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
-
-from .options import size
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -46,9 +45,9 @@ def _run(options: argparse.Namespace) -> int:
 
     from stremn_ros.evaluation.prediction import Scores, to_tensor
     from stremn_ros.evaluation.prediction_pictures import prediction_sheet
-    from stremn_ros.motion import FlowExtrapolation
+    from stremn_ros.imaging.motion import FlowExtrapolation
+    from stremn_ros.imaging.video import WhatComes, open_frames, write_image
     from stremn_ros.predictor import Predictor
-    from stremn_ros.video import WhatComes, open_frames, write_image
 
     observe, horizon = options.observe, options.horizon
     predictor = Predictor.load(

@@ -100,14 +100,14 @@ def _check(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> int:
     _check(options)
     try:
-        from stremn_ros.nodes.segment_client import SegmentClient, fit_mask
+        from stremn_ros.client.segment_client import SegmentClient, fit_mask
     except ImportError as error:
         raise StremnError(
             f"ROS 2 is not there for this ({error}): `make setup` and use .venv/bin/stremn, or "
             "source a ROS distribution and the workspace; `stremn doctor` says more"
         ) from None
-    from stremn_ros.nodes.frames import frame_size
-    from stremn_ros.visualization import read_label_png
+    from stremn_ros.imaging.visualization import read_label_png
+    from stremn_ros.messages.reading import frame_size
 
     labels = None if options.mask is None else read_label_png(options.mask)
     client = SegmentClient(

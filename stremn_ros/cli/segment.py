@@ -10,10 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.errors import StremnError
-from stremn_ros.files import write_json
-
-from .options import (
+from stremn_ros.cli.options import (
     add_model_options,
     counted,
     empty_folder,
@@ -21,6 +18,8 @@ from .options import (
     load_segmenter,
     object_ids,
 )
+from stremn_ros.errors import StremnError
+from stremn_ros.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +60,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from stremn_ros.video import WhatComes, open_frames, write_image
-    from stremn_ros.visualization import contact_sheet, overlay, write_label_png
+    from stremn_ros.imaging.video import WhatComes, open_frames, write_image
+    from stremn_ros.imaging.visualization import contact_sheet, overlay, write_label_png
 
     source = open_frames(options.video, options.start, options.end)
     mask = first_mask(options.mask, source)
@@ -142,7 +141,7 @@ class _Overlay:
     """The overlay video, as far as it can be written: the masks are what matters."""
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
-        from stremn_ros.video import VideoWriter
+        from stremn_ros.imaging.video import VideoWriter
 
         self.path, self.problem = path, ""
         self._size = size

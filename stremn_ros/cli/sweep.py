@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from stremn_ros.cli.options import add_model_options, check_writable
 from stremn_ros.errors import InputError
-
-from .options import add_model_options, check_writable
 
 RULES = "oldest,newest,least_similar,most_similar,first_and_previous,linear"
 

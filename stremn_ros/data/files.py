@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..errors import InputError
+from stremn_ros.errors import InputError
 
 log = logging.getLogger(__name__)
 

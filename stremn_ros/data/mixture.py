@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import InputError
-from .photos import PhotoClips
-from .videos import VideoClips
+from stremn_ros.data.photos import PhotoClips
+from stremn_ros.data.videos import VideoClips
+from stremn_ros.errors import InputError
 
 
 @dataclass(frozen=True)

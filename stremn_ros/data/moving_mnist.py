@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from stremn_ros.errors import InputError
 
 SIZE = 64
 DIGIT = 28

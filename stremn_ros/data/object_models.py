@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, StremnError
-from ..text_files import read_text
-from ..video import read_image, write_image
-from .files import BrokenFiles
+from stremn_ros.data.files import BrokenFiles
+from stremn_ros.errors import InputError, StremnError
+from stremn_ros.imaging.video import read_image, write_image
+from stremn_ros.text_files import read_text
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,21 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..listing import list_images
-from ..mask_reading import read_mask
-from ..video import read_image
-from .clip import Clip, affine, compact, motion_blur, paste, recolor, smooth_field, warp
-from .files import BrokenFiles
+from stremn_ros.data.clip import (
+    Clip,
+    affine,
+    compact,
+    motion_blur,
+    paste,
+    recolor,
+    smooth_field,
+    warp,
+)
+from stremn_ros.data.files import BrokenFiles
+from stremn_ros.errors import InputError
+from stremn_ros.imaging.listing import list_images
+from stremn_ros.imaging.mask_reading import read_mask
+from stremn_ros.imaging.video import read_image
 
 
 class PhotoClips:

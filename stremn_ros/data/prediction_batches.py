@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..motion import FlowExtrapolation, candidates
-from .moving_mnist import draw_paths, draw_sequences
-from .prediction_clips import FrameStore
+from stremn_ros.data.moving_mnist import draw_paths, draw_sequences
+from stremn_ros.data.prediction_clips import FrameStore
+from stremn_ros.imaging.motion import FlowExtrapolation, candidates
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..errors import InputError
-from ..listing import in_order, is_tools, list_images
-from ..text_files import read_lines
-from ..video import Frames, WhatComes, open_frames
+from stremn_ros.errors import InputError
+from stremn_ros.imaging.listing import in_order, is_tools, list_images
+from stremn_ros.imaging.video import Frames, WhatComes, open_frames
+from stremn_ros.text_files import read_lines
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..listing import list_images
-from ..text_files import read_lines
-from ..video import WhatComes, open_frames, read_image
-from .prediction_clips import VIDEO_SUFFIXES, JudgedClip
+from stremn_ros.data.prediction_clips import VIDEO_SUFFIXES, JudgedClip
+from stremn_ros.errors import InputError
+from stremn_ros.imaging.listing import list_images
+from stremn_ros.imaging.video import WhatComes, open_frames, read_image
+from stremn_ros.text_files import read_lines
 
 log = logging.getLogger(__name__)
 

@@ -24,14 +24,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..errors import InputError, RuntimeUnavailableError, StremnError
-from ..files import write_json
-from ..video import list_images, read_image, write_image
-from ..visualization import write_label_png
-from .clip import Clip
-from .files import BrokenFiles
-from .object_models import Mesh, find_object_models, read_mesh, shrunk
-from .rendered_scene import (
+from stremn_ros.data.clip import Clip
+from stremn_ros.data.files import BrokenFiles
+from stremn_ros.data.object_models import Mesh, find_object_models, read_mesh, shrunk
+from stremn_ros.data.rendered_scene import (
     FAR,
     SHARES,
     STEP,
@@ -47,6 +43,10 @@ from .rendered_scene import (
     quaternion,
     smooth,
 )
+from stremn_ros.errors import InputError, RuntimeUnavailableError, StremnError
+from stremn_ros.files import write_json
+from stremn_ros.imaging.video import list_images, read_image, write_image
+from stremn_ros.imaging.visualization import write_label_png
 
 log = logging.getLogger(__name__)
 

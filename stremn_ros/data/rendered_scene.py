@@ -15,8 +15,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from .object_models import Mesh, shrunk
+from stremn_ros.data.object_models import Mesh, shrunk
+from stremn_ros.errors import InputError
 
 Vector = NDArray[np.float64]
 Image = NDArray[np.uint8]

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..listing import list_folders, list_images
-from ..mask_reading import read_mask
-from ..video import read_image
-from .clip import Clip, affine, compact, large, recolor, twin, warp
-from .files import BrokenFiles
+from stremn_ros.data.clip import Clip, affine, compact, large, recolor, twin, warp
+from stremn_ros.data.files import BrokenFiles
+from stremn_ros.errors import InputError
+from stremn_ros.imaging.listing import list_folders, list_images
+from stremn_ros.imaging.mask_reading import read_mask
+from stremn_ros.imaging.video import read_image
 
 Images = list[NDArray[np.uint8]]
 Compose = Callable[[Generator, Images, Images], tuple[Images, Images]]

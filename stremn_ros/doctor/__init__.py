@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from . import library_checks, ros_checks
-from .probes import Probe, probe
-from .report import NOTE, OK, PROBLEM, Check, Report
+from stremn_ros.doctor import library_checks, ros_checks
+from stremn_ros.doctor.probes import Probe, probe
+from stremn_ros.doctor.report import NOTE, OK, PROBLEM, Check, Report
 
 __all__ = ["NOTE", "OK", "PROBLEM", "Check", "Probe", "Report", "examine", "probe"]
 

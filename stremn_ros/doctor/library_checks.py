@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import stremn_ros
+from stremn_ros.doctor.probes import DEFAULT_MODEL, Probe
+from stremn_ros.doctor.report import NOTE, OK, PROBLEM, Check
 from stremn_ros.privacy import SWITCHES
-
-from .probes import DEFAULT_MODEL, Probe
-from .report import NOTE, OK, PROBLEM, Check
 
 
 def check_python() -> Check:

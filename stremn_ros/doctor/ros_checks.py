@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from stremn_ros.doctor.probes import Probe
+from stremn_ros.doctor.report import NOTE, OK, PROBLEM, Check
 from stremn_ros.errors import InputError
 from stremn_ros.nodes.dds_profile import FAST_DDS_2, FAST_DDS_3, profile_environment
 from stremn_ros.resources import shared_file
-
-from .probes import Probe
-from .report import NOTE, OK, PROBLEM, Check
 
 # One VGA frame is 0.9 MB; a segment should hold several frames of a large camera
 SEGMENT_BYTES_WANTED = 8 << 20

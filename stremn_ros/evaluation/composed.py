@@ -16,12 +16,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ..data.clip import affine, paste, warp
-from ..listing import list_images
-from ..segmenter import ObjectState, Segmenter
-from ..video import read_image
-from ..visualization import read_label_png
-from .metrics import region_similarity
+from stremn_ros.data.clip import affine, paste, warp
+from stremn_ros.evaluation.metrics import region_similarity
+from stremn_ros.imaging.listing import list_images
+from stremn_ros.imaging.video import read_image
+from stremn_ros.imaging.visualization import read_label_png
+from stremn_ros.segmenter import ObjectState, Segmenter
 
 Frame = NDArray[np.uint8]
 Pair = tuple[Path, Path]  # an image and its mask

@@ -27,12 +27,12 @@ import numpy as np
 import stremn_ros
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.evaluation.metrics import Statistics, score_frame, statistics
-from stremn_ros.listing import list_folders, list_images
-from stremn_ros.mask_reading import VOID, has_void, read_mask
-from stremn_ros.pictures import stored_size
+from stremn_ros.imaging.listing import list_folders, list_images
+from stremn_ros.imaging.mask_reading import VOID, has_void, read_mask
+from stremn_ros.imaging.pictures import stored_size
+from stremn_ros.imaging.video import read_image, write_image
+from stremn_ros.imaging.visualization import contact_sheet, overlay, write_label_png
 from stremn_ros.text_files import read_lines, read_text
-from stremn_ros.video import read_image, write_image
-from stremn_ros.visualization import contact_sheet, overlay, write_label_png
 
 if TYPE_CHECKING:
     from stremn_ros.segmenter import Segmenter

@@ -12,9 +12,9 @@ import numpy as np
 
 from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.plotting import new_figure, save_figure
+from stremn_ros.imaging.visualization import overlay
 from stremn_ros.memory import NEW, ObjectMemory
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.visualization import overlay
 
 TILE = 220  # columns of a small picture
 MOST_TIMES = 2000  # frames of the attention that are drawn

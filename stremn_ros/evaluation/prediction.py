@@ -13,16 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import InputError
-from ..motion import FlowExtrapolation
-from ..predictor import forecast
-from ..runtime.models import find_model
-from ..runtime.prediction_models import load_prediction_network
-from ..runtime.stages import choose_device
-from ..video import write_image
-from .plotting import new_figure, save_figure
-from .prediction_metrics import Lpips, absolute_error, psnr, squared_error, ssim
-from .prediction_pictures import prediction_sheet
+from stremn_ros.errors import InputError
+from stremn_ros.evaluation.plotting import new_figure, save_figure
+from stremn_ros.evaluation.prediction_metrics import (
+    Lpips,
+    absolute_error,
+    psnr,
+    squared_error,
+    ssim,
+)
+from stremn_ros.evaluation.prediction_pictures import prediction_sheet
+from stremn_ros.imaging.motion import FlowExtrapolation
+from stremn_ros.imaging.video import write_image
+from stremn_ros.model_folder import find_model
+from stremn_ros.predictor import forecast
+from stremn_ros.runtime.choose import choose_device
+from stremn_ros.runtime.prediction_models import load_prediction_network
 
 Images = NDArray[np.uint8]
 # clips uint8 [N, T, H, W, C] and a horizon -> [N, horizon, C, H, W] in 0..1

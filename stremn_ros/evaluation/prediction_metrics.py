@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputError
+from stremn_ros.errors import InputError
 
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 UNIFORM_WINDOW = 7

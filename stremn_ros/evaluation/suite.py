@@ -17,16 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
-from ..mappings import build
-from ..text_files import read_text, read_yaml
-from ..video import write_image
-from ..visualization import contact_sheet
-from .composed import cutouts, follow_leaving, follow_twins
-from .davis import Davis, DavisSequence, evaluate_davis, look_at_all, open_davis
+from stremn_ros.errors import InputError
+from stremn_ros.evaluation.composed import cutouts, follow_leaving, follow_twins
+from stremn_ros.evaluation.davis import (
+    Davis,
+    DavisSequence,
+    evaluate_davis,
+    look_at_all,
+    open_davis,
+)
+from stremn_ros.imaging.video import write_image
+from stremn_ros.imaging.visualization import contact_sheet
+from stremn_ros.mappings import build
+from stremn_ros.text_files import read_text, read_yaml
 
 if TYPE_CHECKING:
-    from ..segmenter import Segmenter
+    from stremn_ros.segmenter import Segmenter
 
 DRAWS = 2000  # of the bootstrap
 BINS = 10  # of the reliability diagram

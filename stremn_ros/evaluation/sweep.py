@@ -17,7 +17,7 @@ from stremn_ros.evaluation.davis import Davis, evaluate_davis
 from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.files import write_json
 from stremn_ros.memory.rules import RULES
-from stremn_ros.runtime.models import WEIGHTS, find_model
+from stremn_ros.model_folder import WEIGHTS, find_model
 from stremn_ros.segmenter import Segmenter
 
 MUCH = 0.1  # change of J with the number of slots by which the paper's Table 10 picks objects

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from stremn_ros.errors import InputError
 
 
 def check_frame(frame: Any) -> None:

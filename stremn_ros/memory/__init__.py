@@ -10,13 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bank import MAX_SLOTS, MIN_SLOTS, NEW, SlotMemory, Update
-    from .fusion import FusionCell
-    from .growing import GrowingMemory
-    from .inspection import ObjectMemory, SlotContent, describe, slot_attention
-    from .rules import RULES, Rule
-    from .scorer import PairScorer
-    from .similarity import align, mutual_similarity, slot_similarity
+    from stremn_ros.memory.bank import MAX_SLOTS, MIN_SLOTS, NEW, SlotMemory, Update
+    from stremn_ros.memory.fusion import FusionCell
+    from stremn_ros.memory.growing import GrowingMemory
+    from stremn_ros.memory.inspection import ObjectMemory, SlotContent, describe, slot_attention
+    from stremn_ros.memory.rules import RULES, Rule
+    from stremn_ros.memory.scorer import PairScorer
+    from stremn_ros.memory.similarity import align, mutual_similarity, slot_similarity
 
 _WHERE = {
     "MAX_SLOTS": "bank",

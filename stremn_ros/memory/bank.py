@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import CapacityError, InputError, ModelError, UnknownObjectError
-from .rules import RULES, Table
-from .similarity import mutual_similarity
+from stremn_ros.errors import CapacityError, InputError, ModelError, UnknownObjectError
+from stremn_ros.memory.rules import RULES, Table
+from stremn_ros.memory.similarity import mutual_similarity
 
 MIN_SLOTS, MAX_SLOTS = 2, 16
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .similarity import align
+from stremn_ros.memory.similarity import align
 
 
 class FusionCell(nn.Module):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CapacityError, InputError
-from .bank import NEW, SlotMemory, Update
+from stremn_ros.errors import CapacityError, InputError
+from stremn_ros.memory.bank import NEW, SlotMemory, Update
 
 CHUNK = 16  # templates by which the buffers grow
 MAX_TEMPLATES = 2048  # 10,000 frames at one template every five

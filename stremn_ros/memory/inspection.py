@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .bank import NEW, SlotMemory, Update
-from .similarity import selective_terms
+from stremn_ros.memory.bank import NEW, SlotMemory, Update
+from stremn_ros.memory.similarity import selective_terms
 
 
 def slot_attention(

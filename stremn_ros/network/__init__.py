@@ -1,8 +1,14 @@
 """PyTorch modules of the networks: no state between frames, no ROS, no files but test models."""
 
-from .aggregation import aggregate_logits, object_probabilities
-from .config import SegmentationConfig
-from .segmentation import Decoded, Query, Seen, SegmentationNetwork, space_time_read
+from stremn_ros.network.aggregation import aggregate_logits, object_probabilities
+from stremn_ros.network.config import SegmentationConfig
+from stremn_ros.network.segmentation import (
+    Decoded,
+    Query,
+    Seen,
+    SegmentationNetwork,
+    space_time_read,
+)
 
 __all__ = [
     "Decoded",

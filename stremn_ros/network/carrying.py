@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .steering import REACH, SMALLEST_SPREAD, Steer
+from stremn_ros.network.steering import REACH, SMALLEST_SPREAD, Steer
 
 SHARPNESS = 30.0  # of the soft maximum over displacements
 OVERLAP_IS_RARE = 2.0  # taken from the logit of "in all layers"

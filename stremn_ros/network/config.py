@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import ModelError
-from ..mappings import build
+from stremn_ros.errors import ModelError
+from stremn_ros.mappings import build
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SegmentationConfig:
     sensory_channels: int = 0
 
     def __post_init__(self) -> None:
-        from .encoders import ENCODERS
+        from stremn_ros.network.encoders import ENCODERS
 
         for name, allowed in (
             ("encoder", tuple(ENCODERS)),

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ModelError
-from ..mappings import build
+from stremn_ros.errors import ModelError
+from stremn_ros.mappings import build
 
 
 @dataclass(frozen=True)

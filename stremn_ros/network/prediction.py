@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ModelError
-from ..mappings import build
-from ..memory.fusion import FusionCell
-from .carrying import Carried, Carrier, Division
+from stremn_ros.errors import ModelError
+from stremn_ros.mappings import build
+from stremn_ros.memory.fusion import FusionCell
+from stremn_ros.network.carrying import Carried, Carrier, Division
 
 STACK = 3  # frames that the encoder sees at once
 STRIDE = 8

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..memory.fusion import FusionCell
-from ..memory.scorer import PairScorer
-from ..memory.similarity import selective_terms
-from .blocks import PresenceHead, QualityHead, Refine, ResidualBlock
-from .config import SegmentationConfig
-from .encoders import ENCODERS
-from .mask_encoder import MaskEncoder
-from .place import PreviousMask, SensoryMemory, zero_conv
+from stremn_ros.memory.fusion import FusionCell
+from stremn_ros.memory.scorer import PairScorer
+from stremn_ros.memory.similarity import selective_terms
+from stremn_ros.network.blocks import PresenceHead, QualityHead, Refine, ResidualBlock
+from stremn_ros.network.config import SegmentationConfig
+from stremn_ros.network.encoders import ENCODERS
+from stremn_ros.network.mask_encoder import MaskEncoder
+from stremn_ros.network.place import PreviousMask, SensoryMemory, zero_conv
 
 
 class Query(NamedTuple):

@@ -21,7 +21,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-from stremn_ros.nodes.limited_log import Log
+from stremn_ros.stream.limited_log import Log
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks

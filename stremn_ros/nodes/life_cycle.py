@@ -31,7 +31,7 @@ from rclpy.parameter import Parameter
 from stremn_ros.errors import StremnError
 from stremn_ros.nodes import entry, parameters
 from stremn_ros.nodes.entry import StopSignals, init
-from stremn_ros.nodes.report import ERROR, OK, WARN, Report, with_reason
+from stremn_ros.stream.diagnosis import ERROR, OK, WARN, Report, with_reason
 
 # One for each callback group of the node that can hold a thread: the diagnostics, and the default
 # group of transitions and parameters; one more keeps the executor itself responsive.

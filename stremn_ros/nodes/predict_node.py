@@ -18,13 +18,14 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from stremn_interfaces.msg import PredictionError
-from stremn_ros.nodes import image_codec, life_cycle, parameters
-from stremn_ros.nodes.frames import NANOSECONDS
+from stremn_ros.messages import image_read
+from stremn_ros.messages.reading import NANOSECONDS
+from stremn_ros.nodes import life_cycle, parameters
 from stremn_ros.nodes.image_input import ImageInput, no_time_yet
-from stremn_ros.nodes.limited_log import LimitedLog
-from stremn_ros.nodes.predict_core import PredictCore, Predicted, PredictSettings
-from stremn_ros.nodes.report import Report
 from stremn_ros.predictor import Predictor
+from stremn_ros.stream.diagnosis import Report
+from stremn_ros.stream.limited_log import LimitedLog
+from stremn_ros.stream.predict_core import PredictCore, Predicted, PredictSettings
 
 # the newest prediction is the one that counts, so nothing is queued for slow subscribers
 RESULTS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -126,7 +127,7 @@ class Predictions:
             image = Image()
             image.header.frame_id = source.frame_id
             image.header.stamp = _time(predicted.stamp)
-            self._image_pub.publish(image_codec.encode(image, predicted.image, "rgb8"))
+            self._image_pub.publish(image_read.encode(image, predicted.image, "rgb8"))
         if predicted.error is not None and predicted.change is not None:
             self._error_pub.publish(
                 PredictionError(

@@ -11,9 +11,9 @@ from typing import Any
 
 from stremn_ros.nodes import camera, life_cycle, parameters
 from stremn_ros.nodes.camera import Camera
-from stremn_ros.nodes.settings import Settings
-from stremn_ros.nodes.worker import Worker
 from stremn_ros.segmenter import Segmenter
+from stremn_ros.stream.settings import Settings
+from stremn_ros.stream.worker import Worker
 
 
 class SegmentNode(life_cycle.NetworkNode):

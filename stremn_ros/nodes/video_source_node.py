@@ -24,8 +24,9 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
 from stremn_ros.errors import InputError
-from stremn_ros.nodes import entry, image_codec, parameters
-from stremn_ros.video import VideoCutShortError, open_frames
+from stremn_ros.imaging.video import VideoCutShortError, open_frames
+from stremn_ros.messages import image_read
+from stremn_ros.nodes import entry, parameters
 
 PROGRESS_PERIOD = 2.0  # seconds between two lines of progress
 # Images that a reliable publisher keeps for subscribers that lag: at 30 Hz a third of a second.
@@ -109,10 +110,10 @@ class VideoSource(Node):
         size = [max(1, round(side * factor)) for side in (rows, columns)]
         if self._values["encoding"] not in ("rgb8", "bgr8", "rgba8", "bgra8"):
             size = [max(2, side - side % 2) for side in size]  # cells of two pixels
-        if max(size) > image_codec.MAX_SIDE:
+        if max(size) > image_read.MAX_SIDE:
             raise InputError(
                 f"scale and width make images of {size[1]} x {size[0]} pixels: at most "
-                f"{image_codec.MAX_SIDE} a side"
+                f"{image_read.MAX_SIDE} a side"
             )
         return size[0], size[1]
 
@@ -171,7 +172,7 @@ class VideoSource(Node):
         message = Image()
         message.header.stamp = self.get_clock().now().to_msg()
         message.header.frame_id = self._values["frame_id"]
-        image_codec.encode(message, self._next, self._values["encoding"])
+        image_read.encode(message, self._next, self._values["encoding"])
         self._images.publish(message)
         if self._infos is not None:
             info = CameraInfo(header=message.header)

@@ -1,1 +1,1 @@
-"""Runs a network on PyTorch, ONNX Runtime or TensorRT; model files."""
+"""Runs a network's stages on PyTorch, ONNX Runtime, CUDA graphs or TensorRT."""

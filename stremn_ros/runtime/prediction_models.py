@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 
-from ..errors import ModelError
-from ..network.conv_lstm import ConvLstm, ConvLstmConfig
-from ..network.prediction import PredictionConfig, PredictionNetwork
-from .models import (
+from stremn_ros.errors import ModelError
+from stremn_ros.model_folder import (
     CONFIG,
     WEIGHTS,
     assign_weights,
@@ -23,6 +21,8 @@ from .models import (
     without_numbers,
     write_model,
 )
+from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
+from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork
 
 TASK = "prediction"
 Network = PredictionNetwork | ConvLstm

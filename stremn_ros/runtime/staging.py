@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import RuntimeUnavailableError
-from ..sizes import resize
+from stremn_ros.errors import RuntimeUnavailableError
+from stremn_ros.imaging.sizes import resize
 
 log = logging.getLogger(__name__)
 

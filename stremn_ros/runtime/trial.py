@@ -15,21 +15,26 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import ModelError, RuntimeUnavailableError
-from .builder import run
-from .cache import KEY, checked_entry, keyed_folder, new_entry, one_builder, sha256, write_key
-from .models import CONFIG, WEIGHTS, load_network
-from .plan_graphs import masks_of
-from .tensorrt_stages import gpu_key, plan_folder, plan_sizes
-
-if TYPE_CHECKING:
-    from .stages import Stages
+from stremn_ros.errors import ModelError, RuntimeUnavailableError
+from stremn_ros.files import sha256
+from stremn_ros.model_folder import CONFIG, WEIGHTS
+from stremn_ros.runtime.base import TorchStages
+from stremn_ros.runtime.build.cache import (
+    KEY,
+    checked_entry,
+    keyed_folder,
+    new_entry,
+    one_builder,
+    write_key,
+)
+from stremn_ros.runtime.build.process import run
+from stremn_ros.runtime.tensorrt.graphs import masks_of
+from stremn_ros.runtime.tensorrt.stages import gpu_key, plan_folder, plan_sizes
 
 log = logging.getLogger(__name__)
 
@@ -123,26 +128,10 @@ def _tried(runtime: str, model: Path, device: torch.device, size: tuple[int, int
             return Outcome(runtime, size, error=str(error))
 
 
-# ---------------------------------------------------------------- in the process of the trial
-
-
-def try_runtime(runtime: str, model: Path, device: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Tries a runtime here and now; returns its outcome's fields.
-
-    Raises:
-        StremnError, RuntimeError: it does not work, and whatever else PyTorch raises.
-    """
-    from .stages import make_stages
-
-    plain, stages = (
-        make_stages(load_network(model)[0], name, device, model) for name in ("torch", runtime)
-    )
-    stages.prepare(size)
-    return asdict(compare(runtime, plain, stages, size))
-
-
 @torch.inference_mode()
-def compare(runtime: str, plain: Stages, stages: Stages, size: tuple[int, int]) -> Outcome:
+def compare(
+    runtime: str, plain: TorchStages, stages: TorchStages, size: tuple[int, int]
+) -> Outcome:
     """Stages against those of plain PyTorch: what they give for the same, and what they take.
 
     Args:
@@ -166,7 +155,7 @@ def compare(runtime: str, plain: Stages, stages: Stages, size: tuple[int, int]) 
 class _Frame:
     """Made-up inputs of all stages, as they come in a frame with one object; always the same."""
 
-    def __init__(self, plain: Stages, size: tuple[int, int]) -> None:
+    def __init__(self, plain: TorchStages, size: tuple[int, int]) -> None:
         generator = torch.Generator().manual_seed(0)
         config, (h, w) = plain.config, (size[0] // 16, size[1] // 16)
 
@@ -185,7 +174,7 @@ class _Frame:
         self.query = plain.encode_query(self.image)
         self.read = plain.read(self.query.key, self.keys, self.values, None).clone()
 
-    def stage_by_stage(self, stages: Stages) -> list[Tensor]:
+    def stage_by_stage(self, stages: TorchStages) -> list[Tensor]:
         """Each stage's outputs for the same inputs, whatever the stage before it gave."""
         query = [part.clone() for part in stages.encode_query(self.image)]
         read = stages.read(self.query.key, self.keys, self.values, None).clone()
@@ -195,7 +184,7 @@ class _Frame:
         made = [part.clone() for part in stages.project(self.other, self.query.key)]
         return [*query, read, *masks, template, *made, stages.fuse(self.other, -self.other).clone()]
 
-    def whole(self, stages: Stages) -> None:
+    def whole(self, stages: TorchStages) -> None:
         """A frame and the update of the memory with it."""
         query = stages.encode_query(self.image)
         read = stages.read(query.key, self.keys, self.values, None)

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from ..runtime import stages
-from .checkpoint import load_checkpoint, save_checkpoint
-from .curves import Curves, draw_curves
-from .workers import Workers
+from stremn_ros.runtime import choose
+from stremn_ros.training.checkpoint import load_checkpoint, save_checkpoint
+from stremn_ros.training.curves import Curves, draw_curves
+from stremn_ros.training.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def choose_device(settings: Settings) -> str:
     """The device that ``auto`` stands for; sets the number of threads."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    return str(stages.choose_device(settings.device))
+    return str(choose.choose_device(settings.device))
 
 
 def rate_factor(settings: Settings, iteration: int, total: int) -> float:

@@ -18,26 +18,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.moving_mnist import SIZE, TRAIN_NAMES, draw_sequences, find_digits
-from ..data.prediction_batches import PredictBatch, PredictBatches, PredictPhase
-from ..data.prediction_clips import FrameStore, find_videos
-from ..errors import InputError
-from ..mappings import build
-from ..memory.rules import RULES
-from ..network.conv_lstm import ConvLstm
-from ..network.prediction import Decoded, PredictionNetwork
-from ..runtime.models import WEIGHTS, find_model, read_weights
-from ..runtime.prediction_models import (
+from stremn_ros.data.moving_mnist import SIZE, TRAIN_NAMES, draw_sequences, find_digits
+from stremn_ros.data.prediction_batches import PredictBatch, PredictBatches, PredictPhase
+from stremn_ros.data.prediction_clips import FrameStore, find_videos
+from stremn_ros.errors import InputError
+from stremn_ros.mappings import build
+from stremn_ros.memory.rules import RULES
+from stremn_ros.model_folder import WEIGHTS, find_model, read_weights
+from stremn_ros.network.conv_lstm import ConvLstm
+from stremn_ros.network.prediction import Decoded, PredictionNetwork
+from stremn_ros.runtime.prediction_models import (
     Network,
     build_prediction_network,
     save_prediction_model,
 )
-from ..text_files import read_yaml
-from .curves import Curves
-from .loop import Task, choose_device, run_loop
-from .prediction_losses import PredictionLoss
-from .unroll_prediction import unroll_prediction
-from .workers import Workers
+from stremn_ros.text_files import read_yaml
+from stremn_ros.training.curves import Curves
+from stremn_ros.training.loop import Task, choose_device, run_loop
+from stremn_ros.training.prediction_losses import PredictionLoss
+from stremn_ros.training.unroll_prediction import unroll_prediction
+from stremn_ros.training.workers import Workers
 
 log = logging.getLogger(__name__)
 

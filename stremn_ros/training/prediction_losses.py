@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..network.carrying import Carried, track
+from stremn_ros.network.carrying import Carried, track
 
 
 @dataclass(frozen=True)

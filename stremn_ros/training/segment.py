@@ -21,21 +21,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.mixture import Mixture, Phase
-from ..data.photos import PhotoClips
-from ..data.videos import VideoClips
-from ..errors import InputError
-from ..mappings import build
-from ..memory.rules import RULES
-from ..network import SegmentationConfig, SegmentationNetwork
-from ..network.encoders import ENCODERS
-from ..runtime.models import SCORER_PREFIX, save_model
-from ..text_files import read_yaml
-from .curves import SEGMENTATION
-from .loop import Task, choose_device, run_loop
-from .losses import known_labels, mean_iou, presence_loss, quality_loss, segmentation_loss
-from .unroll import unroll
-from .workers import Workers
+from stremn_ros.data.mixture import Mixture, Phase
+from stremn_ros.data.photos import PhotoClips
+from stremn_ros.data.videos import VideoClips
+from stremn_ros.errors import InputError
+from stremn_ros.mappings import build
+from stremn_ros.memory.rules import RULES
+from stremn_ros.model_folder import SCORER_PREFIX, save_model
+from stremn_ros.network import SegmentationConfig, SegmentationNetwork
+from stremn_ros.network.encoders import ENCODERS
+from stremn_ros.text_files import read_yaml
+from stremn_ros.training.curves import SEGMENTATION
+from stremn_ros.training.loop import Task, choose_device, run_loop
+from stremn_ros.training.losses import (
+    known_labels,
+    mean_iou,
+    presence_loss,
+    quality_loss,
+    segmentation_loss,
+)
+from stremn_ros.training.unroll import unroll
+from stremn_ros.training.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +159,7 @@ def build_network(config: SegmentTraining) -> SegmentationNetwork:
     if RULES[config.update_rule].scored:
         network.add_pair_scorer()
     if config.start:
-        from ..runtime.models import find_model, load_network
+        from stremn_ros.model_folder import find_model, load_network
 
         started, _ = load_network(find_model(config.start))
         if network.pair_scorer is None:
@@ -286,8 +292,8 @@ class SegmentTask(Task):
 
 def validate(config: SegmentTraining, model: Path, ema: dict[str, Tensor]) -> float:
     """J&F in percent of the averaged weights on the excluded sequences."""
-    from ..evaluation.davis import evaluate_davis, open_davis
-    from ..segmenter import Segmenter
+    from stremn_ros.evaluation.davis import evaluate_davis, open_davis
+    from stremn_ros.segmenter import Segmenter
 
     if not (config.videos and config.exclude):
         raise InputError("validate_every needs videos and the sequences to exclude")

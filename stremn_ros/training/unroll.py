@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..memory.rules import Rule
-from ..memory.similarity import slot_similarity
-from ..network import SegmentationNetwork, aggregate_logits, space_time_read
-from ..network.prediction import PredictionNetwork
+from stremn_ros.memory.rules import Rule
+from stremn_ros.memory.similarity import slot_similarity
+from stremn_ros.network import SegmentationNetwork, aggregate_logits, space_time_read
+from stremn_ros.network.prediction import PredictionNetwork
 
 ABSENT = -20.0  # logit of an object that is not known yet
 

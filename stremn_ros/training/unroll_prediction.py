@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..memory.rules import RULES
-from ..network.conv_lstm import ConvLstm
-from ..network.prediction import STACK, Decoded, Encoding, PredictionNetwork
-from .unroll import ClipMemory
+from stremn_ros.memory.rules import RULES
+from stremn_ros.network.conv_lstm import ConvLstm
+from stremn_ros.network.prediction import STACK, Decoded, Encoding, PredictionNetwork
+from stremn_ros.training.unroll import ClipMemory
 
 
 def unroll_prediction(

@@ -41,8 +41,9 @@ from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
 from stremn_ros.errors import InputError
-from stremn_ros.nodes import image_codec, snapshots
+from stremn_ros.messages import image_read
 from stremn_ros.segmenter import Segmenter
+from stremn_ros.stream import autosave
 
 SIZE = (120, 160)
 BURST = 25  # inputs between two whole images
@@ -109,7 +110,7 @@ class Maker:
                 message.data = self.numpy.bytes(self.random.randint(0, 300))
             elif what == 6 and message.encoding == "32FC1":
                 bad = np.full((4, 4), self.random.choice((math.nan, math.inf, -7.0, 1e9)))
-                image_codec.encode(message, bad.astype(np.float32), "32FC1")
+                image_read.encode(message, bad.astype(np.float32), "32FC1")
             else:
                 message.width, message.height = message.width | 1, message.height | 1
         return message
@@ -117,10 +118,10 @@ class Maker:
     def image(self):
         """An Image that no picture can be read from."""
         while True:
-            kind = self.random.choice(image_codec.ENCODINGS)
+            kind = self.random.choice(image_read.ENCODINGS)
             message = self.spoil(self.whole(kind))
             try:
-                image_codec.decode_rgb(message)
+                image_read.decode_rgb(message)
             except InputError:
                 return kind, message
 
@@ -137,7 +138,7 @@ class Maker:
                 kind = np.uint16 if encoding == "16UC1" else np.uint8
                 message = image_message(labels.astype(kind), 0, encoding)
             try:
-                labels = image_codec.decode_labels(message)
+                labels = image_read.decode_labels(message)
             except InputError:
                 return message
             if labels.shape != SIZE or not labels.any() or len(np.unique(labels)) > 3:
@@ -177,7 +178,7 @@ class Maker:
                 path = self.random.choice(
                     (self.text(), "../" + self.text(), "/" + self.text(), "a/b", "~", "x" * 9999)
                 )
-                if not snapshots.NAME.fullmatch(path) and path:
+                if not autosave.NAME.fullmatch(path) and path:
                     return what, kind, kind.Request(path=path)
         if what == "set_parameters":
             name, value = self.random.choice(

@@ -11,9 +11,9 @@ from rclpy.parameter import Parameter
 from ros_helpers import image_message, own_node, wait_for
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
-from stremn_ros.nodes.report import ERROR
-from stremn_ros.nodes.segment_core import SegmentCore
 from stremn_ros.segmenter import Segmenter
+from stremn_ros.stream.diagnosis import ERROR
+from stremn_ros.stream.segment_core import SegmentCore
 
 STAGES = ("encode_query", "encode_memory", "project", "fuse", "read", "decode")
 ERRORS = {

@@ -7,7 +7,7 @@ import torch
 from storm import SERVICES, Maker, Storm
 
 from stremn_ros.errors import InputError
-from stremn_ros.nodes import image_codec
+from stremn_ros.messages import image_read
 
 INPUTS = 300
 
@@ -26,8 +26,8 @@ def test_the_inputs_are_bad_and_of_every_kind():
         kind, message = make.image()
         encodings.add(kind)
         with pytest.raises(InputError):
-            image_codec.decode_rgb(message)
-    assert encodings == set(image_codec.ENCODINGS)
+            image_read.decode_rgb(message)
+    assert encodings == set(image_read.ENCODINGS)
     assert {make.call()[0] for _ in range(300)} == set(SERVICES)
 
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.runtime.cache import KEY, cache_folder, sha256
-from stremn_ros.runtime.models import WEIGHTS, model_folders
-
-from . import describe
+from stremn_ros.doctor.probes import describe
+from stremn_ros.files import sha256
+from stremn_ros.model_folder import WEIGHTS, model_folders
+from stremn_ros.runtime.build.cache import KEY, cache_folder
 
 
 def values() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from . import describe
+from stremn_ros.doctor.probes import describe
 
 NAMES = (
     "sensor_msgs.msg",

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.runtime.models import CONFIG, WEIGHTS, load_network, model_folders
+from stremn_ros.doctor.probes import describe
+from stremn_ros.model_folder import CONFIG, WEIGHTS, load_network, model_folders
 from stremn_ros.runtime.prediction_models import TASK, load_prediction_network
 from stremn_ros.text_files import read_yaml
-
-from . import describe
 
 
 def values() -> dict[str, Any]:

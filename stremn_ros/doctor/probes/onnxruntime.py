@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from stremn_ros.doctor.probes import describe
 from stremn_ros.privacy import SWITCHES
-from stremn_ros.runtime.onnx_library import import_onnxruntime
-
-from . import describe
+from stremn_ros.runtime.onnx.library import import_onnxruntime
 
 
 def values() -> dict[str, Any]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from stremn_ros.doctor.probes import DEFAULT_MODEL
 from stremn_ros.runtime.table import RUNTIMES
 from stremn_ros.segmenter import Segmenter
-
-from . import DEFAULT_MODEL
 
 
 class _Keep(logging.Handler):

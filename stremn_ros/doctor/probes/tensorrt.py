@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stremn_ros.runtime.tensorrt_backend import find_tensorrt, is_rtx
+from stremn_ros.runtime.tensorrt.backend import find_tensorrt, is_rtx
 
 
 def values() -> dict[str, Any]:

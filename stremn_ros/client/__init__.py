@@ -1,0 +1,1 @@
+"""Talks to nodes that run: their services, topics and processes; imports rclpy."""

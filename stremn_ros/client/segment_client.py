@@ -1,0 +1,216 @@
+"""A running segmentation node, for programs that use it: `stremn seed`, the demo, your own.
+
+client = SegmentClient("/stremn")
+answer = client.seed_object(name="cup", box=(210, 120, 90, 110))
+print(answer.success, answer.message)
+client.close()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point32, Polygon
+from numpy.typing import NDArray
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
+from std_srvs.srv import SetBool, Trigger
+
+from stremn_interfaces.srv import RemoveObject, SeedMask, SeedObject
+from stremn_ros.client.peer import Peer, check_name, wait_for
+from stremn_ros.errors import InputError, StremnError
+from stremn_ros.messages import image_read
+from stremn_ros.messages.reading import frame_size
+from stremn_ros.nodes.image_input import offered_reliability
+
+Point = Sequence[float]
+
+# Sides of a mask and of the images may differ by this share of their ratio, for rounding.
+ASPECT_TOLERANCE = 0.01
+
+
+def fit_mask(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A label mask [H, W] at the images' size (rows, columns).
+
+    Raises:
+        InputError: it is of another shape, so that it cannot be of these images.
+    """
+    rows, columns = labels.shape
+    if (rows, columns) == size:
+        return labels
+    if abs(columns * size[0] - rows * size[1]) > ASPECT_TOLERANCE * rows * size[1]:
+        raise InputError(
+            f"the mask is {columns} x {rows} pixels and the images are {size[1]} x {size[0]}: they "
+            "are of another shape; draw the mask on one of the images"
+        )
+    fitted = cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(fitted, np.uint8)
+
+
+class SegmentClient(Peer):
+    """Calls the services of a segmentation node, or of one of its cameras.
+
+    Each call returns the service's response, with `success` and `message`.
+
+    Args:
+        node: its full name. camera: of a node with several; empty for one with one.
+        name: of this client's own node. timeout: seconds that a call may take.
+
+    Raises:
+        InputError: what cannot be such a name. StremnError: ROS cannot be started here. Each call:
+        the node does not answer in time.
+    """
+
+    def __init__(
+        self,
+        node: str = "/stremn",
+        camera: str = "",
+        name: str = "stremn_client",
+        timeout: float = 60.0,
+    ) -> None:
+        self.target = "/" + node.strip("/")
+        check_name(self.target, "a node")
+        if camera:
+            check_name(camera, "a camera")
+        super().__init__(name)
+        self._private = f"{self.target}/{camera}" if camera else self.target
+        self._timeout = timeout
+
+    def connect(self) -> str:
+        """Makes sure that the node is there and hears this client; its lifecycle state."""
+        try:
+            return self.state(self.target, self._timeout)
+        except StremnError:
+            raise StremnError(
+                f"no node {self.target} answers within {self._timeout:g} s: see `ros2 node list` "
+                "for its name, and give both sides the same ROS_DOMAIN_ID"
+            ) from None
+
+    def seed_mask(
+        self,
+        labels: NDArray[np.uint8],
+        names: Sequence[str] = (),
+        *,
+        stamp: Time | None = None,
+        replace: bool = False,
+        strict: bool = False,
+        on_overlap: int = SeedMask.Request.SEED_AGAIN,
+    ) -> Any:
+        """Seeds the objects of a label mask, uint8 [H, W] of the images' size.
+
+        stamp: of the image that the mask is of; None for the newest. The rest: see SeedMask.srv.
+        """
+        request = SeedMask.Request(
+            names=list(names), replace=replace, strict=strict, on_overlap=on_overlap
+        )
+        if stamp is not None:
+            request.mask.header.stamp = stamp
+        image_read.encode(request.mask, labels, "mono8")
+        return self._call(SeedMask, "seed_mask", request)
+
+    def seed_object(
+        self,
+        name: str = "",
+        object_id: int = 0,
+        *,
+        box: tuple[int, int, int, int] | None = None,
+        polygon: Sequence[Point] = (),
+        inside: Sequence[Point] = (),
+        outside: Sequence[Point] = (),
+        stamp: Time | None = None,
+        strict: bool = False,
+        on_overlap: int = SeedObject.Request.SEED_AGAIN,
+        return_mask: bool = False,
+    ) -> Any:
+        """Seeds one object from hints in pixels of the image; see SeedObject.srv.
+
+        object_id: 0 takes a free one. box: (x, y, width, height).
+        """
+
+        def points(given: Sequence[Point]) -> list[Point32]:
+            return [Point32(x=float(x), y=float(y)) for x, y in given]
+
+        request = SeedObject.Request(
+            id=object_id,
+            name=name,
+            polygon=Polygon(points=points(polygon)),
+            points_inside=points(inside),
+            points_outside=points(outside),
+            strict=strict,
+            on_overlap=on_overlap,
+            return_mask=return_mask,
+        )
+        if box is not None:
+            x, y, width, height = box
+            request.box = RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
+        if stamp is not None:
+            request.stamp = stamp
+        return self._call(SeedObject, "seed_object", request)
+
+    def remove(self, object_id: int) -> Any:
+        """Stops following an object."""
+        return self._call(RemoveObject, "remove_object", RemoveObject.Request(id=object_id))
+
+    def reset(self) -> Any:
+        """Forgets all objects."""
+        return self._call(Trigger, "reset", Trigger.Request())
+
+    def enable(self, on: bool) -> Any:
+        """Pauses, and goes on."""
+        return self._call(SetBool, "enable", SetBool.Request(data=on))
+
+    def image_size(self, timeout: float) -> tuple[int, int] | None:
+        """(rows, columns) of the images that the node segments; None where none comes in time."""
+        masks: list[Image] = []
+        # kept to the end: rclpy does not bear that one is destroyed while another thread spins
+        self.node.create_subscription(
+            Image, f"{self._private}/mask", lambda mask: None if masks else masks.append(mask), 1
+        )
+        try:
+            wait_for(lambda: masks, "a mask", timeout)
+        except StremnError:
+            return None
+        return frame_size(masks[0])
+
+    def first_image(self, topic: str, timeout: float) -> Any:
+        """The first image that comes on a topic from now on: an Image or a CompressedImage.
+
+        It is asked for as its publishers offer it, reliably or not.
+
+        Raises:
+            InputError: that is no name of a topic. StremnError: none comes in time.
+        """
+        check_name(topic, "a topic")
+        topic = self.node.resolve_topic_name(topic)
+        images: list[Any] = []
+        what = f"a publisher of {topic}"
+        wait_for(lambda: offered_reliability(self.node, topic) is not None, what, timeout)
+        kinds = [kind for name, kind in self.node.get_topic_names_and_types() if name == topic]
+        compressed = any("sensor_msgs/msg/CompressedImage" in kind for kind in kinds)
+        reliability = offered_reliability(self.node, topic) or ReliabilityPolicy.BEST_EFFORT
+        self.node.create_subscription(
+            CompressedImage if compressed else Image,
+            topic,
+            lambda message: None if images else images.append(message),
+            QoSProfile(depth=5, reliability=reliability),
+        )
+        wait_for(lambda: images, f"an image on {topic}", timeout)
+        return images[0]
+
+    def _call(self, kind: Any, service: str, request: Any) -> Any:
+        name = f"{self._private}/{service}"
+        try:
+            return self.call(kind, name, request, self._timeout)
+        except StremnError:
+            client = self._clients.get(name)
+            if client is None or client.service_is_ready():
+                raise
+            offered = (found for found, _ in self.node.get_service_names_and_types())
+            others = sorted(n for n in offered if n.endswith(f"/{service}") and n != name)
+            raise StremnError(
+                f"there is no service {name}; there is {', '.join(others) or 'none of that name'}"
+            ) from None

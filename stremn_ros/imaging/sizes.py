@@ -1,0 +1,140 @@
+"""The processing size: rows and columns that the network works at, multiples of its stride.
+
+One number asked for is the length of the shorter side, so that a picture costs and shows the same
+whether it lies or stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stremn_ros.errors import InputError
+
+STRIDE = 16  # of the memory's cells
+MIN_SIDE, MAX_SIDE = 32, 4096
+SMALLEST_SIDE = 8  # pixels at the processing size; a smaller square is lost at once
+SUFFICIENT_SIDE = 10  # that a larger processing size is advised for
+LARGEST_ADVISED = 2160  # processing size, as the node's parameter has it
+WIDEST = 4.0  # long side to short; of a narrower picture both shrink, so that it costs no more
+
+
+def checked_size(
+    size: int | tuple[int, int] | Sequence[int], most: int = MAX_SIDE
+) -> int | tuple[int, int]:
+    """The shorter side, or (rows, columns), as they were asked for.
+
+    Raises:
+        InputError: neither of the two, or a side out of range.
+    """
+    sides = (size,) if isinstance(size, int) else tuple(size)
+    if len(sides) not in (1, 2) or not all(MIN_SIDE <= side <= most for side in sides):
+        raise InputError(
+            f"processing_size is {size}; it must be the shorter side, or (rows, columns), each "
+            f"{MIN_SIDE}..{most}"
+        )
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def fitted_size(
+    requested: int | tuple[int, int], source: tuple[int, int], stride: int = STRIDE
+) -> tuple[int, int]:
+    """Processing size for a source of (rows, columns): multiples of the stride.
+
+    Args:
+        requested: length of the shorter side, from which the longer follows by the source's
+            aspect, or (rows, columns). A source longer than 4:1 gets as many pixels as one of 4:1.
+    """
+    if isinstance(requested, tuple):
+        rows, columns = (_rounded(side, stride) for side in requested)
+        return rows, columns
+    short, long = sorted(source)
+    aspect = long / short
+    wanted = requested * min(1.0, math.sqrt(WIDEST / aspect))
+    sides = _rounded(wanted, stride), _rounded(wanted * aspect, stride)
+    return sides if source[0] <= source[1] else sides[::-1]
+
+
+def _rounded(length: float, stride: int) -> int:
+    return min(MAX_SIDE, max(MIN_SIDE, stride * round(length / stride)))
+
+
+def size_is_possible(size: tuple[int, int], requested: int | tuple[int, int]) -> bool:
+    """Whether a source exists for which ``fitted_size`` gives this size, now or in version 0.1.
+
+    There one number was of rows, which snapshots of pictures that stand still have.
+    """
+    if isinstance(requested, tuple):
+        return size == fitted_size(requested, (1, 1))
+    if any(side % STRIDE for side in size):
+        return False
+    short, long = sorted(size)
+    shortest = _rounded(requested, STRIDE)
+    longest = WIDEST * requested  # of 4:1; up to it the shorter side is what was asked for
+    now = short == shortest and long <= longest + STRIDE
+    if long >= longest - STRIDE:  # beyond it the number of pixels stays
+        ends = (longest * requested / (long + part) for part in (STRIDE / 2, -STRIDE / 2))
+        low, high = (_rounded(end, STRIDE) for end in ends)
+        now = now or ((long == MAX_SIDE or low <= short) and short <= high)
+    now = now or (long == MAX_SIDE and longest > MAX_SIDE and short <= shortest)
+    narrowest = _rounded(requested / WIDEST, STRIDE)
+    earlier = size[0] == shortest and narrowest <= size[1] <= _rounded(longest, STRIDE)
+    return now or earlier
+
+
+def too_small(labels: NDArray[Any], size: tuple[int, int], ids: Sequence[int] | None = None) -> str:
+    """What is to be said of objects that are too small to be followed; empty where all are not.
+
+    Things that cover less than ``SMALLEST_SIDE`` squared pixels where the network works are lost at
+    once (docs/accuracy.md has the measurement).
+
+    Args:
+        labels: [H, W] of the source's size, 0 background, n = object n; size: (rows, columns) that
+            the network works at; ids: look at these only.
+    """
+    areas = np.bincount(labels.ravel().astype(np.int64))
+    wanted = [int(value) for value in np.flatnonzero(areas) if value]
+    if ids is not None:
+        wanted = [value for value in wanted if value in ids]
+    share = math.sqrt(size[0] * size[1] / labels.size)
+    sides = {value: math.sqrt(areas[value]) * share for value in wanted}
+    small = {value: side for value, side in sides.items() if side < SMALLEST_SIDE}
+    if not small:
+        return ""
+    listed = ", ".join(
+        f"object {value} ({areas[value]} pixels in the frame, {side:.1f} x {side:.1f} at the "
+        "processing size)"
+        for value, side in list(small.items())[:5]
+    )
+    more = f" and {len(small) - 5} more" if len(small) > 5 else ""
+    factor = SUFFICIENT_SIDE / min(small.values())
+    wanted_size = STRIDE * math.ceil(min(size) * factor / STRIDE)
+    remedy = (
+        f"a processing size of {wanted_size} would do, at {factor**2:.0f} times the work"
+        if wanted_size <= LARGEST_ADVISED
+        else "no processing size will do: give a cut-out of the frame, or a larger mask"
+    )
+    return (
+        f"too small to be followed at {shape_text(size)}: {listed}{more}. Below {SMALLEST_SIDE} x "
+        f"{SMALLEST_SIDE} there things are lost at once; {remedy}"
+    )
+
+
+def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """An image [H, W] or [H, W, C] at (rows, columns); averages where it gets smaller, so that
+    thin parts do not vanish."""
+    if image.shape[:2] == size:
+        return image
+    shrinks = image.shape[0] > size[0]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """For messages, e.g. ``240x432``."""
+    return "x".join(str(length) for length in shape)

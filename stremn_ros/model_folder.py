@@ -1,0 +1,245 @@
+"""Model folders: config.yaml and weights.safetensors, found by name, checked when read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stremn_ros.errors import InputError, ModelError
+from stremn_ros.files import sha256, write_text, write_with
+from stremn_ros.forking import note_use
+from stremn_ros.network import SegmentationConfig, SegmentationNetwork
+from stremn_ros.resources import shared_places
+from stremn_ros.text_files import read_yaml
+
+WEIGHTS = "weights.safetensors"
+# beside them where the rule `learned` was trained; apart, so that either can be trained anew
+SCORER = "pair_scorer.safetensors"
+SCORER_PREFIX = "pair_scorer."
+CONFIG = "config.yaml"
+DIGESTS = "sha256"  # in it: of the files of weights
+
+
+def model_folders() -> list[Path]:
+    """Where models are looked for: $STREMN_MODELS, the source tree, then the install prefixes."""
+    folders = []
+    if os.environ.get("STREMN_MODELS"):
+        folders.append(Path(os.environ["STREMN_MODELS"]))
+    return list(dict.fromkeys([*folders, *shared_places("models")]))
+
+
+def available_models() -> list[str]:
+    """Names of the models that can be loaded: folders with a configuration and weights."""
+    names = {
+        path.parent.name
+        for folder in model_folders()
+        for path in folder.glob(f"*/{WEIGHTS}")
+        if (path.parent / CONFIG).is_file()
+    }
+    return sorted(names)
+
+
+def find_model(model: str) -> Path:
+    """Folder of a model, given its name or the folder's path.
+
+    Raises:
+        ModelError: there is none; the message lists the names that exist.
+    """
+    if not model:
+        raise ModelError(f"no model was named; available are {available_models()}")
+    candidates = []
+    if os.sep in model:
+        with contextlib.suppress(RuntimeError):  # ~nobody
+            candidates.append(Path(model).expanduser())
+    candidates += [folder / model for folder in model_folders()]
+    for candidate in candidates:
+        if (candidate / CONFIG).is_file():
+            return candidate
+    raise ModelError(
+        f"no model {model!r}: it must be a folder with {CONFIG} and {WEIGHTS}, or one of "
+        f"{available_models()}"
+    )
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A parsed config.yaml.
+
+    Attributes:
+        network: the architecture.
+        defaults: values for the segmenter where its caller names none (slots, update_rule,
+            processing_size).
+        digests: sha256 of the files of weights, by name; a file without one is not checked.
+    """
+
+    network: SegmentationConfig
+    defaults: Mapping[str, Any]
+    digests: Mapping[str, str]
+
+
+def read_config(folder: Path) -> ModelSpec:
+    """config.yaml of a segmentation model; ModelError says what is wrong with it."""
+    path = folder / CONFIG
+    values = read_model_config(path, "segmentation")
+    network = SegmentationConfig.from_mapping(values["network"])
+    return ModelSpec(network, values["defaults"], read_digests(path, values))
+
+
+def read_model_config(path: Path, task: str) -> dict[str, Any]:
+    """A model's config.yaml with its parts `network` and `defaults`; ModelError if it is none."""
+    try:
+        values = read_yaml(path)
+    except InputError as error:
+        raise ModelError(str(error)) from None
+    if not isinstance(values, dict) or values.get("task") != task:
+        raise ModelError(f"{path} must be a mapping with 'task: {task}'")
+    parts = {name: values.get(name, {}) for name in ("network", "defaults")}
+    if not all(isinstance(part, dict) for part in parts.values()):
+        raise ModelError(f"{path}: 'network' and 'defaults' must be mappings")
+    return {**values, **parts}
+
+
+def read_digests(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
+    """The digests in a configuration; ModelError where they are none."""
+    digests = values.get(DIGESTS) or {}  # None where all its lines were taken out
+    if not isinstance(digests, dict) or not all(
+        isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
+        for digest in digests.values()
+    ):
+        raise ModelError(f"{path}: '{DIGESTS}' must map names of files to 64 hexadecimal digits")
+    return digests
+
+
+def check_digest(path: Path, digests: Mapping[str, str]) -> None:
+    """ModelError where a file is not the one that its digest was made of.
+
+    A flipped bit leaves a file that loads, and a network that sees a little less, or nothing.
+    """
+    expected = digests.get(path.name)
+    if expected is not None and (found := sha256(path)) != expected:
+        raise ModelError(
+            f"{path} is damaged: its sha256 is {found[:12]}..., and {CONFIG} beside it says "
+            f"{expected[:12]}...; fetch it again, or, if it was changed on purpose, take its line "
+            f"out of '{DIGESTS}' in {CONFIG}"
+        )
+
+
+def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
+    """The network with its weights, in evaluation mode on the CPU.
+
+    Raises:
+        ModelError: files missing or damaged, or weights that do not fit the configuration.
+    """
+    spec = read_config(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
+    with without_numbers():
+        network = SegmentationNetwork(spec.network)
+    assign_weights(network, read_weights(path), str(path))
+    check_digest(path, spec.digests)
+    scorer = folder / SCORER
+    if scorer.is_file():
+        with without_numbers():
+            pair_scorer = network.add_pair_scorer()
+        assign_weights(pair_scorer, read_weights(scorer), str(scorer))
+        check_digest(scorer, spec.digests)
+    return network.eval(), spec
+
+
+def without_numbers() -> torch.device:
+    """Within ``with without_numbers():`` modules are made that wait for their weights.
+
+    To draw numbers that the weights replace takes time, is wrong where another library has set
+    another default dtype, and hangs in a child process that was forked from one that used PyTorch.
+    """
+    return torch.device("meta")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; ModelError if it is damaged or missing."""
+    note_use()
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} is damaged or not a safetensors file: {error}") from None
+
+
+def assign_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    """Loads weights of any float type as float32; ModelError names what does not fit."""
+    expected = network.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    extra = sorted(weights.keys() - expected.keys())
+    misshapen = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if missing or extra or misshapen:
+        raise ModelError(
+            f"{name} does not fit the network: missing {missing[:3]}, unknown {extra[:3]}, "
+            f"of another shape {misshapen[:3]} ({len(missing)}, {len(extra)}, {len(misshapen)})"
+        )
+    for key, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{name}: {key} holds NaN or infinity; the file is damaged")
+    network.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
+
+
+def save_model(
+    folder: Path,
+    network: SegmentationNetwork,
+    defaults: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed).
+
+    A scorer of pairs goes into pair_scorer.safetensors beside them.
+    """
+    weights, scorer = {}, {}
+    for key, value in network.state_dict().items():
+        if key.startswith(SCORER_PREFIX):
+            scorer[key.removeprefix(SCORER_PREFIX)] = value
+        else:
+            weights[key] = value
+    values = {
+        "task": "segmentation",
+        "network": network.config.to_mapping(),
+        "defaults": dict(defaults),
+    }
+    write_model(folder, values, {WEIGHTS: weights, SCORER: scorer}, dtype)
+
+
+def write_model(
+    folder: Path,
+    values: Mapping[str, Any],
+    files: Mapping[str, Mapping[str, Tensor]],
+    dtype: torch.dtype,
+) -> None:
+    """Writes config.yaml (values) and the files of weights, those that hold any."""
+    digests = {}
+    for name, weights in files.items():
+        if weights:
+            plain = {
+                key: value.detach().to(dtype).contiguous().cpu() for key, value in weights.items()
+            }
+
+            def write(temporary: Path, plain: dict[str, Tensor] = plain) -> None:
+                save_file(plain, str(temporary))
+                temporary.chmod(0o644)  # safetensors leaves it to its owner alone
+
+            write_with(folder / name, write)
+            digests[name] = sha256(folder / name)
+    task = {"task": values["task"], DIGESTS: digests}
+    write_text(folder / CONFIG, yaml.safe_dump({**task, **values}, sort_keys=False))

@@ -1,0 +1,147 @@
+"""Which runtime a network runs on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from stremn_ros.errors import ModelError, RuntimeUnavailableError
+from stremn_ros.network import SegmentationNetwork
+from stremn_ros.runtime.base import TorchStages
+from stremn_ros.runtime.build.builder import build_onnx, build_tensorrt
+from stremn_ros.runtime.cuda.stages import CudaStages
+from stremn_ros.runtime.device import choose_device
+from stremn_ros.runtime.onnx.export import checked_files
+from stremn_ros.runtime.onnx.int8 import int8_files
+from stremn_ros.runtime.onnx.library import check_onnxruntime
+from stremn_ros.runtime.onnx.stages import OnnxStages
+from stremn_ros.runtime.table import RUNTIMES
+from stremn_ros.runtime.tensorrt.stages import TensorRTStages
+from stremn_ros.runtime.trial import outcomes
+
+log = logging.getLogger(__name__)
+
+
+def make_stages(
+    network: SegmentationNetwork,
+    runtime: str,
+    device: str,
+    model: Path | None = None,
+    auto_build: bool = False,
+) -> TorchStages:
+    """A network on a runtime; the log says which and why.
+
+    ``auto`` takes ONNX Runtime on a CPU, where it is installed and the model was exported, else
+    PyTorch. On a GPU it takes the fastest of ``tensorrt`` (where the model has plans),
+    ``cudagraphs`` and ``torch`` that works: they are tried (``trial``). ``onnxruntime_int8`` is
+    taken only when it is named: its masks are not quite the same.
+
+    Args:
+        network: with its weights; model: the folder it came from, which names its export.
+        auto_build: make what the runtime needs where that is missing or damaged (with ``auto``,
+            where ONNX Runtime is installed), in a process of its own. An export takes a minute,
+            TensorRT's plans several.
+
+    Raises:
+        RuntimeUnavailableError: the runtime or device is unknown or not there. ModelError: the
+        runtime was asked for, but its export is missing or damaged.
+    """
+    if runtime not in ("auto", *RUNTIMES):
+        raise RuntimeUnavailableError(
+            f"runtime {runtime!r} is unknown; use one of {('auto', *RUNTIMES)}"
+        )
+    chosen = choose_device(device)
+    if runtime == "auto":
+        return _fastest(network, chosen, model, auto_build)
+    if runtime == "torch":
+        return TorchStages(network, chosen)
+    if runtime == "onnxruntime":
+        return _onnx(network, chosen, model, auto_build)
+    if runtime == "onnxruntime_int8":
+        model = _on_cpu(runtime, chosen, model)
+        check_onnxruntime()
+        # not built by itself: it wants recordings
+        return OnnxStages(network, model, files=int8_files(model), kind="cpu, int8")
+    if runtime == "cudagraphs":
+        if chosen.type != "cuda":
+            raise RuntimeUnavailableError(
+                f"runtime cudagraphs wants a GPU, and the device is {chosen}; use runtime auto"
+            )
+        return CudaStages(network, chosen)
+    if model is None:
+        raise RuntimeUnavailableError("runtime tensorrt runs a model folder; use runtime torch")
+    return TensorRTStages(network, model, chosen, build_tensorrt if auto_build else None)
+
+
+def _fastest(
+    network: SegmentationNetwork, device: torch.device, model: Path | None, auto_build: bool
+) -> TorchStages:
+    if device.type != "cpu":
+        return _fastest_on_gpu(network, device, model)
+    try:
+        stages: TorchStages = _onnx(network, device, model, auto_build)
+    except (ModelError, RuntimeUnavailableError) as error:
+        if auto_build:  # somebody asked for it and is to know that it is slower
+            log.warning("nothing was built, so runtime auto takes PyTorch: %s", error)
+        else:
+            log.info("runtime auto takes PyTorch: %s", error)
+        return TorchStages(network, device)
+    log.info("runtime auto takes %s: it is the fastest on a CPU", stages.name)
+    return stages
+
+
+def _fastest_on_gpu(
+    network: SegmentationNetwork, device: torch.device, model: Path | None
+) -> TorchStages:
+    """What the trials found to work and to be the fastest."""
+    if model is None:
+        log.info("runtime auto takes PyTorch: without a model folder nothing else is tried")
+        return TorchStages(network, device)
+    try:
+        found = outcomes(model, device)
+    except ModelError as error:
+        log.warning("runtime auto takes PyTorch, as nothing else can be tried: %s", error)
+        return TorchStages(network, device)
+    for outcome in found:
+        log.info("%s", outcome)
+    good = sorted(
+        (outcome for outcome in found if outcome.good), key=lambda each: each.milliseconds
+    )
+    for outcome in good:
+        try:
+            if outcome.runtime == "tensorrt":
+                # of another size, CUDA graphs run it
+                stages: TorchStages = TensorRTStages(network, model, device, strict=False)
+            else:
+                stages = CudaStages(network, device)
+        except (RuntimeUnavailableError, RuntimeError) as error:
+            log.warning("%s worked when it was tried and does not now: %s", outcome.runtime, error)
+            continue
+        log.info("runtime auto takes %s: it is the fastest that works here", stages.name)
+        return stages
+    log.info("runtime auto takes PyTorch on %s: nothing faster works here", device)
+    return TorchStages(network, device)
+
+
+def _onnx(
+    network: SegmentationNetwork, device: torch.device, model: Path | None, auto_build: bool
+) -> TorchStages:
+    model = _on_cpu("onnxruntime", device, model)
+    check_onnxruntime()
+    if auto_build:
+        try:
+            checked_files(model)
+        except ModelError as error:
+            log.info("%s; exporting now, which takes a minute", error)
+            build_onnx(model)
+    return OnnxStages(network, model)
+
+
+def _on_cpu(runtime: str, device: torch.device, model: Path | None) -> Path:
+    if device.type != "cpu" or model is None:
+        raise RuntimeUnavailableError(
+            f"runtime {runtime} runs a model folder on the CPU; use device cpu, or runtime torch"
+        )
+    return model

@@ -1,0 +1,1 @@
+"""CUDA graphs: PyTorch's work recorded once and replayed."""

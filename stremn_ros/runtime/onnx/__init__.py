@@ -1,0 +1,1 @@
+"""ONNX Runtime: the export of a network's stages, and running them."""

@@ -1,0 +1,111 @@
+"""Exports a network's stages to ONNX and keeps them in a cache that is checked before use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stremn_ros.errors import RuntimeUnavailableError
+from stremn_ros.files import sha256
+from stremn_ros.model_folder import CONFIG, WEIGHTS, load_network
+from stremn_ros.runtime.build.cache import checked_entry, keyed_folder, new_entry, write_key
+from stremn_ros.runtime.build.export_stage import OPSET, difference, export_stage
+from stremn_ros.runtime.onnx.graphs import cpu_specs
+from stremn_ros.runtime.onnx.library import check_export
+
+log = logging.getLogger(__name__)
+
+FORMAT = 8  # raise it when ``cpu_graphs`` changes
+STAGES = (
+    "query_encoder",
+    "segment",
+    "object",
+    "memory_encoder",
+    "heads",
+    "fusion",
+    "compare",
+)
+
+
+def wanted_key(model: Path) -> dict[str, Any]:
+    """What an export of this model folder must have been made of."""
+    return {
+        "format": FORMAT,
+        "opset": OPSET,
+        "weights": sha256(model / WEIGHTS),
+        "config": sha256(model / CONFIG),
+    }
+
+
+def entry_folder(model: Path) -> Path:
+    """The cache folder of a model's ONNX files."""
+    return keyed_folder(f"{model.name}-onnx", wanted_key(model))
+
+
+def checked_files(model: Path) -> dict[str, Path]:
+    """The stages' ONNX files of a model, compared with their key before anything is parsed.
+
+    Raises:
+        ModelError: there is no export, or it is incomplete, altered or of other weights; the
+        message names both keys where they differ, and the command that makes a new one.
+    """
+    folder = entry_folder(model)
+    names = {stage: f"{stage}.onnx" for stage in STAGES}
+    checked_entry(
+        folder,
+        wanted_key(model),
+        list(names.values()),
+        f"{model.name} has no ONNX export",
+        f"make it with: stremn export {model} --runtime onnx",
+    )
+    return {stage: folder / name for stage, name in names.items()}
+
+
+def export_onnx(
+    model: Path,
+    size: tuple[int, int] = (240, 432),
+    progress: Callable[[str], None] = log.info,
+) -> dict[str, float]:
+    """Exports a model's stages into the cache and compares each with PyTorch.
+
+    Args:
+        model: the model's folder; size: rows and columns of the comparison; progress: told what
+            is going on, a line per stage.
+
+    Returns:
+        The largest absolute difference of any output, for each stage.
+
+    Raises:
+        ModelError: the model cannot be loaded. RuntimeUnavailableError: onnx, onnxscript or
+        onnxruntime are not installed, or a stage differs by more than 1e-2.
+    """
+    onnxruntime = check_export()
+    network, _ = load_network(model)
+    differences: dict[str, float] = {}
+    with new_entry(entry_folder(model)) as folder:
+        for number, (name, spec) in enumerate(cpu_specs(network, size).items(), 1):
+            progress(f"{model.name}: exporting {name} ({number} of {len(STAGES)})")
+            path = folder / f"{name}.onnx"
+            export_stage(spec, path)
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            differences[name] = difference(spec, session)
+            progress(
+                f"{model.name}: {name} differs from PyTorch by at most {differences[name]:.2g}"
+            )
+            if not differences[name] < 1e-2:
+                raise RuntimeUnavailableError(
+                    f"the export of {name} differs from PyTorch by {differences[name]:.3g}"
+                )
+        write_key(
+            folder,
+            wanted_key(model),
+            [f"{name}.onnx" for name in STAGES],
+            torch=torch.__version__,
+            onnxruntime=onnxruntime.__version__,
+            differences=differences,
+        )
+    return differences

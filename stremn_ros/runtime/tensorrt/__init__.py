@@ -1,0 +1,1 @@
+"""TensorRT: plans of a network's stages, and running them."""

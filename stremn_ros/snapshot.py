@@ -1,0 +1,179 @@
+"""What a segmenter remembers, as one file: safetensors with a JSON header, written atomically.
+
+The file holds numbers and text only (no pickle). A digest over both is checked when it is read,
+so a file that was cut short or changed is refused instead of followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from stremn_ros.errors import InputError
+from stremn_ros.files import NewFile
+
+FORMAT = 1
+KEY = "stremn_snapshot"  # of the header among the metadata of the safetensors file
+MAX_ID = 255
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The memory of a segmenter at one moment.
+
+    Attributes:
+        model: fingerprint of the network that wrote the memory.
+        slots, update_rule: of the memory. processing_size: (rows, columns), None before a seed.
+        ids: in the order of the memory's rows; unseen: for each, frames since it was last seen.
+        remembered: frames remembered so far.
+        names: of the objects, as the caller calls them. saved: when, in seconds since 1970.
+        tensors: ``SlotMemory.state``.
+    """
+
+    model: str
+    slots: int
+    update_rule: str
+    processing_size: tuple[int, int] | None
+    ids: list[int]
+    unseen: list[int]
+    remembered: int
+    tensors: Mapping[str, Tensor]
+    names: Mapping[int, str] = field(default_factory=dict)
+    saved: float = 0.0
+
+    def write(self, path: str | os.PathLike[str]) -> int:
+        """Writes the file; it is there whole or, after an error or a power cut, as it was before.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            InputError: it cannot be written (no such folder, no permission, disk full).
+        """
+        target = Path(path)
+        header = {
+            "format": FORMAT,
+            "model": self.model,
+            "slots": self.slots,
+            "update_rule": self.update_rule,
+            "processing_size": self.processing_size and list(self.processing_size),
+            "ids": list(self.ids),
+            "unseen": list(self.unseen),
+            "remembered": self.remembered,
+            "names": {str(object_id): name for object_id, name in self.names.items()},
+            "saved": self.saved or time.time(),
+        }
+        header["digest"] = _digest(header, self.tensors)
+        data = to_bytes(dict(self.tensors), metadata={KEY: json.dumps(header)})
+        try:
+            with NewFile(target, durable=True) as temporary:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                with os.fdopen(os.open(temporary, flags, 0o644), "wb") as file:
+                    file.write(data)
+        except OSError as error:
+            raise InputError(
+                f"the snapshot cannot be written to {target}: {error.strerror or error}; what was "
+                "there before is unchanged"
+            ) from None
+        return len(data)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Snapshot:
+        """Reads a file and checks that it is whole and of this format.
+
+        Raises:
+            InputError: no such file, one that cannot be read, is damaged, or of another format;
+            the message says which.
+        """
+        path = Path(path)
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise InputError(f"{path} is not a file")
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                if KEY not in metadata:
+                    raise InputError(
+                        f"{path} is a safetensors file, but not a snapshot of a memory"
+                    )
+                header = json.loads(metadata[KEY])
+                if not isinstance(header, dict):
+                    raise InputError(f"{path} is damaged: its header is not a mapping")
+                if header.get("format") != FORMAT:
+                    raise InputError(
+                        f"{path} is a snapshot of format {header.get('format')!r}; this version "
+                        f"reads format {FORMAT}: save it anew"
+                    )
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError:
+            raise InputError(f"there is no snapshot {path}") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+        except (SafetensorError, ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is damaged or not a snapshot: {error}") from None
+        digest = header.pop("digest", None)
+        if digest != _digest(header, tensors):
+            raise InputError(f"{path} is damaged: its content does not have the digest it names")
+        try:
+            return cls._of(header, tensors)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"{path} is damaged: its header is not valid ({type(error).__name__}: {error})"
+            ) from None
+
+    @classmethod
+    def _of(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snapshot:
+        """ValueError, TypeError or KeyError for what no segmenter would have written."""
+        ids = [int(value) for value in header["ids"]]
+        unseen = [int(value) for value in header["unseen"]]
+        remembered = int(header["remembered"])
+        names = {int(key): str(name) for key, name in header["names"].items()}
+        size = header["processing_size"]
+        if size is not None:
+            rows, columns = (int(side) for side in size)
+            size = (rows, columns)
+        if len(set(ids)) != len(ids) or not all(1 <= value <= MAX_ID for value in ids):
+            raise ValueError(f"ids {ids}")
+        if len(unseen) != len(ids) or min([remembered, *unseen]) < 0:
+            raise ValueError(f"counts {unseen}, {remembered}")
+        if ids and size is None:
+            raise ValueError("objects without a processing size")
+        return cls(
+            model=str(header["model"]),
+            slots=int(header["slots"]),
+            update_rule=str(header["update_rule"]),
+            processing_size=size,
+            ids=ids,
+            unseen=unseen,
+            remembered=remembered,
+            tensors=tensors,
+            names=names,
+            saved=float(header["saved"]),
+        )
+
+
+def fingerprint(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over an architecture and its weights, as hexadecimal digits."""
+    return _digest({"config": dict(config)}, weights)
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    made = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        part = tensors[name].detach().to("cpu").contiguous()
+        made.update(f"\n{name} {part.dtype} {list(part.shape)}\n".encode())
+        made.update(part.reshape(-1).view(torch.uint8).numpy().data)
+    return made.hexdigest()

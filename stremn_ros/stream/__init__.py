@@ -1,0 +1,1 @@
+"""A live stream around a segmenter or predictor: intake, worker, seeds, autosave; no ROS."""

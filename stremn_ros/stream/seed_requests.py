@@ -1,0 +1,199 @@
+"""What is kept of seeds on their way: what was asked for, what came of it, which were overtaken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stremn_ros.errors import InputError
+from stremn_ros.imaging.overlap import Overlap
+from stremn_ros.messages.image_read import MAX_LABEL
+from stremn_ros.stream.intake import Frame
+
+
+class OnOverlap(IntEnum):
+    """What a seed does where it covers an object that is followed; the services' constants."""
+
+    SEED_AGAIN = 0  # that object is seeded again, under its own id
+    REPLACE = 1  # that object is forgotten, and the new one takes its place
+    KEEP_BOTH = 2  # both are followed; the old one keeps the pixels that are left of it
+    REFUSE = 3  # nothing is seeded
+
+
+@dataclass(frozen=True)
+class SeedOptions:
+    """What the caller of a seed asks for beside its mask.
+
+    Attributes:
+        stamp: nanoseconds, of the frame that the seed is for; 0 for the newest.
+        replace: forget all other objects.
+        strict: refuse a stamp that no kept frame has; else the next frame is taken.
+        on_overlap: a value of OnOverlap.
+    """
+
+    stamp: int = 0
+    replace: bool = False
+    strict: bool = False
+    on_overlap: int = OnOverlap.SEED_AGAIN
+
+    def check(self) -> None:
+        """InputError for a value of on_overlap that there is not."""
+        if self.on_overlap not in list(OnOverlap):
+            known = ", ".join(f"{choice.name} ({choice.value})" for choice in OnOverlap)
+            raise InputError(f"on_overlap is {self.on_overlap}; it is one of {known}")
+
+
+@dataclass
+class SeedWork:
+    """A seed in the worker.
+
+    Attributes:
+        options, frame: what was asked for, and the frame it goes to.
+        rgb: uint8 [H, W, 3]; mask: uint8 [H, W], the labels as they came.
+        names: by the ids of the mask.
+        ticket: see Tickets.
+        ids: seeded; renamed: ids of the mask -> ids of objects that were seeded again.
+        replaced: ids of objects that were forgotten for it.
+        overlapped: what to say of each object that it covers or cuts into, by id.
+        encoding: seconds that each of its objects took to encode.
+        frame_time: seconds that a frame takes with all objects; 0 where that was not measured.
+    """
+
+    options: SeedOptions
+    frame: Frame
+    rgb: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    ticket: int
+    names: dict[int, str] = field(default_factory=dict)
+    ids: list[int] = field(default_factory=list)
+    renamed: dict[int, int] = field(default_factory=dict)
+    replaced: set[int] = field(default_factory=set)
+    overlapped: dict[int, str] = field(default_factory=dict)
+    encoding: float = 0.0
+    frame_time: float = 0.0
+
+    def settle(self, found: Iterable[Overlap]) -> tuple[dict[int, int], list[Overlap]]:
+        """Decides about objects that the seed covers, as on_overlap says.
+
+        Returns:
+            Ids of the seed that are to become ids of objects followed; and overlaps whose object
+            lies within the seed and keeps its pixels.
+
+        Raises:
+            InputError: on_overlap is REFUSE, and the seed covers an object.
+        """
+        choice = OnOverlap(self.options.on_overlap)
+        again: dict[int, int] = {}
+        spared: list[Overlap] = []
+        for overlap in found:
+            old, new = overlap.tracked, overlap.seeded
+            if not (overlap.same or overlap.inside) or old in self.replaced:
+                continue
+            how = f"IoU {overlap.iou:.2f}" if overlap.same else f"{overlap.covered:.0%} of it"
+            if choice is OnOverlap.REFUSE:
+                raise InputError(
+                    f"the mask of object {new} covers object {old} ({how}), which is followed, so "
+                    "nothing was seeded: choose another on_overlap, or remove that one first"
+                )
+            if choice is OnOverlap.REPLACE:
+                self.replaced.add(old)
+                text = f"object {old}, which object {new} covers ({how}), was replaced"
+            elif overlap.inside:
+                spared.append(overlap)
+                text = f"object {old} lies within object {new} and keeps its pixels"
+            elif choice is OnOverlap.KEEP_BOTH:
+                text = f"object {new} covers object {old} ({how}), which keeps what is left of it"
+            else:
+                again[new] = old
+                text = (
+                    f"the mask of object {new} covers object {old} ({how}), so that one was seeded "
+                    "again"
+                )
+            self.overlapped[old] = text
+        self.renamed.update(again)
+        return again, spared
+
+
+class Tickets:
+    """The order in which seeds, removals and resets were asked for; its owner's lock guards it.
+
+    What takes objects away does not wait for seeds that were asked for before it. So that it counts
+    for them all the same, a seed takes a ticket when it comes, and looks before it is done whether
+    it was overtaken.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._reset = 0
+        self._removed: dict[int, int] = {}
+        self._pending: dict[int, set[int]] = {}
+
+    def take(self) -> int:
+        """For a seed that comes."""
+        self._last += 1
+        self._pending[self._last] = set()
+        return self._last
+
+    def expect(self, ticket: int, ids: Iterable[int]) -> None:
+        """The ids that a seed will seed, once they are known."""
+        if ticket in self._pending:
+            self._pending[ticket] = set(ids)
+
+    def done(self, ticket: int) -> None:
+        """The seed has been answered."""
+        self._pending.pop(ticket, None)
+
+    def reset(self) -> None:
+        """All objects are to be forgotten, those of seeds on their way as well."""
+        self._reset = self._last
+
+    def remove(self, object_id: int) -> bool:
+        """An object is to be forgotten; whether a seed of it is on its way."""
+        if 1 <= object_id <= MAX_LABEL:
+            self._removed[object_id] = self._last
+        return any(object_id in ids for ids in self._pending.values())
+
+    def forgotten(self, ticket: int) -> bool:
+        """A reset came after this seed."""
+        return ticket <= self._reset
+
+    def removed(self, ticket: int, ids: Iterable[int]) -> list[int]:
+        """Those of the ids that were removed after this seed came."""
+        return [number for number in ids if ticket <= self._removed.get(number, 0)]
+
+
+class FreeIds:
+    """Ids for objects that come without one: such as were never used, else the one free longest.
+
+    So whoever follows an object by its id does not find another one in its place at once.
+    """
+
+    def __init__(self) -> None:
+        self._used: dict[int, None] = {}  # the last one used last
+
+    def note(self, tracked: Iterable[int]) -> None:
+        """These are in use now."""
+        for number in tracked:
+            self._used.pop(number, None)
+            self._used[number] = None
+
+    def clear(self) -> None:
+        """All is forgotten, so ids begin at 1 again."""
+        self._used.clear()
+
+    def take(self, tracked: Iterable[int]) -> int:
+        """An id that is none of these.
+
+        Raises:
+            InputError: all are in use.
+        """
+        taken = set(tracked)
+        unused = (number for number in range(1, MAX_LABEL + 1) if number not in self._used)
+        for number in (*unused, *self._used):
+            if number not in taken:
+                return number
+        raise InputError(f"all {MAX_LABEL} ids are in use: remove an object first")
