@@ -95,6 +95,7 @@ def own_node(*parameters, arguments=(), kind=None):
     """
     from stremn_ros.nodes.segment_node import SegmentNode
 
+    gc.collect()  # of one before that a failed test still held
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=int(os.environ["ROS_DOMAIN_ID"]) % 100 + 1)
     words = ["--ros-args", *arguments]

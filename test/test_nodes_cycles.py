@@ -19,7 +19,7 @@ from ros_helpers import image_message, own_node, wait_for
 from sensor_msgs.msg import Image
 from shapes import TINY_MODEL, scene
 
-from stremn_ros.nodes.life_cycle import spin
+from stremn_ros.nodes.spinning import Spinning
 
 CYCLES = int(os.environ.get("STREMN_CYCLES", 40))
 SETTLED = 20 if CYCLES < 60 else 30  # cycles, after which nothing grows any more
@@ -61,12 +61,9 @@ def test_full_cycles_leave_nothing_behind(tmp_path):
 
         executor = MultiThreadedExecutor(node.threads, context=node.context)
         executor.add_node(node)
-        threads = [
-            threading.Thread(target=send),
-            threading.Thread(target=spin, args=(executor, node)),
-        ]
-        for thread in threads:
-            thread.start()
+        sending = threading.Thread(target=send)
+        sending.start()
+        spinning = Spinning(executor, node.get_logger().error)
         try:
             begin = time.monotonic()
             for cycle in range(CYCLES):
@@ -93,9 +90,8 @@ def test_full_cycles_leave_nothing_behind(tmp_path):
             print("\n".join(f"{bytes / 1e6:.1f} {rest}" for bytes, *rest in seen))
         finally:
             stop.set()
-            threads[0].join()
-            executor.shutdown()
-            threads[1].join()
+            sending.join()
+            spinning.stop()
             camera.destroy_node()
     first, last = seen[SETTLED // 10 - 1], seen[-1]
     assert last[1:] == first[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -246,4 +247,6 @@ def test_two_nodes_of_one_name_are_told():
         finally:
             other.destroy_node()
             rclpy.try_shutdown(context=context)
+            del other, context  # else it is in the graph until the garbage collector comes
+            gc.collect()
         wait_for(lambda: not seen(), "the other node to be gone", every=0.1)

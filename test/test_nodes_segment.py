@@ -34,6 +34,7 @@ from stremn_interfaces.srv import RemoveObject, SeedMask, SeedObject
 from stremn_ros.imaging import visualization
 from stremn_ros.messages import image_read
 from stremn_ros.nodes.segment_node import SegmentNode
+from stremn_ros.nodes.spinning import Spinning
 from stremn_ros.segmenter import Segmenter
 
 HEIGHT, WIDTH = 96, 128
@@ -821,8 +822,7 @@ def test_shutdown_from_every_state(model, connected, state):
     )
     executor = MultiThreadedExecutor(node.threads, context=context)
     executor.add_node(node)
-    spinning = threading.Thread(target=executor.spin)
-    spinning.start()
+    spinning = Spinning(executor, node.get_logger().error)
     try:
         for step in ("configure", "activate")[
             : ["unconfigured", "inactive", "active"].index(state)
@@ -836,7 +836,6 @@ def test_shutdown_from_every_state(model, connected, state):
         assert not answer.success
         assert "not configured" in answer.message
     finally:
-        executor.shutdown()
-        spinning.join()
+        spinning.stop()
         node.destroy_node()
         rclpy.try_shutdown(context=context)

@@ -17,7 +17,7 @@ from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import ModelError, RuntimeUnavailableError
 from stremn_ros.model_folder import load_network
-from stremn_ros.runtime.build import builder
+from stremn_ros.runtime.build import builder, process
 from stremn_ros.runtime.choose import make_stages
 from stremn_ros.runtime.cuda.stages import CudaStages
 from stremn_ros.runtime.tensorrt import backend
@@ -46,7 +46,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STREMN_CACHE", str(cache))
-        patch.setattr(builder, "BEAT", 1.0)
+        patch.setattr(process, "BEAT", 1.0)
         builder.build_tensorrt(TINY_MODEL, SIZE, said.append)
     for name in PLANS:
         assert any(f"exporting {name} in fp16" in line for line in said)
@@ -137,7 +137,7 @@ def test_a_half_written_plan_is_refused(cache: Path) -> None:
 def test_half_written_files_are_built_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter is replaced by one that restores; the plans are built for real again."""
     asked = []
-    real = builder.run
+    real = process.run
     folder = onnx_folder(TINY_MODEL, SIZE)
     onnx = folder / "heads.onnx"
     whole = onnx.read_bytes()
@@ -166,9 +166,9 @@ def test_a_file_that_is_no_onnx_is_an_error_in_words(tmp_path: Path) -> None:
 
 def test_a_process_that_fails_or_crashes_says_why() -> None:
     with pytest.raises(RuntimeUnavailableError, match=r"the plan failed: .*nowhere"):
-        builder.run(["onnx", "nowhere/model"], "plan", lambda _: None)
+        process.run(["onnx", "nowhere/model"], "plan", lambda _: None)
     with pytest.raises(RuntimeUnavailableError, match="the plan failed"):
-        builder.run(["plans"], "plan", lambda _: None, "no json")
+        process.run(["plans"], "plan", lambda _: None, "no json")
 
 
 def test_only_the_number_of_objects_varies() -> None:

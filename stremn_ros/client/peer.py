@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -12,10 +11,11 @@ from typing import Any, TypeVar
 
 import rclpy
 from lifecycle_msgs.srv import GetState
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 
 from stremn_ros.errors import InputError, StremnError
-from stremn_ros.nodes.entry import init
+from stremn_ros.nodes.entry import init, shut_down
+from stremn_ros.nodes.spinning import Spinning
 
 Result = TypeVar("Result")
 
@@ -50,15 +50,10 @@ class Peer:
         self._context = rclpy.Context()
         init(context=self._context)
         self.node = rclpy.create_node(name, context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
+        executor = SingleThreadedExecutor(context=self._context)
+        executor.add_node(self.node)
         self._clients: dict[str, Any] = {}
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
+        self._spinning = Spinning(executor, self.node.get_logger().error)
 
     def ask(self, kind: Any, name: str, request: Any, timeout: float = 60.0) -> Any:
         """The future of a service's response, with the request sent.
@@ -97,7 +92,6 @@ class Peer:
         return self.call(GetState, f"{node}/get_state", request, timeout, 5.0).current_state.label
 
     def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join(10)
+        self._spinning.stop()
         self.node.destroy_node()
-        rclpy.try_shutdown(context=self._context)
+        shut_down(self._context)

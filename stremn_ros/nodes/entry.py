@@ -87,6 +87,15 @@ def init(args: Sequence[str] | None = None, context: Any = None) -> None:
         raise StremnError(in_a_sentence(error)) from error
 
 
+def shut_down(context: Any = None) -> None:
+    """Ends ROS; the process's handlers of signals stay as they are.
+
+    `rclpy.try_shutdown` would set them to the default for a moment, in which a second Ctrl-C kills
+    the process.
+    """
+    (context or rclpy.get_default_context()).try_shutdown()
+
+
 def in_a_sentence(error: Exception) -> str:
     """Why rclpy could not start, without the places in its sources."""
     text = " ".join(str(error).split(", at /")[0].split())

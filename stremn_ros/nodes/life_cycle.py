@@ -10,27 +10,25 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import rclpy
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidHandle
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from stremn_ros.errors import StremnError
 from stremn_ros.nodes import entry, parameters
 from stremn_ros.nodes.entry import StopSignals, init
+from stremn_ros.nodes.spinning import Spinning
 from stremn_ros.stream.diagnosis import ERROR, OK, WARN, Report, with_reason
 
 # One for each callback group of the node that can hold a thread: the diagnostics, and the default
@@ -336,24 +334,6 @@ class NetworkNode(LifecycleNode):
         super().destroy_node()
 
 
-def spin(executor: MultiThreadedExecutor, node: LifecycleNode) -> None:
-    """Until told to stop; no callback's failure ends it. node: whose log tells of one."""
-    while executor.context.ok():
-        try:
-            executor.spin()
-            return
-        except (KeyboardInterrupt, ExternalShutdownException):
-            return
-        except InvalidHandle:
-            # deactivate destroyed the subscription just when the executor, in another thread, was
-            # about to wait for its QoS events; rclpy guards all but those against that
-            continue
-        except Exception:  # of a callback: rclpy hands it on, but it must not end the node
-            if not executor.context.ok():
-                return  # told to stop just when rclpy was about to wait, which raises RCLError
-            node.get_logger().error(f"a callback failed:\n{traceback.format_exc()}")
-
-
 def run(nodes: Iterable[NetworkNode], signals: StopSignals) -> int:
     """Runs nodes in this process until it is told to stop; the lifecycle services drive them.
 
@@ -367,24 +347,16 @@ def run(nodes: Iterable[NetworkNode], signals: StopSignals) -> int:
     for node in nodes:
         executor.add_node(node)
 
-    def spin_to_the_end() -> None:
-        try:
-            spin(executor, nodes[0])
-        finally:
-            signals.tell()
-
-    spinning = threading.Thread(target=spin_to_the_end, name="executor", daemon=True)
-    spinning.start()
+    spinning = Spinning(executor, nodes[0].get_logger().error, signals.tell)
     signals.wait()
     for node in nodes:
         node.save()  # before anything is torn down: whatever happens then, this is on the disk
     for node in nodes:
         node.release()  # it also ends service calls that wait for a frame
-    executor.shutdown()
-    spinning.join()
+    spinning.stop()
     for node in nodes:
         node.destroy_node()
-    rclpy.try_shutdown()
+    entry.shut_down()
     return 0
 
 

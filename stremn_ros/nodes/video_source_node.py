@@ -257,7 +257,7 @@ def _run(signals: entry.StopSignals) -> int:
         executor.shutdown()
         if node is not None:
             node.destroy_node()
-        rclpy.try_shutdown()
+        entry.shut_down()
     return code
 
 
