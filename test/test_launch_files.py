@@ -26,7 +26,7 @@ from stremn_ros.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
-SHARED = ROOT / "stremn_ros" / "nodes" / "launching.py"
+SHARED = ROOT / "stremn_ros" / "client" / "launching.py"
 
 
 def installed(name: str) -> bool:

@@ -98,3 +98,30 @@ def test_ci_runs_the_linters_before_the_tests() -> None:
     lines = [line.split() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
     steps = [words[-1] for words in lines if "make" in words[:2]]
     assert steps == ["lint", "test"]
+
+
+def test_the_old_names_of_modules_are_the_new_modules_and_say_so() -> None:
+    code = """
+import importlib, sys, warnings
+import stremn_ros
+from stremn_ros.moved import MOVED, install
+install()
+for old, new in MOVED.items():
+    if new == "stremn_ros.client.launching":  # it needs launch, which has no wheels
+        continue
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        module = importlib.import_module(old)
+    ours = [str(each.message) for each in said if "the old name goes" in str(each.message)]
+    assert ours == [f"{old} is now {new}; the old name goes with the next release"], (old, said)
+    assert module is sys.modules[new] is sys.modules[old]
+    assert module.__name__ == module.__spec__.name == new
+    importlib.reload(module)
+from stremn_ros.video import open_frames
+assert open_frames is sys.modules["stremn_ros.imaging.video"].open_frames
+try:
+    import stremn_ros.nodes.nothing
+except ModuleNotFoundError:
+    print("done")
+"""
+    assert in_fresh_python(code) == "done\n"

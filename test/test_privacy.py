@@ -270,7 +270,7 @@ def test_launch_files_and_makefile_set_the_switch() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for name, value in privacy.SWITCHES.items():
         assert re.search(rf"^export {name} := {value}$", makefile, re.MULTILINE)
-    shared = (ROOT / "stremn_ros" / "nodes" / "launching.py").read_text()
+    shared = (ROOT / "stremn_ros" / "client" / "launching.py").read_text()
     assert "**SWITCHES" in shared
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"  # here, by conftest.py
 
