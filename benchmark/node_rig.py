@@ -28,7 +28,7 @@ from stremn_interfaces.srv import SeedMask
 from stremn_ros.client.bring_up import bring_up
 from stremn_ros.client.node_process import NodeProcess
 from stremn_ros.client.peer import Peer, wait_for
-from stremn_ros.messages import image_read
+from stremn_ros.messages import image_write
 
 NODE = "/stremn"
 TOPIC = "/camera/image"
@@ -48,7 +48,7 @@ def image_message(picture: np.ndarray, stamp: int, encoding: str = "rgb8") -> Im
     message = Image()
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, SECOND)
     message.header.frame_id = "camera"
-    return image_read.encode(message, picture, encoding)
+    return image_write.encode(message, picture, encoding)
 
 
 def stamp_of(header: Any) -> int:

@@ -16,7 +16,6 @@ MOVED = {
     "stremn_ros.memory.snapshot": "stremn_ros.snapshot",
     "stremn_ros.motion": "stremn_ros.imaging.motion",
     "stremn_ros.nodes.bring_up": "stremn_ros.client.bring_up",
-    "stremn_ros.nodes.image_codec": "stremn_ros.messages.image_read",
     "stremn_ros.nodes.launching": "stremn_ros.client.launching",
     "stremn_ros.nodes.segment_client": "stremn_ros.client.segment_client",
     "stremn_ros.runtime.models": "stremn_ros.model_folder",

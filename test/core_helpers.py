@@ -10,7 +10,7 @@ import numpy as np
 
 from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
 from stremn_ros.imaging.overlap import overlaps
-from stremn_ros.messages.image_read import encode
+from stremn_ros.messages.image_write import encode
 from stremn_ros.stream.segment_core import SegmentCore
 
 SECOND = 1_000_000_000

@@ -33,7 +33,7 @@ from shapes import TINY_MODEL
 from stremn_interfaces.msg import ObjectArray
 from stremn_interfaces.srv import SeedMask
 from stremn_ros.client import node_process, peer
-from stremn_ros.messages import image_read
+from stremn_ros.messages import image_read, image_write
 
 TIMEOUT = 180.0  # a machine that is busy with other things may take minutes to start a node
 SECOND = 1_000_000_000
@@ -65,7 +65,7 @@ def image_message(array, stamp=0, encoding="rgb8", frame_id="camera", **options)
     message = Image()
     message.header.stamp = to_time(stamp)
     message.header.frame_id = frame_id
-    return image_read.encode(message, array, encoding, **options)
+    return image_write.encode(message, array, encoding, **options)
 
 
 def tiny_model(folder: Path) -> str:

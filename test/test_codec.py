@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import array
+import sys
 import tracemalloc
-from types import SimpleNamespace
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,12 +18,12 @@ from stremn_ros.errors import InputError
 from stremn_ros.messages.image_read import (
     ENCODINGS,
     LABEL_ENCODINGS,
-    _rows,
+    checked_rows,
     decode_labels,
     decode_rgb,
-    encode,
     frame_size,
 )
+from stremn_ros.messages.image_write import encode
 
 DIRECT_COLOR = ["rgb8", "bgr8", "rgba8", "bgra8", "8UC3"]
 GREY_DTYPES = {
@@ -47,7 +49,7 @@ YUV = {
 
 def decode_raw(message):
     """The samples of a message, without padding and in the machine's byte order."""
-    rows = _rows(message)[1]
+    rows = checked_rows(message)
     out = rows[..., 0] if rows.shape[2] == 1 else rows
     return np.array(out, dtype=out.dtype.newbyteorder("="), order="C")
 
@@ -377,3 +379,53 @@ def test_what_cannot_be_written_is_refused(image, encoding, text):
         write(image, encoding)
     with pytest.raises(InputError, match="step is 5 bytes"):
         write(np.zeros((2, 2, 3), np.uint8), "rgb8", step=5)
+
+
+@pytest.fixture
+def bridge(monkeypatch):
+    """cv_bridge as beside a ROS distribution: what it is asked, and what it says."""
+    asked = []
+
+    class CvBridge:
+        answer = np.full((4, 6, 3), 7, np.uint8)
+
+        def imgmsg_to_cv2(self, msg, desired_encoding):
+            asked.append((msg.encoding, desired_encoding))
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return self.answer
+
+    module = ModuleType("cv_bridge")
+    module.__spec__ = ModuleSpec("cv_bridge", None)
+    module.CvBridge, module.asked = CvBridge, asked
+    monkeypatch.setitem(sys.modules, "cv_bridge", module)
+    return module
+
+
+def test_what_is_not_in_the_table_is_read_by_cv_bridge(bridge):
+    msg = message(4, 6, "rgb16", step=36, data=array.array("B", bytes(144)))
+    np.testing.assert_array_equal(decode_rgb(msg), bridge.CvBridge.answer)
+    assert frame_size(msg) == (4, 6)
+    assert bridge.asked == [("rgb16", "rgb8")]
+    decode_rgb(write(picture(4, 6), "rgb8"))  # in the table: not asked
+    assert len(bridge.asked) == 1
+
+
+def test_what_cv_bridge_cannot_read_is_refused_in_words(bridge):
+    msg = message(4, 6, "rgb16", step=36, data=array.array("B", bytes(144)))
+    bridge.CvBridge.answer = RuntimeError("[rgb99] is not a color format")
+    with pytest.raises(
+        InputError, match=r"by cv_bridge, which says: .rgb99.*mono8"
+    ):
+        decode_rgb(msg)
+    bridge.CvBridge.answer = np.zeros((4, 6), np.uint16)
+    with pytest.raises(InputError, match=r"cv_bridge made uint16 .4, 6. of a 6 x 4 rgb16"):
+        decode_rgb(msg)
+    asked = len(bridge.asked)
+    msg.data = msg.data[:-1]
+    with pytest.raises(InputError, match=r"cut short: 143 bytes came.*needs 144"):
+        decode_rgb(msg)
+    msg.height = 2**32 - 1
+    with pytest.raises(InputError, match="claims 6 x 4294967295"):
+        frame_size(msg)
+    assert len(bridge.asked) == asked

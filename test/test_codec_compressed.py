@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stremn_ros.errors import InputError
-from stremn_ros.messages import compressed_read, image_read
+from stremn_ros.messages import compressed_read, image_read, image_write
 
 HEIGHT, WIDTH = 48, 70
 
@@ -71,7 +71,7 @@ def test_the_format_does_not_matter_and_a_mosaic_is_colored():
         sent = compress(bgr(picture()), ".png", text=text)
         np.testing.assert_array_equal(compressed_read.decode_rgb(sent), picture())
     mosaic = SimpleNamespace()
-    image_read.encode(mosaic, picture(), "bayer_rggb8")
+    image_write.encode(mosaic, picture(), "bayer_rggb8")
     raw = np.frombuffer(mosaic.data, np.uint8).reshape(HEIGHT, WIDTH)
     sent = compress(raw, ".png", text="bayer_rggb8; png compressed ")
     np.testing.assert_array_equal(compressed_read.decode_rgb(sent), image_read.decode_rgb(mosaic))

@@ -63,7 +63,6 @@ NODES_NEVER_NEED = {"training", "data"}
 ROS_MODULES = {
     "rclpy",
     "ament_index_python",
-    "cv_bridge",
     "launch",
     "launch_ros",
     "message_filters",
@@ -74,7 +73,9 @@ ROS_MODULES = {
 
 
 def is_message(module: str) -> bool:
-    return module.partition(".")[0].endswith(("_msgs", "_interfaces"))
+    """Of a package that has messages, or what reads them, and no nodes."""
+    top = module.partition(".")[0]
+    return top == "cv_bridge" or top.endswith(("_msgs", "_interfaces"))
 
 
 def is_ros(module: str) -> bool:

@@ -15,7 +15,7 @@ from PIL import Image
 from stremn_ros.errors import InputError
 from stremn_ros.imaging import pictures
 from stremn_ros.imaging.video import open_frames, read_image, write_image
-from stremn_ros.messages import compressed_read, image_read
+from stremn_ros.messages import compressed_read, image_read, image_write
 
 
 def drawn(height: int = 120, width: int = 160) -> np.ndarray:
@@ -111,9 +111,9 @@ def readings(tmp_path: Path, counts: np.ndarray) -> list[np.ndarray]:
     for suffix in (".png", ".tif", ".pgm"):
         cv2.imwrite(str(tmp_path / f"a{suffix}"), counts)
         found.append(read_image(tmp_path / f"a{suffix}"))
-    message = image_read.encode(SimpleNamespace(), counts, "mono16")
+    message = image_write.encode(SimpleNamespace(), counts, "mono16")
     found.append(image_read.decode_rgb(message))
-    message = image_read.encode(SimpleNamespace(), counts, "16UC1", big_endian=True)
+    message = image_write.encode(SimpleNamespace(), counts, "16UC1", big_endian=True)
     found.append(image_read.decode_rgb(message))
     found.append(as_message((tmp_path / "a.png").read_bytes()))
     return found

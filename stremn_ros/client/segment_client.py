@@ -23,7 +23,7 @@ from std_srvs.srv import SetBool, Trigger
 from stremn_interfaces.srv import RemoveObject, SeedMask, SeedObject
 from stremn_ros.client.peer import Peer, check_name, wait_for
 from stremn_ros.errors import InputError, StremnError
-from stremn_ros.messages import image_read
+from stremn_ros.messages import image_write
 from stremn_ros.messages.reading import frame_size
 from stremn_ros.nodes.image_input import offered_reliability
 
@@ -109,7 +109,7 @@ class SegmentClient(Peer):
         )
         if stamp is not None:
             request.mask.header.stamp = stamp
-        image_read.encode(request.mask, labels, "mono8")
+        image_write.encode(request.mask, labels, "mono8")
         return self._call(SeedMask, "seed_mask", request)
 
     def seed_object(

@@ -28,7 +28,7 @@ from std_srvs.srv import SetBool, Trigger
 from stremn_interfaces.msg import ObjectArray, TrackedObject
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
 from stremn_ros.imaging import visualization
-from stremn_ros.messages import image_read
+from stremn_ros.messages import image_write
 from stremn_ros.messages.detections import VisionTypes, to_detections, to_label_info, vision_types
 from stremn_ros.messages.reading import nanoseconds
 from stremn_ros.nodes.image_input import (
@@ -236,7 +236,7 @@ class Camera:
 
     def _publish(self, segmented: Segmented) -> None:
         header = segmented.frame.message.header  # stamps are copied, never made
-        mask = image_read.encode(Image(header=header), segmented.result.labels, "mono8")
+        mask = image_write.encode(Image(header=header), segmented.result.labels, "mono8")
         self._mask_pub.publish(mask)
         objects = ObjectArray(header=header)
         objects.objects = [
@@ -251,7 +251,7 @@ class Camera:
             picture = visualization.overlay(
                 segmented.rgb, segmented.result.labels, self._settings.overlay_alpha
             )
-            self._overlay_pub.publish(image_read.encode(Image(header=header), picture, "rgb8"))
+            self._overlay_pub.publish(image_write.encode(Image(header=header), picture, "rgb8"))
 
     def _publish_vision(self, types: VisionTypes, header: Any, segmented: Segmented) -> None:
         found = segmented.result.objects
@@ -350,7 +350,7 @@ class Camera:
         # not unasked: a terminal would show every pixel of it
         if request.return_mask and answer.mask is not None and answer.frame is not None:
             response.mask.header = answer.frame.message.header
-            image_read.encode(response.mask, answer.mask, "mono8")
+            image_write.encode(response.mask, answer.mask, "mono8")
         return response
 
     def _on_remove_object(

@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from stremn_interfaces.msg import PredictionError
-from stremn_ros.messages import image_read
+from stremn_ros.messages import image_write
 from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.nodes import life_cycle, parameters
 from stremn_ros.nodes.image_input import ImageInput, no_time_yet
@@ -127,7 +127,7 @@ class Predictions:
             image = Image()
             image.header.frame_id = source.frame_id
             image.header.stamp = _time(predicted.stamp)
-            self._image_pub.publish(image_read.encode(image, predicted.image, "rgb8"))
+            self._image_pub.publish(image_write.encode(image, predicted.image, "rgb8"))
         if predicted.error is not None and predicted.change is not None:
             self._error_pub.publish(
                 PredictionError(

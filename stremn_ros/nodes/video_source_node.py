@@ -25,7 +25,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.video import VideoCutShortError, open_frames
-from stremn_ros.messages import image_read
+from stremn_ros.messages import image_read, image_write
 from stremn_ros.nodes import entry, parameters
 
 PROGRESS_PERIOD = 2.0  # seconds between two lines of progress
@@ -172,7 +172,7 @@ class VideoSource(Node):
         message = Image()
         message.header.stamp = self.get_clock().now().to_msg()
         message.header.frame_id = self._values["frame_id"]
-        image_read.encode(message, self._next, self._values["encoding"])
+        image_write.encode(message, self._next, self._values["encoding"])
         self._images.publish(message)
         if self._infos is not None:
             info = CameraInfo(header=message.header)

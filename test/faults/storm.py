@@ -41,7 +41,7 @@ from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
 from stremn_ros.errors import InputError
-from stremn_ros.messages import image_read
+from stremn_ros.messages import image_read, image_write
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.stream import autosave
 
@@ -110,7 +110,7 @@ class Maker:
                 message.data = self.numpy.bytes(self.random.randint(0, 300))
             elif what == 6 and message.encoding == "32FC1":
                 bad = np.full((4, 4), self.random.choice((math.nan, math.inf, -7.0, 1e9)))
-                image_read.encode(message, bad.astype(np.float32), "32FC1")
+                image_write.encode(message, bad.astype(np.float32), "32FC1")
             else:
                 message.width, message.height = message.width | 1, message.height | 1
         return message
