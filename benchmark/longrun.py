@@ -28,7 +28,7 @@ import numpy as np
 from stremn_ros.cli.options import add_model_options, load_segmenter
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.evaluation.bench import Run, back_and_forth, measure, plot, scene, time_stages
-from stremn_ros.evaluation.davis import open_davis
+from stremn_ros.evaluation.davis_data import open_davis
 from stremn_ros.imaging.video import read_image
 from stremn_ros.segmenter import Segmenter
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.bench import scene
-from stremn_ros.evaluation.davis import open_davis
+from stremn_ros.evaluation.davis_data import open_davis
 from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.imaging.video import read_image
 from stremn_ros.memory import FusionCell, SlotMemory

@@ -414,9 +414,7 @@ def test_what_is_not_in_the_table_is_read_by_cv_bridge(bridge):
 def test_what_cv_bridge_cannot_read_is_refused_in_words(bridge):
     msg = message(4, 6, "rgb16", step=36, data=array.array("B", bytes(144)))
     bridge.CvBridge.answer = RuntimeError("[rgb99] is not a color format")
-    with pytest.raises(
-        InputError, match=r"by cv_bridge, which says: .rgb99.*mono8"
-    ):
+    with pytest.raises(InputError, match=r"by cv_bridge, which says: .rgb99.*mono8"):
         decode_rgb(msg)
     bridge.CvBridge.answer = np.zeros((4, 6), np.uint16)
     with pytest.raises(InputError, match=r"cv_bridge made uint16 .4, 6. of a 6 x 4 rgb16"):

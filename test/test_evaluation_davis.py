@@ -11,7 +11,8 @@ import pytest
 from evaluation_helpers import ColorSegmenter, moving_shapes, write_davis, write_split
 
 from stremn_ros.errors import InputError
-from stremn_ros.evaluation.davis import evaluate_davis, open_davis
+from stremn_ros.evaluation.davis import evaluate_davis
+from stremn_ros.evaluation.davis_data import open_davis
 from stremn_ros.imaging.video import read_image, write_image
 from stremn_ros.imaging.visualization import read_label_png, write_label_png
 

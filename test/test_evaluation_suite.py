@@ -14,7 +14,7 @@ from shapes import TINY_MODEL, scene
 from stremn_ros.cli import main
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation import composed, suite
-from stremn_ros.evaluation.davis import open_davis
+from stremn_ros.evaluation.davis_data import open_davis
 
 SIZE = (96, 128)
 

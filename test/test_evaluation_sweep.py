@@ -14,7 +14,7 @@ import pytest
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import InputError
-from stremn_ros.evaluation.davis import open_davis
+from stremn_ros.evaluation.davis_data import open_davis
 from stremn_ros.evaluation.sweep import Setting, plan, plot, sweep
 
 ROOT = Path(__file__).resolve().parent.parent

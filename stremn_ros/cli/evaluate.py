@@ -63,7 +63,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from stremn_ros.evaluation.davis import DavisResult, evaluate_davis, open_davis
+    from stremn_ros.evaluation.davis import evaluate_davis
+    from stremn_ros.evaluation.davis_data import open_davis
+    from stremn_ros.evaluation.davis_result import DavisResult
 
     names = None
     if options.sequences is not None:

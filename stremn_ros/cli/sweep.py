@@ -56,7 +56,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from stremn_ros.evaluation.davis import open_davis
+    from stremn_ros.evaluation.davis_data import open_davis
     from stremn_ros.evaluation.sweep import plot, sweep
 
     def listed(text: str | None) -> list[str]:

@@ -19,13 +19,8 @@ import numpy as np
 
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation.composed import cutouts, follow_leaving, follow_twins
-from stremn_ros.evaluation.davis import (
-    Davis,
-    DavisSequence,
-    evaluate_davis,
-    look_at_all,
-    open_davis,
-)
+from stremn_ros.evaluation.davis import evaluate_davis, look_at_all
+from stremn_ros.evaluation.davis_data import Davis, DavisSequence, open_davis
 from stremn_ros.imaging.video import write_image
 from stremn_ros.imaging.visualization import contact_sheet
 from stremn_ros.mappings import build

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from stremn_ros.errors import InputError
-from stremn_ros.evaluation.davis import Davis, evaluate_davis
+from stremn_ros.evaluation.davis import evaluate_davis
+from stremn_ros.evaluation.davis_data import Davis
 from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.files import write_json
 from stremn_ros.memory.rules import RULES

@@ -292,7 +292,8 @@ class SegmentTask(Task):
 
 def validate(config: SegmentTraining, model: Path, ema: dict[str, Tensor]) -> float:
     """J&F in percent of the averaged weights on the excluded sequences."""
-    from stremn_ros.evaluation.davis import evaluate_davis, open_davis
+    from stremn_ros.evaluation.davis import evaluate_davis
+    from stremn_ros.evaluation.davis_data import open_davis
     from stremn_ros.segmenter import Segmenter
 
     if not (config.videos and config.exclude):
