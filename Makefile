@@ -7,6 +7,8 @@ export AMENT_PREFIX_PATH := $(if $(AMENT_PREFIX_PATH),$(AMENT_PREFIX_PATH):)$(VE
 # ONNX Runtime would report to its maker; the package sets this, too
 export ORT_DISABLE_TELEMETRY := 1
 PYTEST_ARGS ?=
+# tests of two files at a time; those of one file share their nodes and models
+TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint clean
@@ -28,7 +30,7 @@ demo: setup
 	@$(VENV)/bin/stremn demo
 
 test: setup
-	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup
 	@$(VENV)/bin/python -m ruff check .

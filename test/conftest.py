@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,48 +29,54 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Exported(NamedTuple):
-    """A run of `stremn export` under guard: what it said, its folder, and the cache it filled."""
+    """A run of `stremn export` on the tiny model: its folder, and the cache that it filled."""
 
-    said: str
     folder: Path
     cache: Path
 
+    @property
+    def said(self) -> str:
+        return (self.folder / "said.txt").read_text()
 
-@pytest.fixture(scope="session")
-def guarded_export(guard: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The tiny model's export for ONNX Runtime, which takes a minute: once for all tests."""
-    folder = tmp_path_factory.mktemp("export")
-    cache = folder / "cache"
-    done = subprocess.run(
-        [sys.executable, "-m", "stremn_ros.cli", "export", str(TINY), "--runtime", "onnx"],
-        env=environment(guard, folder, PYTHONPATH=str(ROOT), STREMN_CACHE=str(cache)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return Exported(done.stdout, folder, cache)
+    @property
+    def progress(self) -> list[str]:
+        return (self.folder / "progress.txt").read_text().splitlines()
 
-
-class TinyExport(NamedTuple):
-    """The tiny model's export by the library: its cache, what it said, and the differences."""
-
-    cache: Path
-    said: list[str]
-    differences: dict[str, float]
+    @property
+    def differences(self) -> dict[str, float]:
+        """From PyTorch, the largest of each stage."""
+        (key,) = self.cache.glob("tiny_model-onnx-*/key.json")
+        return json.loads(key.read_text())["differences"]
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> TinyExport:
-    """Made once for all tests, as it takes half a minute; those that add to it make a copy."""
-    from stremn_ros.runtime.onnx.export import export_onnx
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """For ONNX Runtime, which takes a minute: once for all tests and all workers of pytest-xdist.
 
-    cache = tmp_path_factory.mktemp("tiny_export")
-    said: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STREMN_CACHE", str(cache))
-        differences = export_onnx(TINY, (96, 128), said.append)
-    return TinyExport(cache, said, differences)
+    It runs under guard where there is a compiler. Tests that add to the cache make a copy.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "tiny_export"
+    made = Exported(folder, folder / "cache")
+    with (root / "tiny_export.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "said.txt").exists():
+            folder.mkdir()
+            own = {"PYTHONPATH": str(ROOT), "STREMN_CACHE": str(made.cache)}
+            around = environment(build(folder), folder) if compiler() else dict(os.environ)
+            done = subprocess.run(
+                [sys.executable, "-m", "stremn_ros.cli", "export", str(TINY), "--runtime", "onnx"],
+                env={**around, **own},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            (folder / "progress.txt").write_text(done.stderr)
+            (folder / "said.txt").write_text(done.stdout)
+    return made
 
 
 @pytest.fixture(scope="module")

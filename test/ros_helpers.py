@@ -14,8 +14,11 @@ from pathlib import Path
 
 # Set before rclpy starts, for this process and all the nodes it starts. A process that a test
 # starts to import this as well is told the test's.
+# The next domain is that of `own_node`; each worker of pytest-xdist has two of its own.
 os.environ["ROS_DOMAIN_ID"] = os.environ.get("STREMN_TEST_DOMAIN") or str(
-    random.SystemRandom().randint(1, 100)
+    8 * random.SystemRandom().randint(0, 11)
+    + 2 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
+    + 1
 )
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 

@@ -290,15 +290,15 @@ def test_evaluate_davis_names_what_is_missing(tmp_path):
     assert "no model" in fails("evaluate", "davis", "--root", root, "--model", "nothing")
 
 
-def test_export_makes_what_the_runtime_loads(shapes, tmp_path, guarded_export):
+def test_export_makes_what_the_runtime_loads(shapes, tmp_path, tiny_export):
     folder, _, mask, _ = shapes
-    cache = str(guarded_export.cache)
+    cache = str(tiny_export.cache)
     onnx = ["segment", folder, "--mask", mask, "--model", TINY, "--end", 5, "--quiet"]
     none = str(tmp_path / "none")
     message = fails(*onnx, "--out", tmp_path / "a", "--runtime", "onnxruntime", STREMN_CACHE=none)
     assert "stremn export" in message
-    assert "7 stages" in guarded_export.said
-    assert cache in guarded_export.said
+    assert "7 stages" in tiny_export.said
+    assert cache in tiny_export.said
     for runtime, out in (("onnxruntime", "a"), ("torch", "b")):
         done = stremn(
             *onnx, "--out", tmp_path / out, "--runtime", runtime, STREMN_CACHE=cache

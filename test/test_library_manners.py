@@ -67,7 +67,7 @@ def python(code: str, cache: Path) -> str:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_defaults_of_other_libraries_change_nothing(
-    guarded_export: Exported, runtime: str
+    tiny_export: Exported, runtime: str
 ) -> None:
     """Set before the network is loaded, or after it; each in a process, as they are global."""
     code = f"{RUN}\nplain = run({runtime!r})\nassert plain.any()\n"
@@ -80,7 +80,7 @@ masks = run({runtime!r})
 assert (masks == plain).all(), {name!r} + " set before loading"
 torch.set_default_dtype(default); torch.set_default_device(None); np.seterr(all="warn")
 """
-    python(code, guarded_export.cache)
+    python(code, tiny_export.cache)
 
 
 def test_a_predictor_does_not_mind_the_default_type(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_predictor_does_not_mind_the_default_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", RUNTIMES)
-def test_a_forked_child_loads_and_runs(guarded_export: Exported, first: str) -> None:
+def test_a_forked_child_loads_and_runs(tiny_export: Exported, first: str) -> None:
     """As in servers that fork their workers once the parent has used a network."""
     code = f"""{RUN}
 import faulthandler, multiprocessing
@@ -115,7 +115,7 @@ process.start()
 process.join(90)
 assert process.exitcode == 0, process.exitcode
 """
-    assert "done" in python(code, guarded_export.cache)
+    assert "done" in python(code, tiny_export.cache)
 
 
 def test_loaded_networks_wait_for_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ segment_node.main()
 
 @pytest.fixture(scope="module")
 def ran(
-    guard: Path, guarded_export: Exported, tmp_path_factory: pytest.TempPathFactory
+    guard: Path, tiny_export: Exported, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path, str]]:
     """What was done beside each other under guard: the folder of each, and what it said."""
     work = tmp_path_factory.mktemp("ran")
@@ -172,12 +172,12 @@ def ran(
     }  # fmt: skip
     if importlib.util.find_spec("rclpy") is None:
         del jobs["the node"]
-    found = {"export": (guarded_export.folder, guarded_export.said)}
+    found = {"export": (tiny_export.folder, tiny_export.said)}
     processes = {}
     for name, words in jobs.items():
         folder = work / name.replace(" ", "_")
         changes = {
-            "STREMN_CACHE": str(guarded_export.cache),
+            "STREMN_CACHE": str(tiny_export.cache),
             "OMP_NUM_THREADS": "1",
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             "ROS_LOCALHOST_ONLY": "1",

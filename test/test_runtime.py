@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TinyExport
+from conftest import Exported
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.demo.run import demo_video
@@ -30,11 +30,11 @@ CONFIG = Path(__file__).resolve().parents[1] / "config"
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_export: TinyExport) -> Path:
+def exported(tiny_export: Exported) -> Path:
     """A cache that holds the tiny model's export."""
     assert set(tiny_export.differences) == set(export.STAGES)
     assert max(tiny_export.differences.values()) < 1e-4
-    assert len(tiny_export.said) == 2 * len(export.STAGES)
+    assert sum("tiny_model: " in line for line in tiny_export.progress) == 2 * len(export.STAGES)
     return tiny_export.cache
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TinyExport
+from conftest import Exported
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import InputError, ModelError
@@ -50,7 +50,7 @@ def record(objects: list[int], frames: int) -> RecordingStages:
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_export: TinyExport, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tiny_export: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the tiny model's export, in single precision and in int8."""
     cache = tmp_path_factory.mktemp("int8") / "cache"
     shutil.copytree(tiny_export.cache, cache)
