@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stremn_ros.demo.run import demo_video
+from stremn_ros.demo.assets import demo_video
 from stremn_ros.imaging.video import open_frames
 from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.resources import shared_file

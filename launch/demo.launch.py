@@ -24,7 +24,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
 from stremn_ros.client.launching import number, reader
-from stremn_ros.demo.run import RATE, START_FRAME, WIDTH, demo_video
+from stremn_ros.demo.assets import RATE, START_FRAME, WIDTH, demo_video
 
 SHARE = get_package_share_directory("stremn_ros")
 IMAGE_TOPIC = "/demo/image"

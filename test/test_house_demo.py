@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
-from stremn_ros.demo import run as demo
+from stremn_ros.demo import assets as demo
+from stremn_ros.demo import summary
 from stremn_ros.imaging.video import open_frames
 from stremn_ros.imaging.visualization import read_label_png
+from stremn_ros.resources import shared_file
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "test" / "data" / "tiny_model"
@@ -64,7 +66,7 @@ def test_the_pictures_are_whole_and_the_seed_is_in_them(finished: tuple[Path, st
     assert pictures[0].shape == (360, 640, 3)
     source = next(iter(open_frames(demo.demo_video(), demo.START_FRAME, size=(360, 640))))
     difference = np.abs(pictures[0].astype(int) - source).mean(axis=2)
-    inside = read_label_png(demo.shared_file("demo_seed.png")) > 0
+    inside = read_label_png(shared_file("demo_seed.png")) > 0
     assert difference[inside].mean() > 3 * difference[~inside].mean()  # the tint
     assert cv2.imread(str(out / "contact_sheet.png")).shape[1] > 1000
     for name in ("overlay.mp4", "contact_sheet.png", "summary.json"):
@@ -98,7 +100,7 @@ def test_wrong_arguments_are_said(tmp_path: Path, words: list[str], says: str) -
 def test_the_drawn_masks_fit_the_video() -> None:
     frames = list(open_frames(demo.demo_video(), demo.START_FRAME, size=(360, 640)))
     for name, frame in (("demo_seed.png", frames[0]), ("demo_last.png", frames[-1])):
-        mask = read_label_png(demo.shared_file(name))
+        mask = read_label_png(shared_file(name))
         assert mask.shape == frame.shape[:2] == (360, demo.WIDTH)
         assert np.unique(mask).tolist() == [0, 1]
         # the rabbit is grey, and around it is grass: the edge of the mask is where colors change
@@ -111,8 +113,8 @@ def test_iou_of_two_masks() -> None:
     right = np.zeros((4, 4), np.uint8)
     right[:2] = 1
     right[3] = 2
-    assert demo._iou(right, right) == 1.0
+    assert summary._iou(right, right) == 1.0
     found = np.zeros_like(right)
     found[:1] = 1
     found[3] = 2
-    assert demo._iou(found, right) == pytest.approx((0.5 + 1.0) / 2)
+    assert summary._iou(found, right) == pytest.approx((0.5 + 1.0) / 2)

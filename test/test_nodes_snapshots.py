@@ -20,11 +20,12 @@ from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 from std_srvs.srv import Trigger
 
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask
-from stremn_ros.demo import run as demo
+from stremn_ros.demo import assets as demo
 from stremn_ros.errors import InputError
 from stremn_ros.imaging import visualization
 from stremn_ros.imaging.video import open_frames
 from stremn_ros.messages.image_read import decode_labels
+from stremn_ros.resources import shared_file
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.snapshot import Snapshot
 from stremn_ros.stream.autosave import Snapshots, snapshot_path
@@ -302,7 +303,7 @@ def test_on_a_real_clip_the_masks_before_and_after_agree(run):
     """The rabbit of the demo, seeded 12 frames before the kill."""
     video, first = demo.demo_video(), demo.START_FRAME
     frames = list(open_frames(video, first, first + 13, (360, 640)))
-    mask = visualization.read_label_png(demo.shared_file("demo_seed.png"))
+    mask = visualization.read_label_png(shared_file("demo_seed.png"))
     mask = cv2.resize(mask, (640, 360), interpolation=cv2.INTER_NEAREST)
     options = {"model": "segment_lite0", "autosave_period": 0.1, "autoload": True}
     options["processing_size"] = 192  # a third of the time of the default

@@ -14,7 +14,7 @@ import torch
 from conftest import Exported
 from shapes import TINY_MODEL, scene
 
-from stremn_ros.demo.run import demo_video
+from stremn_ros.demo.assets import demo_video
 from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
 from stremn_ros.imaging.video import open_frames
 from stremn_ros.imaging.visualization import read_label_png

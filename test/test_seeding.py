@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stremn_ros.demo.run import START_FRAME, demo_video
+from stremn_ros.demo.assets import START_FRAME, demo_video
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.seeding import DOUBTFUL, agreement, make_mask
 from stremn_ros.imaging.video import open_frames
