@@ -27,11 +27,12 @@ from typing import Any
 
 import node_rig
 import numpy as np
-from node_rig import Camera, Rig, best_effort, wait_for, write_json
+from node_rig import Camera, Rig, best_effort, wait_for
 
 from stremn_ros.client.peer import Peer
 from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.bench import scene
+from stremn_ros.files import write_json
 from stremn_ros.nodes.dds_profile import profile_environment
 from stremn_ros.resources import shared_file
 
@@ -200,7 +201,8 @@ def main(arguments: list[str] | None = None) -> int:
         "the_node_adds_less_than_5_ms": result["node_adds"]["node p50 [ms]"] < ADDS_MS,
     }
     print(f"none lost with the profile: {lossless}; checks: {result['checks']}")
-    write_json(options.json, result)
+    if options.json:
+        write_json(options.json, result)
     return 0 if all(result["checks"].values()) else 1
 
 

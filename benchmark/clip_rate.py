@@ -18,6 +18,7 @@ import cv2
 from stremn_ros.data.mixture import Mixture
 from stremn_ros.data.photos import PhotoClips
 from stremn_ros.data.videos import VideoClips
+from stremn_ros.files import write_json
 from stremn_ros.training.segment import SegmentTraining
 
 
@@ -60,7 +61,7 @@ def main() -> None:
         first += phase.iterations
     print(json.dumps(rows, indent=2))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(options.json, rows)
 
 
 if __name__ == "__main__":

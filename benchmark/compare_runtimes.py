@@ -10,7 +10,6 @@ most: what a runtime's rounding is to be seen beside.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 from frames import demo_frames, machine
 
 from stremn_ros.evaluation.runtimes import compare_runtimes, table
+from stremn_ros.files import write_json
 from stremn_ros.segmenter import Segmenter
 
 NOISY = "with noise"  # the first runtime's column
@@ -93,8 +93,7 @@ def main() -> None:
         "runs": runs,
     }
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
 
 
 if __name__ == "__main__":

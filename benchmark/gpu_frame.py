@@ -22,6 +22,7 @@ import torch
 from frames import demo_frames, machine
 
 from stremn_ros.errors import StremnError
+from stremn_ros.files import write_json
 from stremn_ros.model_folder import find_model, load_network
 from stremn_ros.runtime.choose import make_stages
 from stremn_ros.runtime.cuda.stages import CudaStages
@@ -111,8 +112,7 @@ def main() -> None:
         "runtimes": result,
     }
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(options.json, found)
 
 
 def wait(device: torch.device) -> None:

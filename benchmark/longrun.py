@@ -18,7 +18,6 @@ fresh one, whose frames N/2 to N are compared with those of the old one at the s
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ from stremn_ros.cli.options import add_model_options, load_segmenter
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.evaluation.bench import Run, back_and_forth, measure, plot, scene, time_stages
 from stremn_ros.evaluation.davis_data import open_davis
+from stremn_ros.files import write_json
 from stremn_ros.imaging.video import read_image
 from stremn_ros.segmenter import Segmenter
 
@@ -183,9 +183,8 @@ def main(arguments: list[str] | None = None) -> int:
     print()
     print("\n".join(lines))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         values = {**run.as_dict(), "beside_fresh": beside, "holds": holds, "verdict": lines}
-        options.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, values)
     if options.plot is not None:
         plot(run, options.plot, f"{run.frames} frames, objects come and go")
     return 0 if holds else 1

@@ -5,7 +5,6 @@ For the scripts beside it. Everything runs over real DDS, in a domain of its own
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
@@ -188,10 +187,3 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
         return {}
     values = np.percentile(np.asarray(seconds) * 1000, (50, 95, 99))
     return {f"p{part}_ms": round(float(value), 2) for part, value in zip((50, 95, 99), values)}
-
-
-def write_json(path: Path | None, result: dict[str, Any]) -> None:
-    text = json.dumps(result, indent=2)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")

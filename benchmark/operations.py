@@ -9,7 +9,6 @@ same threads. Operations are multiplications and additions of convolutions and m
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from frames import demo_frames, machine
 from torch.utils.flop_counter import FlopCounterMode
 
 from stremn_ros.evaluation.bench import STAGES, time_stages
+from stremn_ros.files import write_json
 from stremn_ros.segmenter import Segmenter
 
 SIDE = 2048  # of the matrices
@@ -113,8 +113,7 @@ def main() -> None:
             "operations": counting.operations,
             "median_ms": {name: 1000 * value for name, value in seconds.items()},
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,7 @@ from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.bench import scene
 from stremn_ros.evaluation.davis_data import open_davis
 from stremn_ros.evaluation.plotting import new_figure, save_figure
+from stremn_ros.files import write_json
 from stremn_ros.imaging.video import read_image
 from stremn_ros.memory import FusionCell, SlotMemory
 from stremn_ros.model_folder import find_model, load_network
@@ -279,8 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"{found['other_choices_percent']:11.2f} %  {found['bytes']}"
         )
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, values)
     if options.plot is not None:
         plot(values, options.plot)
     return 0

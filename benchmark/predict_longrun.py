@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from stremn_ros.files import write_json
 from stremn_ros.predictor import Predictor
 
 
@@ -60,7 +61,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=2))
     if options.json:
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 
 import node_rig
 import numpy as np
-from node_rig import Camera, Rig, best_effort, percentiles, wait_for, write_json
+from node_rig import Camera, Rig, best_effort, percentiles, wait_for
 from sensor_msgs.msg import RegionOfInterest
 from std_srvs.srv import SetBool, Trigger
 
@@ -36,6 +36,7 @@ from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedObje
 from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.bench import scene
 from stremn_ros.evaluation.plotting import new_figure, save_figure
+from stremn_ros.files import write_json
 from stremn_ros.messages.image_read import decode_labels
 from stremn_ros.nodes.dds_profile import profile_environment
 from stremn_ros.resources import shared_file
@@ -349,7 +350,8 @@ def main(arguments: list[str] | None = None) -> int:
         finally:
             code = soak.rig.close()
     result["checks"]["node_ended_cleanly"] = code == 0
-    write_json(options.json, result)
+    if options.json:
+        write_json(options.json, result)
     if options.plot:
         plot(result, soak, options.plot)
     for key in ("frames", "resident_MiB", "latency_start", "latency_end", "iou_with_truth"):
