@@ -17,7 +17,6 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import cv2
@@ -50,6 +49,9 @@ from stremn_ros.memory import (
 )
 from stremn_ros.model_folder import SCORER_PREFIX, find_model, load_network
 from stremn_ros.network import Decoded, Seen, aggregate_logits, object_probabilities
+from stremn_ros.results import ObjectState as ObjectState  # their public place is here, too
+from stremn_ros.results import SegmentResult as SegmentResult
+from stremn_ros.results import TrackedObject as TrackedObject
 from stremn_ros.runtime.choose import TorchStages, make_stages
 from stremn_ros.runtime.staging import make_stager
 from stremn_ros.snapshot import Snapshot, fingerprint
@@ -58,40 +60,6 @@ log = logging.getLogger(__name__)
 
 PLACE_STRIDE = 4  # of the masks that the next frame gets to know
 LINEAR_FRAMES = 5  # between two templates of the rule `linear`, as in STM
-
-
-class ObjectState(IntEnum):
-    """TRACKED: seen in this frame. OCCLUDED: not seen for a short while. LOST: for longer."""
-
-    TRACKED = 0
-    OCCLUDED = 1
-    LOST = 2
-
-
-@dataclass(frozen=True)
-class TrackedObject:
-    """An object in one frame.
-
-    Attributes:
-        score: how good the mask is, 0..1; 0 for an empty mask. It is the IoU that the network
-            predicts for it, or, from a network without that head, the mean probability inside.
-        area: pixels of the mask; box: (x, y, width, height) in pixels; centroid: (x, y).
-    """
-
-    id: int
-    state: ObjectState
-    score: float
-    area: int
-    box: tuple[int, int, int, int]
-    centroid: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class SegmentResult:
-    """labels uint8 [H, W] at the frame's size (0 background, n = object n), objects by id."""
-
-    labels: NDArray[np.uint8]
-    objects: list[TrackedObject] = field(default_factory=list)
 
 
 @dataclass

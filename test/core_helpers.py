@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,15 +12,22 @@ import numpy as np
 from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
 from stremn_ros.imaging.overlap import overlaps
 from stremn_ros.messages.image_write import encode
+from stremn_ros.results import ObjectState, SegmenterState, SegmentResult, TrackedObject
+from stremn_ros.stream.diagnosis import CoreStatus, InputStatus
 from stremn_ros.stream.segment_core import SegmentCore
 
 SECOND = 1_000_000_000
 TIMEOUT = 30.0
 
 
-class State:
-    def __init__(self, name):
-        self.name = name
+def core_status(values):
+    """A CoreStatus with its parts, each of the values with its names."""
+
+    def of(kind):
+        return {field.name: values[field.name] for field in fields(kind) if field.name in values}
+
+    images, state = InputStatus(**of(InputStatus)), SegmenterState(**of(SegmenterState))
+    return CoreStatus(**{**of(CoreStatus), "images": images, "state": state})
 
 
 class ColorJob:
@@ -147,15 +155,17 @@ class ColorSegmenter:
             for number in self.ids:
                 inside = labels == number
                 objects.append(
-                    SimpleNamespace(
+                    TrackedObject(
                         id=number,
-                        state=State("TRACKED" if inside.any() else "LOST"),
+                        state=ObjectState.TRACKED if inside.any() else ObjectState.LOST,
                         score=0.9 if inside.any() else 0.0,
                         area=int(inside.sum()),
+                        box=(0, 0, 0, 0),
+                        centroid=(0.0, 0.0),
                     )
                 )
             self.last = frame, labels
-            return SimpleNamespace(labels=labels, objects=objects)
+            return SegmentResult(labels, objects)
         finally:
             self.inside.release()
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from core_helpers import core_status
 
 from stremn_ros.cli import build_parser
 from stremn_ros.evaluation.bench import OTHER, STAGES, UPKEEP
 from stremn_ros.nodes import parameters
+from stremn_ros.results import ObjectState, SegmenterState, TrackedObject
 from stremn_ros.runtime.table import LISTED, RUNTIMES
 from stremn_ros.stream import diagnosis
 from stremn_ros.stream.intake import Counters
@@ -105,13 +107,11 @@ def documented_keys() -> set[str]:
 def published_keys() -> set[str]:
     """Keys of the diagnostics of a node that has everything to tell."""
     done = SimpleNamespace(latency=0.1, network=0.1, node=0.1, arrival=0.0, when=0.0)
-    item = SimpleNamespace(
-        id=7, state=SimpleNamespace(name="TRACKED"), score=0.9, area=5, box=(0, 0, 1, 1)
-    )
-    values = {field.name: 0 for field in fields(diagnosis.CoreStatus)}
-    facts = diagnosis.CoreStatus(
-        **{
-            **values,
+    item = TrackedObject(7, ObjectState.TRACKED, 0.9, 5, (0, 0, 1, 1), (0.0, 0.0))
+    kinds = (diagnosis.CoreStatus, diagnosis.InputStatus, SegmenterState)
+    facts = core_status(
+        {
+            **{field.name: 0 for kind in kinds for field in fields(kind)},
             "counters": Counters(),
             "settings": Settings(),
             "done": [done],

@@ -10,16 +10,17 @@ from types import SimpleNamespace
 
 import pytest
 import rclpy
+from core_helpers import core_status
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_helpers import own_node, wait_for
 from shapes import TINY_MODEL
 
+from stremn_ros.results import ObjectState, TrackedObject
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.stream.diagnosis import (
     ERROR,
     OK,
     WARN,
-    CoreStatus,
     FrameTiming,
     diagnose,
     with_reason,
@@ -29,7 +30,7 @@ from stremn_ros.stream.settings import Settings
 
 
 def found(number, state="TRACKED", score=0.95, area=120):
-    return SimpleNamespace(id=number, state=SimpleNamespace(name=state), score=score, area=area)
+    return TrackedObject(number, ObjectState[state], score, area, (0, 0, 12, 10), (6.0, 5.0))
 
 
 def facts(**changes):
@@ -61,7 +62,7 @@ def facts(**changes):
         "slots_used": {1: 2, 2: 1},
         "runtime": "colors",
     }
-    return CoreStatus(**{**given, **changes})
+    return core_status({**given, **changes})
 
 
 def test_when_all_is_well_the_figures_are_told():

@@ -20,6 +20,7 @@ from stremn_ros.cli.options import (
 )
 from stremn_ros.errors import StremnError
 from stremn_ros.files import write_json
+from stremn_ros.results import ObjectState
 
 log = logging.getLogger(__name__)
 
@@ -181,11 +182,11 @@ def _caption(name: str, given: bool, objects: Sequence[Any]) -> str:
     if given:
         return f"{name}  given"
     if len(objects) > 3:
-        seen = sum(item.state.name == "TRACKED" for item in objects)
+        seen = sum(item.state is ObjectState.TRACKED for item in objects)
         return f"{name}  {seen} of {len(objects)} seen"
     return f"{name}  " + "  ".join(
         f"{item.id}: {item.score:.2f}"
-        if item.state.name == "TRACKED"
+        if item.state is ObjectState.TRACKED
         else f"{item.id}: {item.state.name.lower()}"
         for item in objects
     )

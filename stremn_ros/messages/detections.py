@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stremn_ros.results import ObjectState, TrackedObject
+
 
 @dataclass(frozen=True)
 class VisionTypes:
@@ -39,7 +41,7 @@ def vision_types() -> VisionTypes | None:
     return VisionTypes(array, detection, hypothesis, label_info, vision_class)
 
 
-def to_detections(types: VisionTypes, header: Any, objects: Sequence[Any]) -> Any:
+def to_detections(types: VisionTypes, header: Any, objects: Sequence[TrackedObject]) -> Any:
     """A Detection2DArray of the objects that are seen (state TRACKED) in a frame.
 
     Args:
@@ -52,7 +54,7 @@ def to_detections(types: VisionTypes, header: Any, objects: Sequence[Any]) -> An
     """
     array = types.detection_array(header=header)
     for item in objects:
-        if item.state.name != "TRACKED":
+        if item.state is not ObjectState.TRACKED:
             continue
         detection = types.detection(header=header, id=str(item.id))
         x, y, width, height = (float(value) for value in item.box)

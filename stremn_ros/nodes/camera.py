@@ -27,6 +27,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from stremn_interfaces.msg import ObjectArray, TrackedObject
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
+from stremn_ros import results
 from stremn_ros.imaging import visualization
 from stremn_ros.messages import image_write
 from stremn_ros.messages.detections import VisionTypes, to_detections, to_label_info, vision_types
@@ -37,6 +38,7 @@ from stremn_ros.nodes.image_input import (
     no_time_yet,
     policy_name,
 )
+from stremn_ros.segmenter import Segmenter
 from stremn_ros.stream.autosave import Snapshots
 from stremn_ros.stream.diagnosis import Report
 from stremn_ros.stream.limited_log import LimitedLog
@@ -124,7 +126,7 @@ class Camera:
 
     # ------------------------------------------------------------------ life
 
-    def configure(self, segmenter: Any, worker: Worker) -> None:
+    def configure(self, segmenter: Segmenter, worker: Worker) -> None:
         """Makes publishers, core and snapshots; no frame is taken yet."""
         values, node = self._values, self._node
 
@@ -395,16 +397,14 @@ class Camera:
         self._write(severity, f"{self.name}: {text}" if self.name else text)
 
 
-def _tracked_object(found: Any, name: str) -> TrackedObject:
+def _tracked_object(found: results.TrackedObject, name: str) -> TrackedObject:
     x, y, width, height = found.box
     return TrackedObject(
-        id=int(found.id),
+        id=found.id,
         name=name,
         state=int(found.state),
-        score=float(found.score),
-        area=int(found.area),
-        box=RegionOfInterest(
-            x_offset=int(x), y_offset=int(y), width=int(width), height=int(height)
-        ),
-        centroid=Point32(x=float(found.centroid[0]), y=float(found.centroid[1])),
+        score=found.score,
+        area=found.area,
+        box=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
+        centroid=Point32(x=found.centroid[0], y=found.centroid[1]),
     )

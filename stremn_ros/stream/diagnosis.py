@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from stremn_ros.results import ObjectState, SegmenterState
 from stremn_ros.stream.intake import LOSS_REMEDY, Counters
 from stremn_ros.stream.settings import IntakeSettings, Settings
 
@@ -44,7 +45,7 @@ class FrameTiming:
     node: float  # that the node itself added: neither in the network nor waiting for it
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class InputStatus:
     """What a core knows of its images at one moment; counts are of the last few seconds."""
 
@@ -66,39 +67,33 @@ class InputStatus:
     hint: str = ""  # of a connection that cannot work
 
 
-@dataclass(kw_only=True)
-class CoreStatus(InputStatus):
+@dataclass(frozen=True, kw_only=True)
+class CoreStatus:
     """What the core of a camera knows at one moment."""
 
+    images: InputStatus
+    state: SegmenterState
     settings: Settings
     enabled: bool
     kept_frames: int
     kept_most: int
     kept_bytes: int
-    ids: Sequence[int]
-    objects: Sequence[Any]  # of the last SegmentResult
-    names: Mapping[int, str]
-    max_objects: int
-    memory_bytes: int
-    slots_used: Mapping[int, int]
-    runtime: str
-    memory: Mapping[int, str] = field(default_factory=dict)  # of each object, in words
     snapshot: str = ""  # the last one
     last_seed: str = ""
     seeds_by_topic: str = ""
-    problems: Sequence[str] = field(default_factory=tuple)  # what else is wrong, in words
+    problems: Sequence[str] = ()  # what else is wrong, in words
 
 
 def diagnose(facts: CoreStatus) -> Report:
     """Figures, and all that is wrong with its remedy."""
     report = worst_first(_reasons(facts), "segmenting", _values(facts))
-    values = report.values
-    for item in facts.objects:
+    values, state = report.values, facts.state
+    for item in state.objects:
         values[f"object {item.id}"] = (
-            f"{_prefix(facts.names.get(item.id, ''))}{item.state.name}, score {item.score:.3f}, "
+            f"{_prefix(state.names.get(item.id, ''))}{item.state.name}, score {item.score:.3f}, "
             f"area {item.area}"
         )
-    for object_id, text in sorted(facts.memory.items()):
+    for object_id, text in sorted(state.memory.items()):
         values[f"memory of object {object_id}"] = text
     return report
 
@@ -174,21 +169,21 @@ def backlog(facts: InputStatus) -> Iterable[Reason]:
 
 def _reasons(facts: CoreStatus) -> Iterable[Reason]:
     """What comes first in the way of an image first."""
-    settings = facts.settings
-    yield from input_reasons(facts)
-    if not facts.active:
+    images, objects = facts.images, facts.state.objects
+    yield from input_reasons(images)
+    if not images.active:
         return
     for problem in facts.problems:
         yield WARN, problem
     if not facts.enabled:
         yield OK, "paused (~/enable)"
         return
-    if not facts.ids:
+    if not facts.state.ids:
         yield OK, "no objects: seed one with ~/seed_mask or ~/seed_object"
-    lost = [item.id for item in facts.objects if item.state.name == "LOST"]
+    lost = [item.id for item in objects if item.state is ObjectState.LOST]
     if lost:
         yield WARN, f"lost object {listed_ids(lost)}: seed it again, or remove it"
-    hidden = [item.id for item in facts.objects if item.state.name == "OCCLUDED"]
+    hidden = [item.id for item in objects if item.state is ObjectState.OCCLUDED]
     if hidden:
         yield (
             WARN,
@@ -197,8 +192,8 @@ def _reasons(facts: CoreStatus) -> Iterable[Reason]:
         )
     unsure = [
         f"{item.id} ({item.score:.2f})"
-        for item in facts.objects
-        if item.state.name == "TRACKED" and item.score < settings.low_confidence
+        for item in objects
+        if item.state is ObjectState.TRACKED and item.score < facts.settings.low_confidence
     ]
     if unsure:
         yield (
@@ -206,7 +201,7 @@ def _reasons(facts: CoreStatus) -> Iterable[Reason]:
             f"low confidence in object {', '.join(unsure)}: look at ~/overlay and seed it again "
             "if its mask has drifted, or lower low_confidence",
         )
-    yield from backlog(facts)
+    yield from backlog(images)
 
 
 def input_values(facts: InputStatus, done: str) -> dict[str, Any]:
@@ -231,17 +226,18 @@ def input_values(facts: InputStatus, done: str) -> dict[str, Any]:
 
 
 def _values(facts: CoreStatus) -> dict[str, Any]:
+    state = facts.state
     return {
-        **input_values(facts, "segmented"),
-        "objects": f"{len(facts.ids)} of {facts.max_objects}",
-        "memory [bytes]": facts.memory_bytes,
-        "slots used": ", ".join(f"{key}: {n}" for key, n in sorted(facts.slots_used.items())),
+        **input_values(facts.images, "segmented"),
+        "objects": f"{len(state.ids)} of {state.max_objects}",
+        "memory [bytes]": state.memory_bytes,
+        "slots used": ", ".join(f"{key}: {n}" for key, n in sorted(state.slots_used.items())),
         "seed buffer [frames]": f"{facts.kept_frames} of {facts.kept_most}",
         "seed buffer [bytes]": facts.kept_bytes,
         "last seed": facts.last_seed,
         "seeds by topic": facts.seeds_by_topic,
         "snapshot": facts.snapshot,
-        "runtime": facts.runtime,
+        "runtime": state.runtime,
         "enabled": str(facts.enabled).lower(),
     }
 

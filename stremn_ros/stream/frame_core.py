@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stremn_ros.errors import StremnError
-from stremn_ros.stream.diagnosis import FrameTiming
+from stremn_ros.stream.diagnosis import FrameTiming, InputStatus
 from stremn_ros.stream.intake import WINDOW_FRAMES, WINDOW_SECONDS, Counters, Frame, Intake
 from stremn_ros.stream.limited_log import Log
 from stremn_ros.stream.settings import IntakeSettings
@@ -45,6 +45,7 @@ class FrameCore:
         largest_gap: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._log, self._clock, self._node = log, clock, node
+        self._intake_settings = settings
         self.topic = topic
         self._own_worker = worker is None
         self._worker = worker if worker is not None else Worker(self._complain, clock)
@@ -152,28 +153,29 @@ class FrameCore:
         with self._condition:
             return not (self.has_work() or self._busy)
 
-    def _input_status(self, hint: str, no_clock: bool) -> dict[str, Any]:
-        """Fields of `InputStatus`; the condition is held."""
+    def _input_status(self, hint: str, no_clock: bool) -> InputStatus:
+        """The condition is held."""
         now, frames = self._clock(), self._frames
         recent = now - WINDOW_SECONDS
         last = frames.arrivals[-1] if frames.arrivals else frames.started
-        return {
-            "topic": self.topic,
-            "node": self._node,
-            "counters": Counters(**vars(frames.counters)),
-            "active": self._active,
-            "window": min(WINDOW_SECONDS, max(now - frames.started, 1e-3)),
-            "since": now - last,
-            "arrivals": sum(when > recent for when in frames.arrivals),
-            "drops": sum(when > recent for when in frames.drops),
-            "lost": sum(gap for when, gap in frames.losses if when > recent),
-            "late": [age for when, age in frames.late if when > recent],
-            "done": [entry for entry in self._done if entry.when > recent],
-            "error": self._last_error,
-            "error_age": now - self._last_error_time,
-            "no_clock": no_clock,
-            "hint": hint,
-        }
+        return InputStatus(
+            topic=self.topic,
+            node=self._node,
+            settings=self._intake_settings,
+            counters=Counters(**vars(frames.counters)),
+            active=self._active,
+            window=min(WINDOW_SECONDS, max(now - frames.started, 1e-3)),
+            since=now - last,
+            arrivals=sum(when > recent for when in frames.arrivals),
+            drops=sum(when > recent for when in frames.drops),
+            lost=sum(gap for when, gap in frames.losses if when > recent),
+            late=[age for when, age in frames.late if when > recent],
+            done=[entry for entry in self._done if entry.when > recent],
+            error=self._last_error,
+            error_age=now - self._last_error_time,
+            no_clock=no_clock,
+            hint=hint,
+        )
 
     def _note_error(self, text: str, key: str) -> None:
         self._last_error = text

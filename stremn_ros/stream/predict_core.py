@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.messages.reading import NANOSECONDS, decode
+from stremn_ros.predictor import Predictor
 from stremn_ros.stream.diagnosis import (
     WARN,
     InputStatus,
@@ -65,6 +65,20 @@ class Predicted:
     source: int
 
 
+@dataclass(frozen=True)
+class PredictorState:
+    """A predictor at one moment, for the diagnostics; period: seconds between frames."""
+
+    seen: int
+    observe: int
+    horizon: int
+    memory_bytes: int
+    processing_size: tuple[int, int] | None
+    error: float | None
+    change: float | None
+    period: float
+
+
 class PredictCore(FrameCore):
     """Frames and counters around one predictor.
 
@@ -76,7 +90,7 @@ class PredictCore(FrameCore):
 
     def __init__(
         self,
-        predictor: Any,
+        predictor: Predictor,
         *,
         publish: Callable[[Predicted], None],
         log: Log,
@@ -109,20 +123,20 @@ class PredictCore(FrameCore):
     def activate(self) -> None:
         """Frames are taken from now on; what was seen before a pause is forgotten."""
         with self._condition:
-            if self._state["seen"]:
+            if self._state.seen:
                 self._reset_reason = "the node was inactive"
             super().activate()
 
     def close(self) -> None:
         """Ends the worker and lets go of the predictor."""
         super().close()
-        self._predictor = None
+        del self._predictor
 
     def reset(self) -> str:
         """Forgets the frames seen, before the next one; says so."""
         with self._condition:
             self._reset_reason = "it was reset"
-            needed = self._state["observe"]
+            needed = self._state.observe
         return f"forgotten; predictions go on after {needed} images"
 
     # ------------------------------------------------------------------ the worker
@@ -194,19 +208,19 @@ class PredictCore(FrameCore):
             return ""
         return f"the images were {before[1]}x{before[0]} and are now {rgb.shape[1]}x{rgb.shape[0]}"
 
-    def _look(self) -> dict[str, Any]:
-        """Of the predictor, for the diagnostics; called where it may be asked."""
+    def _look(self) -> PredictorState:
+        """Called where the predictor may be asked."""
         predictor = self._predictor
-        return {
-            "seen": predictor.frames_seen,
-            "observe": predictor.observe,
-            "horizon": predictor.horizon,
-            "memory_bytes": predictor.memory_bytes,
-            "processing_size": predictor.processing_size,
-            "error": predictor.error,
-            "change": predictor.change,
-            "period": float(np.median(self._steps)) / NANOSECONDS if self._steps else 0.0,
-        }
+        return PredictorState(
+            predictor.frames_seen,
+            predictor.observe,
+            predictor.horizon,
+            predictor.memory_bytes,
+            predictor.processing_size,
+            predictor.error,
+            predictor.change,
+            float(np.median(self._steps)) / NANOSECONDS if self._steps else 0.0,
+        )
 
     # ------------------------------------------------------------------ diagnostics
 
@@ -217,30 +231,30 @@ class PredictCore(FrameCore):
         clock has not been told the time.
         """
         with self._condition:
-            facts = InputStatus(**self._input_status(hint, no_clock), settings=self.settings)
+            facts = self._input_status(hint, no_clock)
             state, since = self._state, self._since
-        horizon = self.settings.horizon or state["horizon"]
+        horizon = self.settings.horizon or state.horizon
         values = {
             **input_values(facts, "used"),
-            "images seen": state["seen"],
-            "horizon": f"{horizon} frames, {horizon * state['period']:.3f} s",
-            "prediction error": _figure(state["error"]),
-            "change": _figure(state["change"]),
-            "memory [bytes]": state["memory_bytes"],
-            "processing size": "x".join(str(side) for side in state["processing_size"] or ()),
+            "images seen": state.seen,
+            "horizon": f"{horizon} frames, {horizon * state.period:.3f} s",
+            "prediction error": _figure(state.error),
+            "change": _figure(state.change),
+            "memory [bytes]": state.memory_bytes,
+            "processing size": "x".join(str(side) for side in state.processing_size or ()),
         }
         return worst_first(_reasons(facts, state, since), "predicting", values)
 
 
-def _reasons(facts: InputStatus, state: dict[str, Any], since: str) -> Iterable[Reason]:
+def _reasons(facts: InputStatus, state: PredictorState, since: str) -> Iterable[Reason]:
     yield from input_reasons(facts)
     if not facts.active:
         return
-    if state["seen"] < state["observe"]:
+    if state.seen < state.observe:
         why = f" (began anew: {since})" if since else ""
         yield (
             WARN,
-            f"no prediction yet: {state['seen']} of the {state['observe']} images seen that one "
+            f"no prediction yet: {state.seen} of the {state.observe} images seen that one "
             f"needs{why}",
         )
     yield from backlog(facts)

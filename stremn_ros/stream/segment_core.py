@@ -38,6 +38,8 @@ from stremn_ros.imaging.seeding import DOUBTFUL, agreement, make_mask
 from stremn_ros.imaging.sizes import too_small
 from stremn_ros.messages import image_read
 from stremn_ros.messages.reading import NANOSECONDS, decode, frame_size, stamp_of
+from stremn_ros.results import ObjectState, SegmenterState, SegmentResult, TrackedObject
+from stremn_ros.segmenter import Segmenter
 from stremn_ros.snapshot import Snapshot
 from stremn_ros.stream.diagnosis import CoreStatus, Report, diagnose, listed_ids
 from stremn_ros.stream.frame_core import FrameCore, describe_error
@@ -76,7 +78,7 @@ class Segmented:
 
     frame: Frame
     rgb: NDArray[np.uint8]
-    result: Any  # stremn_ros.segmenter.SegmentResult
+    result: SegmentResult
     names: dict[int, str]
 
 
@@ -109,7 +111,7 @@ class SegmentCore(FrameCore):
 
     def __init__(
         self,
-        segmenter: Any,
+        segmenter: Segmenter,
         *,
         publish: Callable[[Segmented], None],
         log: Log,
@@ -146,10 +148,9 @@ class SegmentCore(FrameCore):
         self._frame_time = 0.0, 0  # seconds in the network for the last frame, and its objects
         # A picture of the segmenter's state for diagnostics, made by the worker after each job:
         # the segmenter itself must not be asked while it works.
-        self._state: dict[str, Any] = {}
         self._inside: dict[int, str] = {}
         self._looked_at = -LOOK_PERIOD
-        self._note_state()
+        self._state = self._look(())
         self._inbox = SeedInbox(
             int(segmenter.max_objects), self._seed_waiting, self._refuse_mask, self._give_up
         )
@@ -176,7 +177,7 @@ class SegmentCore(FrameCore):
                 future.set_exception(StremnError("the node is being cleaned up"))
         self._inbox.close()
         super().close()
-        self._segmenter = None
+        del self._segmenter
         self._latest = None
 
     # ------------------------------------------------------------------ commands
@@ -512,7 +513,7 @@ class SegmentCore(FrameCore):
                 portion = self._clock()
         seed.encoding = seed.encoding or self._clock() - portion
 
-    def _carry(self, seed: SeedWork, fork: Any, begin: float) -> Generator[None, None, str]:
+    def _carry(self, seed: SeedWork, fork: Segmenter, begin: float) -> Generator[None, None, str]:
         """Follows the objects of a fork from the seed's frame to now, and takes them over; what to
         say of it.
 
@@ -550,7 +551,9 @@ class SegmentCore(FrameCore):
         if not stepped:
             return ""
         unseen = [
-            item.id for item in (result.objects if result else ()) if item.state.name != "TRACKED"
+            item.id
+            for item in (result.objects if result else ())
+            if item.state is not ObjectState.TRACKED
         ]
         text = (
             f"; carried forward through {stepped} of the {at - frame.number} frames since then in "
@@ -563,7 +566,7 @@ class SegmentCore(FrameCore):
     def _meet(
         self,
         seed: SeedWork,
-        fork: Any,
+        fork: Segmenter,
         at: int,
         picture: NDArray[np.uint8],
         labels: NDArray[np.uint8],
@@ -760,7 +763,7 @@ class SegmentCore(FrameCore):
     def tracked(self) -> list[int]:
         """Ids of the objects that are followed."""
         with self._condition:
-            return list(self._state.get("ids", ()))
+            return list(self._state.ids)
 
     # ------------------------------------------------------------------ the worker
 
@@ -849,7 +852,7 @@ class SegmentCore(FrameCore):
                 self._busy = False
                 self._condition.notify_all()
 
-    def _segment(self, frame: Frame) -> Any:
+    def _segment(self, frame: Frame) -> SegmentResult | None:
         """Masks of a frame, published and counted; None when that failed."""
         free_since = self._worker.free_since
         problem, result, done = "", None, None
@@ -900,26 +903,26 @@ class SegmentCore(FrameCore):
                     with self._condition:
                         self._note_error(f"{name} stays as it was: {error}", key=name)
 
-    def _note_state(self, result: Any = None) -> None:
+    def _note_state(self, result: SegmentResult | None = None) -> None:
+        state = self._look(self._state.objects if result is None else result.objects)
+        with self._condition:
+            self._state = state
+
+    def _look(self, objects: Sequence[TrackedObject]) -> SegmenterState:
         """Called where the segmenter may be asked: in the worker, or before it starts."""
         segmenter = self._segmenter
-        self._free_ids.note(segmenter.ids)
-        state: dict[str, Any] = {
-            "ids": list(segmenter.ids),
-            "memory_bytes": int(segmenter.memory_bytes),
-            "slots_used": dict(segmenter.slots_used),
-            "runtime": str(segmenter.runtime_name),
-            "max_objects": int(segmenter.max_objects),
-            "names": dict(self._names),
-            "memory": self._look_inside(),
-        }
-        with self._condition:
-            if result is not None:
-                state["objects"] = list(result.objects)
-            else:
-                kept = self._state.get("objects", ())
-                state["objects"] = [item for item in kept if item.id in state["ids"]]
-            self._state = state
+        ids = segmenter.ids
+        self._free_ids.note(ids)
+        return SegmenterState(
+            ids=ids,
+            objects=[item for item in objects if item.id in ids],
+            names=dict(self._names),
+            max_objects=segmenter.max_objects,
+            memory_bytes=segmenter.memory_bytes,
+            slots_used=segmenter.slots_used,
+            memory=self._look_inside(),
+            runtime=segmenter.runtime_name,
+        )
 
     def _look_inside(self) -> dict[int, str]:
         """What the memory of each object holds, in words; anew once a second, for it takes time."""
@@ -945,22 +948,15 @@ class SegmentCore(FrameCore):
         problems: what else is wrong; no_clock: a simulated clock has not been told the time.
         """
         with self._condition:
-            frames, state = self._frames, self._state
+            recent = self._frames.recent
             facts = CoreStatus(
-                **self._input_status(hint, no_clock),
+                images=self._input_status(hint, no_clock),
+                state=self._state,
                 settings=self.settings,
                 enabled=self._enabled,
-                kept_frames=len(frames.recent),
-                kept_most=frames.recent.maxlen or 0,
-                kept_bytes=sum(len(frame.message.data) for frame in frames.recent),
-                ids=state["ids"],
-                objects=state["objects"],
-                names=state["names"],
-                max_objects=state["max_objects"],
-                memory_bytes=state["memory_bytes"],
-                slots_used=state["slots_used"],
-                memory=state["memory"],
-                runtime=state["runtime"],
+                kept_frames=len(recent),
+                kept_most=recent.maxlen or 0,
+                kept_bytes=sum(len(frame.message.data) for frame in recent),
                 snapshot=snapshot,
                 last_seed=self._seed_text(),
                 seeds_by_topic=self._topic_text(),
