@@ -13,24 +13,18 @@ another thread completes.
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from geometry_msgs.msg import Point32
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image, RegionOfInterest
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
-from stremn_interfaces.msg import ObjectArray, TrackedObject
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
-from stremn_ros import results
-from stremn_ros.imaging import visualization
 from stremn_ros.messages import image_write
-from stremn_ros.messages.detections import VisionTypes, to_detections, to_label_info, vision_types
 from stremn_ros.messages.reading import nanoseconds
 from stremn_ros.nodes.image_input import (
     ImageInput,
@@ -38,26 +32,20 @@ from stremn_ros.nodes.image_input import (
     no_time_yet,
     policy_name,
 )
+from stremn_ros.nodes.outputs import Outputs
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.stream.autosave import Snapshots
 from stremn_ros.stream.diagnosis import Report
 from stremn_ros.stream.limited_log import LimitedLog
-from stremn_ros.stream.segment_core import Answer, SegmentCore, Segmented
+from stremn_ros.stream.segment_core import Answer, SegmentCore
 from stremn_ros.stream.settings import Settings
 from stremn_ros.stream.worker import Worker
 
 # Threads of the executor that one camera can hold: with an image, a mask of the topic, and a call
 # of each of the three kinds of services.
 THREADS = 5
-# the newest mask is the one that counts, so nothing is queued for slow subscribers
-RESULTS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 # taken at once, into the core's inbox; the depth is for a burst, one mask for each object
 SEEDS = QoSProfile(depth=16, reliability=ReliabilityPolicy.RELIABLE)
-LATCHED = QoSProfile(  # for those who come later as well
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
 _ENDING = "the node is being cleaned up"
 
 
@@ -99,10 +87,7 @@ class Camera:
         self._enabled = True
         self._seed_hint = ""  # what is known of a connection that cannot work
         self._seeds: Any = None
-        self._publishers: list[Any] = []
-        self._vision: VisionTypes | None = None  # where vision_msgs is installed
-        self._label_info_pub: Any = None
-        self._labels_told: Any = None  # what the last label_info said
+        self._outputs: Outputs | None = None
         self._seed_group = MutuallyExclusiveCallbackGroup()  # of the topic
         # Services are there in every state, so that a call gets an answer that says what to do.
         for services in (
@@ -130,23 +115,11 @@ class Camera:
         """Makes publishers, core and snapshots; no frame is taken yet."""
         values, node = self._values, self._node
 
-        def publisher(kind: Any, name: str, quality: QoSProfile = RESULTS) -> Any:
-            made = node.create_lifecycle_publisher(kind, self._private + name, quality)
-            self._publishers.append(made)
-            return made
-
-        self._mask_pub = publisher(Image, "mask")
-        self._objects_pub = publisher(ObjectArray, "objects")
-        self._overlay_pub = publisher(Image, "overlay")
-        self._vision = vision_types()
-        if self._vision is not None:
-            self._detections_pub = publisher(self._vision.detection_array, "detections")
-            if self._vision.label_info is not None:
-                self._label_info_pub = publisher(self._vision.label_info, "label_info", LATCHED)
+        self._outputs = Outputs(node, self._private, self._settings)
         path = node.get_fully_qualified_name()
         self._core = SegmentCore(
             segmenter,
-            publish=self._publish,
+            publish=self._outputs.publish,
             log=self._log,
             seeded=self._tell,
             settings=self._settings,
@@ -167,8 +140,9 @@ class Camera:
         """Starts the subscriptions; the name of the image topic."""
         assert self._core is not None
         assert self._snapshots is not None
+        assert self._outputs is not None
         self._seed_hint = ""
-        self._labels_told = None
+        self._outputs.tell_again()
         # once, as from then on the memory in this process is the newer one
         if self._settings.autoload and not self._resumed and not self._core.tracked():
             self._snapshots.autoload()
@@ -208,10 +182,9 @@ class Camera:
         core, self._core = self._core, None
         if core is not None:
             core.close()
-        publishers, self._publishers = self._publishers, []
-        for publisher in publishers:
-            self._node.destroy_lifecycle_publisher(publisher)
-        self._label_info_pub = None
+        outputs, self._outputs = self._outputs, None
+        if outputs is not None:
+            outputs.close()
 
     def settings_changed(self) -> None:
         """The settings or values have changed."""
@@ -233,38 +206,6 @@ class Camera:
         core = self._core
         if core is not None:
             core.on_frame(message, publisher, sequence)
-
-    # ------------------------------------------------------------------ masks out (in the worker)
-
-    def _publish(self, segmented: Segmented) -> None:
-        header = segmented.frame.message.header  # stamps are copied, never made
-        mask = image_write.encode(Image(header=header), segmented.result.labels, "mono8")
-        self._mask_pub.publish(mask)
-        objects = ObjectArray(header=header)
-        objects.objects = [
-            _tracked_object(found, segmented.names.get(found.id, ""))
-            for found in segmented.result.objects
-        ]
-        objects.latency = time.monotonic() - segmented.frame.arrival
-        self._objects_pub.publish(objects)
-        if self._vision is not None:
-            self._publish_vision(self._vision, header, segmented)
-        if self._settings.overlay and self._overlay_pub.get_subscription_count():
-            picture = visualization.overlay(
-                segmented.rgb, segmented.result.labels, self._settings.overlay_alpha
-            )
-            self._overlay_pub.publish(image_write.encode(Image(header=header), picture, "rgb8"))
-
-    def _publish_vision(self, types: VisionTypes, header: Any, segmented: Segmented) -> None:
-        found = segmented.result.objects
-        if self._label_info_pub is not None:
-            ids, score = [item.id for item in found], self._settings.min_score
-            told = ids, dict(segmented.names), score
-            if told != self._labels_told:  # before the first detection that needs it
-                info = to_label_info(types, header, ids, segmented.names, score)
-                self._label_info_pub.publish(info)
-                self._labels_told = told
-        self._detections_pub.publish(to_detections(types, header, found))
 
     # ------------------------------------------------------------------ seeds by topic
 
@@ -395,16 +336,3 @@ class Camera:
 
     def _write_log(self, severity: str, text: str) -> None:
         self._write(severity, f"{self.name}: {text}" if self.name else text)
-
-
-def _tracked_object(found: results.TrackedObject, name: str) -> TrackedObject:
-    x, y, width, height = found.box
-    return TrackedObject(
-        id=found.id,
-        name=name,
-        state=int(found.state),
-        score=found.score,
-        area=found.area,
-        box=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
-        centroid=Point32(x=found.centroid[0], y=found.centroid[1]),
-    )
