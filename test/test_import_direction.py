@@ -55,6 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mask_reading": {"errors", "palette", "pictures"},
     "video": {"errors", "files", "imaging", "listing", "pictures", "sizes"},
     "visualization": {"errors", "files", "imaging", "mask_reading", "palette", "sizes", "video"},
+    "spatial": {"errors"},
+    "messages": {"errors", "palette", "pictures"},
     "memory": {"errors", "files"},
     "network": {"errors", "mappings", "memory"},
     "runtime": LIBRARY | {"privacy", "resources", "text_files"},
