@@ -178,7 +178,7 @@ def to_detections_3d(types: Detection3DTypes, header: Any, objects: Iterable[Any
     """
     message = types.array(header=header)
     for item in objects:
-        if item.measured is None or item.oriented_box is None:
+        if item.position is None or item.predicted or item.oriented_box is None:
             continue
         detection = types.detection(header=header, id=str(item.id))
         box = item.oriented_box
@@ -219,7 +219,7 @@ def to_transforms(
         if item.position is None:
             continue
         child = frame_name(prefix, names.get(item.id, "") or f"object_{item.id}")
-        if child in taken:
+        while child in taken:
             child = f"{child}_{item.id}"
         taken.add(child)
         transform = types.transform(header=header, child_frame_id=child)

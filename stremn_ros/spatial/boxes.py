@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,10 @@ from .results import Box3D, Point, Quaternion
 
 Points = NDArray[np.float32]
 Vector = NDArray[np.float64]
-_ORIENTING = 512  # points that the smallest rectangle is drawn around
+_ORIENTING = 512  # points that the directions of an oriented box are taken from
+_NEAR_PLANE = 0.06  # of the object's size: how far a point of a plane may be from it
+# places of three points each, spread over all
+_TRIPLES = np.random.default_rng(0).integers(0, 1 << 30, (64, 3))
 
 
 def spans(points: Points, trim: float) -> tuple[Vector, Vector]:
@@ -39,29 +44,75 @@ def axis_aligned_box(points: Points, trim: float, pixel: Vector) -> Box3D:
 
 
 def oriented_box(points: Points, trim: float, pixel: Vector) -> Box3D:
-    """The box along the object's own axes, the longest first. Arguments as `axis_aligned_box`.
+    """The smallest of two boxes along the object's own axes, the longest first.
 
-    One axis is the direction in which the points vary least, which is most often towards the
-    camera; the other two are those of the smallest rectangle around the points seen from there.
-    Where a shape has no direction of its own (a ball), neither has its box.
+    One axis is either the direction in which the points vary least or the normal of the largest
+    plane among them (a side of a carton); the other two are those of the smallest rectangle around
+    the points seen from there. Where a shape has no direction of its own (a ball), neither has its
+    box. Arguments as `axis_aligned_box`.
     """
     middle = points.mean(axis=1, dtype=np.float64)
     centered = points - middle.astype(np.float32)[:, None]
-    _, axes = np.linalg.eigh((centered @ centered.T).astype(np.float64))  # least varying first
+    spread, axes = np.linalg.eigh((centered @ centered.T).astype(np.float64))
     some = centered[:, :: max(1, points.shape[1] // _ORIENTING)]
-    flat = axes.T[:0:-1].astype(np.float32) @ some
+    near = _NEAR_PLANE * float(np.sqrt(spread.sum() / points.shape[1]))
+    rotations = [_turned(some, axes[:, 0], trim)]
+    normal = _largest_plane(some, near)
+    if normal is not None:
+        rotations.append(_turned(some, normal, trim))
+    boxes = []
+    for rotation in rotations:
+        low, high = spans(rotation.T.astype(np.float32) @ centered, trim)
+        boxes.append((float(np.prod(high - low)), low, high, rotation))
+    _, low, high, rotation = min(boxes, key=lambda box: box[0])
+    size = high - low + np.abs(rotation.T @ pixel).sum(axis=1)
+    center = middle + rotation @ ((low + high) / 2)
+    order = np.argsort(-size, kind="stable")
+    return Box3D(_point(center), _point(size[order]), _quaternion(_settled(rotation[:, order])))
+
+
+def _turned(points: Points, normal: Vector, trim: float) -> Vector:
+    """Axes, as columns: the two of the smallest rectangle seen along a unit normal, and that."""
+    first = np.zeros(3)
+    first[np.abs(normal).argmin()] = 1.0
+    first -= normal * (normal @ first)
+    first /= np.linalg.norm(first)
+    plane = np.stack([first, _cross(normal, first)])
+    flat = plane.astype(np.float32) @ points
     low, high = spans(flat, trim)
     inside = ((flat >= low[:, None]) & (flat <= high[:, None])).all(axis=0)
     if inside.sum() > 2:
         flat = flat[:, inside]
     angle = np.deg2rad(cv2.minAreaRect(np.ascontiguousarray(flat.T))[2])
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    rotation = np.column_stack([axes[:, :0:-1] @ turn, axes[:, 0]])
-    low, high = spans(rotation.T.astype(np.float32) @ centered, trim)
-    size = high - low + np.abs(rotation.T @ pixel).sum(axis=1)
-    center = middle + rotation @ ((low + high) / 2)
-    order = np.argsort(-size, kind="stable")
-    return Box3D(_point(center), _point(size[order]), _quaternion(_settled(rotation[:, order])))
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.column_stack(
+        [cosine * plane[0] + sine * plane[1], cosine * plane[1] - sine * plane[0], normal]
+    )
+
+
+def _largest_plane(points: Points, near: float) -> Vector | None:
+    """Unit normal of the plane that most points are near to; RANSAC (Fischler and Bolles 1981).
+
+    The triples that planes are tried through are always the same, so that results can be repeated.
+    """
+    corners = points[:, _TRIPLES % points.shape[1]]  # [3, tries, 3]
+    one, other = corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0]
+    normals = np.stack(_cross(one, other))
+    length = np.sqrt((normals * normals).sum(axis=0))
+    usable = length > 1e-12
+    if not usable.any():
+        return None
+    normals, start = normals[:, usable] / length[usable], corners[:, usable, 0]
+    close = np.abs(normals.T @ points - (normals * start).sum(axis=0)[:, None]) < near
+    chosen = points[:, close[close.sum(axis=1).argmax()]]
+    chosen = chosen - chosen.mean(axis=1, keepdims=True)
+    _, axes = np.linalg.eigh((chosen @ chosen.T).astype(np.float64))
+    return np.asarray(axes[:, 0])
+
+
+def _cross(a: Any, b: Any) -> tuple[Any, Any, Any]:
+    """The cross product of columns; numpy's takes longer than all that it is needed for here."""
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
 def _settled(rotation: Vector) -> Vector:
@@ -70,8 +121,7 @@ def _settled(rotation: Vector) -> Vector:
     for column in (0, 1):
         if rotation[np.abs(rotation[:, column]).argmax(), column] < 0:
             rotation[:, column] *= -1
-    (a, b, c), (d, e, f) = rotation[:, 0].tolist(), rotation[:, 1].tolist()
-    rotation[:, 2] = b * f - c * e, c * d - a * f, a * e - b * d
+    rotation[:, 2] = _cross(rotation[:, 0], rotation[:, 1])
     return rotation
 
 

@@ -24,7 +24,7 @@ MODELS: dict[str, tuple[int, ...]] = {
 }
 MAX_SIDE = 16384  # pixels
 MAX_PIXELS = 1 << 26
-_ITERATIONS = 20
+_ITERATIONS = 12
 _LOST = 0.1  # pixels; a ray that does not come back to its pixel within this is no ray
 _STEEPEST = math.radians(85.0)  # between a ray and the optical axis
 _UNIT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)

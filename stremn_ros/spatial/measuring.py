@@ -52,11 +52,11 @@ class SpatialSettings:
     """
 
     limits: DepthRange = field(default_factory=DepthRange)
-    erosion: int = 4
+    erosion: int = 3
     min_points: int = 20
     edge: float = 0.02
     edge_per_meter: float = 0.03
-    trim: float = 0.005
+    trim: float = 0.001
     samples: int = 2048
     acceleration_noise: float = 0.15
     max_gap: float = 2.0
@@ -155,13 +155,20 @@ class Measurer:
         self.used.fill(0)
 
     def measure(
-        self, labels: Labels, object_id: int, depth: Depth, camera: Intrinsics, pose: Pose | None
+        self,
+        labels: Labels,
+        object_id: int,
+        depth: Depth,
+        camera: Intrinsics,
+        pose: Pose | None = None,
+        oriented: bool = True,
     ) -> Measurement:
         """Measures one object.
 
         Args:
             labels: uint8 [H, W] at the depth's size. depth: as `check_depth`. camera: for that
-            size. pose: of the camera, for results in the fixed frame.
+            size. pose: of the camera, for results in the fixed frame. oriented: whether to find
+            the oriented box.
         """
         settings = self.settings
         cv2.inRange(labels, object_id, object_id, dst=self._mask)
@@ -234,7 +241,7 @@ class Measurer:
             points,
             spread,
             axis_aligned_box(cloud, settings.trim, pixel),
-            oriented_box(cloud, settings.trim, pixel),
+            oriented_box(cloud, settings.trim, pixel) if oriented else None,
         )
 
     @staticmethod

@@ -173,10 +173,14 @@ class DepthPairing:
                 "camera_info beside depth_topic"
             )
         if newest is not None and image is not None and smallest is not None:
+            remedy = (
+                "raise depth_slop above it, or let the camera stamp both streams alike"
+                if smallest < SECOND
+                else "two clocks stamp the streams: synchronize them, or set use_sim_time for both"
+            )
             said.append(
                 f"no depth image is within depth_slop ({self.slop:g} s) of an image: the smallest "
-                f"distance of their stamps was {smallest / SECOND:.3f} s; raise depth_slop above "
-                "it, or let one clock stamp both streams"
+                f"distance of their stamps was {smallest / SECOND:.3f} s; {remedy}"
             )
         if depth_error:
             said.append(depth_error)

@@ -14,7 +14,7 @@ from .camera import Intrinsics, same_view
 from .depth import Depth, Labels, check_depth, check_labels, fitted_labels, in_meters
 from .measuring import Measurement, Measurer, Pose, SpatialSettings
 from .motion import IDS, MotionFilters
-from .points import POINT, PointCloud, check_voxel, color_codes, downsampled
+from .points import POINT, PointCloud, check_image, check_voxel, color_codes, downsampled
 from .results import Point, SpatialObject
 
 __all__ = ["SpatialSettings", "SpatialTracker"]
@@ -64,6 +64,7 @@ class SpatialTracker:
         intrinsics: Intrinsics,
         stamp: int,
         pose: NDArray[np.float64] | None = None,
+        oriented: bool = True,
     ) -> list[SpatialObject]:
         """Measures the objects of an image and updates their motion.
 
@@ -76,6 +77,7 @@ class SpatialTracker:
             stamp: of the image, in nanoseconds.
             pose: float64 [4, 4] from the camera's coordinates to a fixed frame. Where it is given
                 all results are in that frame, and velocities are over ground.
+            oriented: whether oriented boxes are wanted; they take about half of the time.
 
         Returns:
             One result for each object, in the order of their ids. An object that is OCCLUDED has
@@ -104,7 +106,7 @@ class SpatialTracker:
         for item in chosen:
             state = str(item.state.name)
             if state == "TRACKED":
-                found = self._measurer.measure(fitted, item.id, depth, camera, placed)
+                found = self._measurer.measure(fitted, item.id, depth, camera, placed, oriented)
             else:
                 found = Measurement(0, 0, f"it is {state}: no mask, no measurement")
             if state == "LOST":
@@ -147,6 +149,8 @@ class SpatialTracker:
         part = (slice(y, y + height), slice(x, x + width))
         used = used[part]
         colors = None if image is None else _fitted_colors(image, depth.shape, part)
+        if not width:
+            return PointCloud(np.empty(0, POINT))
         shape = (used.shape[0], used.shape[1])
         if self._planes.shape[1:] != depth.shape:
             self._planes = np.empty((3, *depth.shape), np.float32)
@@ -234,8 +238,9 @@ def _fitted_colors(
     image: NDArray[np.uint8], shape: tuple[int, ...], part: tuple[slice, slice]
 ) -> NDArray[np.uint32]:
     """Color codes of a part of a depth image, from the RGB image of the same view."""
-    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[:2] != shape:
-        if not image.size or not same_view((image.shape[0], image.shape[1]), (shape[0], shape[1])):
+    check_image(image)
+    if image.shape[:2] != shape:
+        if not same_view((image.shape[0], image.shape[1]), (shape[0], shape[1])):
             raise InputError(
                 f"the image has {image.shape[1]} x {image.shape[0]} pixels and the depth image "
                 f"{shape[1]} x {shape[0]}: they do not show the same view"
@@ -243,7 +248,7 @@ def _fitted_colors(
         image = np.asarray(
             cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST_EXACT)
         )
-    return color_codes(image[part])
+    return color_codes(image[part]) if image[part].size else np.empty((0, 0), np.uint32)
 
 
 def _point(values: NDArray[np.float64]) -> Point:
