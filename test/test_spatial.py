@@ -3,8 +3,12 @@ with input of every bad kind."""
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -45,6 +49,7 @@ from stremn_ros.spatial.depth import check_depth, valid_pixels, why_invalid
 from stremn_ros.spatial.motion import MotionFilters
 from stremn_ros.spatial.points import POINT, downsampled
 
+ROOT = Path(__file__).resolve().parent.parent
 CAMERA = Intrinsics(SIZE[1], SIZE[0], K)
 SECOND = 1_000_000_000
 FRAME = SECOND // 30
@@ -61,6 +66,17 @@ def info(**changes) -> SimpleNamespace:
     values = {"width": 640, "height": 480, "k": K, "d": (0.0,) * 5, "roi": roi}
     values |= {"p": (*K[:3], 0, *K[3:6], 0, *K[6:], 0), "distortion_model": "plumb_bob"}
     return SimpleNamespace(**{**values, "binning_x": 0, "binning_y": 0, **changes})
+
+
+def test_neither_torch_nor_ros_is_needed() -> None:
+    code = (
+        "import sys, stremn_ros.spatial, stremn_ros.messages.spatial, "
+        "stremn_ros.messages.compressed_depth\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert {"numpy", "cv2", "stremn_ros"} <= loaded
+    assert not loaded & {"torch", "onnxruntime", "rclpy", "sensor_msgs", "vision_msgs"}
 
 
 # ---------------------------------------------------------------- cameras
@@ -1224,3 +1240,31 @@ def test_any_order_of_stamps_keeps_the_rings_small_and_pairs_within_the_slop(eve
     assert pairing.paired == len(names)
     assert pairing.paired + pairing.unpaired <= images
     assert isinstance(pairing.explain(), list)
+
+
+# ---------------------------------------------------------------- the benchmarks
+
+
+def benchmark(name: str, out: Path, *arguments: str) -> dict:
+    """What a script of benchmark/ measures."""
+    command = [sys.executable, str(ROOT / "benchmark" / name), "--json", str(out), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "pip install" in done.stderr or "apt-get install" in done.stderr:
+        pytest.skip(f"RENDERED SCENES ARE NOT TESTED HERE: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+def test_the_benchmark_of_times_runs(tmp_path: Path) -> None:
+    found = benchmark("spatial.py", tmp_path / "times.json", "--rounds", "1")["milliseconds"]
+    assert {"3 objects", "points of a mask of the whole image", "pairing"} <= set(found)
+    assert all(times["wall"] > 0 for times in found.values())
+
+
+def test_rendered_scenes_are_measured_as_well_as_drawn_ones(tmp_path: Path) -> None:
+    arguments = ("--scenes", "1", "--objects", "8", "--seconds", "1.3", "--rate", "10")
+    found = benchmark("spatial_accuracy.py", tmp_path / "accuracy.json", *arguments)
+    assert found["measurements"] > 50
+    assert found["position [mm]"]["median"] < 10
+    assert found["size [%]"]["median"] < 10
+    assert found["velocity after 1 s [m/s]"]["median"] < 0.05

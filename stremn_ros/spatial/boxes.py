@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cv2
@@ -12,10 +13,10 @@ from .results import Box3D, Point, Quaternion
 
 Points = NDArray[np.float32]
 Vector = NDArray[np.float64]
-_ORIENTING = 512  # points that the directions of an oriented box are taken from
+_ORIENTING = 256  # points that the directions of an oriented box are taken from
 _NEAR_PLANE = 0.06  # of the object's size: how far a point of a plane may be from it
 # places of three points each, spread over all
-_TRIPLES = np.random.default_rng(0).integers(0, 1 << 30, (64, 3))
+_TRIPLES = np.random.default_rng(0).integers(0, 1 << 30, (48, 3))
 
 
 def spans(points: Points, trim: float) -> tuple[Vector, Vector]:
@@ -56,10 +57,10 @@ def oriented_box(points: Points, trim: float, pixel: Vector) -> Box3D:
     spread, axes = np.linalg.eigh((centered @ centered.T).astype(np.float64))
     some = centered[:, :: max(1, points.shape[1] // _ORIENTING)]
     near = _NEAR_PLANE * float(np.sqrt(spread.sum() / points.shape[1]))
-    rotations = [_turned(some, axes[:, 0], trim)]
+    rotations = [_turned(some, axes[:, 0])]
     normal = _largest_plane(some, near)
     if normal is not None:
-        rotations.append(_turned(some, normal, trim))
+        rotations.append(_turned(some, normal))
     boxes = []
     for rotation in rotations:
         low, high = spans(rotation.T.astype(np.float32) @ centered, trim)
@@ -71,23 +72,19 @@ def oriented_box(points: Points, trim: float, pixel: Vector) -> Box3D:
     return Box3D(_point(center), _point(size[order]), _quaternion(_settled(rotation[:, order])))
 
 
-def _turned(points: Points, normal: Vector, trim: float) -> Vector:
+def _turned(points: Points, normal: Vector) -> Vector:
     """Axes, as columns: the two of the smallest rectangle seen along a unit normal, and that."""
     first = np.zeros(3)
     first[np.abs(normal).argmin()] = 1.0
     first -= normal * (normal @ first)
     first /= np.linalg.norm(first)
     plane = np.stack([first, _cross(normal, first)])
-    flat = plane.astype(np.float32) @ points
-    low, high = spans(flat, trim)
-    inside = ((flat >= low[:, None]) & (flat <= high[:, None])).all(axis=0)
-    if inside.sum() > 2:
-        flat = flat[:, inside]
-    angle = np.deg2rad(cv2.minAreaRect(np.ascontiguousarray(flat.T))[2])
-    cosine, sine = np.cos(angle), np.sin(angle)
-    return np.column_stack(
+    flat = points.T @ plane.T.astype(np.float32)
+    angle = math.radians(cv2.minAreaRect(flat)[2])
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return np.array(
         [cosine * plane[0] + sine * plane[1], cosine * plane[1] - sine * plane[0], normal]
-    )
+    ).T
 
 
 def _largest_plane(points: Points, near: float) -> Vector | None:

@@ -7,6 +7,7 @@ farther neighbor is left out, and so is everything beyond a gap in depth from th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -199,7 +200,7 @@ class Measurer:
         cv2.bitwise_and(valid, mask, dst=valid)
         count = cv2.countNonZero(valid)
         if count < settings.min_points:
-            return Measurement(area, count, self._too_few(area, count, object_id))
+            return Measurement(area, count, self._too_few(area, count))
 
         self._erode(mask, valid, core, keep, count)
         cv2.bitwise_and(core, valid, dst=keep)
@@ -213,9 +214,9 @@ class Measurer:
             return Measurement(area, count, self._scattered(points))
         # the mask's own middle, as the holes in the depth say nothing of where the object is
         ray = _ray_at(camera, left + _median(core, 0), top + _median(core, 1))
-        if not np.isfinite(ray).all():
+        if not math.isfinite(sum(ray)):
             return Measurement(area, count, self._no_ray())
-        position = np.append(ray * distance, distance)
+        position = np.array([ray[0] * distance, ray[1] * distance, distance])
 
         cloud = np.empty((3, len(chosen)), np.float32)
         cloud[2] = meters.ravel()[chosen]
@@ -231,7 +232,7 @@ class Measurer:
             pixel = pose.rotation @ pixel
             cloud = pose.rotation.astype(np.float32) @ cloud
             cloud += pose.place.astype(np.float32)[:, None]
-        np.copyto(self.used[part], np.uint8(object_id), where=(keep != 0))
+        self.used[part] |= keep & np.uint8(object_id)
         return Measurement(
             area,
             count,
@@ -252,12 +253,14 @@ class Measurer:
         """Flat indices of pixels of a mask: all, or about as many as `samples`, evenly spread."""
         wanted, size, count = self.settings.samples, mask.size, cv2.countNonZero(mask)
         tries = size * wanted // max(count, 1)
-        if count <= wanted or 4 * tries > size:
-            found = np.flatnonzero(mask)
-            return found if count <= wanted else found[self._spread_over(wanted, count)]
-        # looking at some pixels only takes a tenth of the time that finding all takes
-        some = self._spread_over(tries, size)
-        return some[mask.ravel()[some] != 0]
+        if count > wanted and 4 * tries <= size:
+            # looking at some pixels only takes a tenth of the time that finding all takes
+            some = self._spread_over(tries, size)
+            some = some[mask.ravel()[some] != 0]
+            if 2 * len(some) > wanted:  # else the mask has a pattern that is always missed
+                return some
+        found = np.flatnonzero(mask)
+        return found if count <= wanted else found[self._spread_over(wanted, count)]
 
     def _spread_over(self, count: int, size: int) -> Indices:
         """`count` rising indices below `size`, one in each of as many equal parts."""
@@ -267,15 +270,14 @@ class Measurer:
         return max(self.settings.edge, self.settings.edge_per_meter * distance)
 
     def _erode(self, mask: Labels, valid: Labels, core: Labels, work: Labels, count: int) -> None:
-        """Takes the mask's rim off, pixel by pixel, while enough measured pixels are left."""
-        np.copyto(core, mask)
+        """Takes the mask's rim off, as much of it as leaves enough measured pixels."""
         enough = max(self.settings.min_points, _KEPT * count)
-        for _ in range(self.settings.erosion):
-            smaller = cv2.erode(core, _AROUND)
-            cv2.bitwise_and(smaller, valid, dst=work)
-            if cv2.countNonZero(work) < enough:
+        for rim in range(self.settings.erosion, 0, -1):
+            cv2.erode(mask, _AROUND, dst=core, iterations=rim)
+            cv2.bitwise_and(core, valid, dst=work)
+            if cv2.countNonZero(work) >= enough:
                 return
-            np.copyto(core, smaller)
+        np.copyto(core, mask)
 
     @staticmethod
     def _without_flying(
@@ -294,9 +296,9 @@ class Measurer:
         cv2.dilate(meters, _AROUND, dst=farthest)
         nearest += np.float32(step)
         farthest -= np.float32(step)
-        np.copyto(keep, valid)
-        flying = (meters > nearest) & (meters < farthest)
-        keep[flying] = 0
+        flying = cv2.compare(meters, nearest, cv2.CMP_GT)
+        cv2.bitwise_and(flying, cv2.compare(meters, farthest, cv2.CMP_LT), dst=flying)
+        cv2.subtract(valid, flying, dst=keep)
 
     def _within_gap(
         self, meters: NDArray[np.float32], keep: Labels, distance: float
@@ -330,9 +332,12 @@ class Measurer:
         """Covariance [3, 3] of a position in the camera's frame."""
         best = max(_ACCURACY, _PER_METER * distance)
         ahead = max(best, spread / min(count, _CORRELATED) ** 0.5)
-        return np.diag([max(best, pixel[0, 0]) ** 2, max(best, pixel[1, 1]) ** 2, ahead**2])
+        noise = np.zeros((3, 3))
+        for axis, value in enumerate((max(best, pixel[0, 0]), max(best, pixel[1, 1]), ahead)):
+            noise[axis, axis] = value**2
+        return noise
 
-    def _too_few(self, area: int, count: int, object_id: int) -> str:
+    def _too_few(self, area: int, count: int) -> str:
         limits = self.settings.limits
         if area < self.settings.min_points:
             return (
@@ -369,16 +374,17 @@ def _median(mask: Labels, axis: int) -> float:
     return place - 0.5 + float((half - before) / (counts[place] - before))
 
 
-def _ray_at(camera: Intrinsics, column: float, row: float) -> Vector:
-    """x / z and y / z at a place between pixels, float64 [2]; NaN where there is no ray."""
-    left = min(max(int(column), 0), max(camera.width - 2, 0))
-    top = min(max(int(row), 0), max(camera.height - 2, 0))
-    part = (slice(top, top + 2), slice(left, left + 2))
-    across, down = column - left, row - top
-    weights = np.outer([1 - down, down], [1 - across, across])
-    rays = [ray[part] for ray in camera.rays]
-    weights = weights[: rays[0].shape[0], : rays[0].shape[1]]
-    return np.array([float((ray * weights).sum() / weights.sum()) for ray in rays])
+def _ray_at(camera: Intrinsics, column: float, row: float) -> tuple[float, float]:
+    """x / z and y / z at a place between pixels; NaN where there is no ray."""
+    left, top = max(math.floor(column), 0), max(math.floor(row), 0)
+    right, bottom = min(left + 1, camera.width - 1), min(top + 1, camera.height - 1)
+    across, down = max(column - left, 0.0), max(row - top, 0.0)
+    x, y = (
+        (1 - down) * ((1 - across) * float(ray[top, left]) + across * float(ray[top, right]))
+        + down * ((1 - across) * float(ray[bottom, left]) + across * float(ray[bottom, right]))
+        for ray in camera.rays
+    )
+    return x, y
 
 
 def _spread(ordered: NDArray[np.float32]) -> float:

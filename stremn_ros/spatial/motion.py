@@ -10,6 +10,10 @@ Vector = NDArray[np.float64]
 IDS = 256  # object ids are 1..255
 NANOSECONDS = 1e-9
 _UNKNOWN_SPEED = 2.0  # m/s, standard deviation before the second measurement
+_EYE = np.eye(6)
+_SPEED_TO_PLACE = np.eye(6, k=3)
+_CROSS = np.eye(6, k=3) + np.eye(6, k=-3)
+_PLACES, _SPEEDS = np.diag([1.0, 1, 1, 0, 0, 0]), np.diag([0.0, 0, 0, 1, 1, 1])
 _GATE = 16.27  # chi-squared with 3 degrees of freedom: 1 of 1000 good measurements is beyond
 
 
@@ -70,14 +74,12 @@ class MotionFilters:
             return None
         mean, covariance = self._mean[object_id].copy(), self._covariance[object_id].copy()
         if gap:
-            mean[:3] += gap * mean[3:]
-            covariance[:3] += gap * covariance[3:]  # F P
-            covariance[:, :3] += gap * covariance[:, 3:]  # ... F^T
-            step, axes = abs(gap), np.arange(3)
-            covariance[axes, axes] += self.density * step**3 / 3
-            covariance[axes, axes + 3] += self.density * step * gap / 2
-            covariance[axes + 3, axes] += self.density * step * gap / 2
-            covariance[axes + 3, axes + 3] += self.density * step
+            step = abs(gap)
+            move = _EYE + gap * _SPEED_TO_PLACE
+            mean = move @ mean
+            covariance = move @ covariance @ move.T + self.density * step * (
+                gap**2 / 3 * _PLACES + gap / 2 * _CROSS + _SPEEDS
+            )
         return mean, covariance
 
     def update(self, object_id: int, stamp: int, position: Vector, noise: Vector) -> bool:
@@ -105,7 +107,7 @@ class MotionFilters:
         gain = covariance[:, :3] @ inverse  # [6, 3]
         self._mean[object_id] = mean + gain @ innovation
         # Joseph's form stays symmetric and positive
-        left = np.eye(6)
+        left = _EYE.copy()
         left[:, :3] -= gain
         self._covariance[object_id] = left @ covariance @ left.T + gain @ noise @ gain.T
         self._stamp[object_id] = stamp

@@ -19,6 +19,8 @@ from .results import Point, SpatialObject
 
 __all__ = ["SpatialSettings", "SpatialTracker"]
 
+_BLOCK = 16384  # pixels
+
 
 class TrackedLike(Protocol):
     """What is needed of an object of a SegmentResult."""
@@ -43,13 +45,12 @@ class SpatialTracker:
         self._measurer: Measurer | None = None
         self._cameras: tuple[Intrinsics, Intrinsics] | None = None
         self._last: tuple[Depth, Intrinsics, Pose | None] | None = None
-        self._planes = np.empty((3, 0, 0), np.float32)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the filters and buffers: constant while the size of the depth image is."""
         buffers = 0 if self._measurer is None else self._measurer.nbytes
-        return self._filters.nbytes + buffers + self._planes.nbytes
+        return self._filters.nbytes + buffers
 
     def reset(self) -> None:
         """Forgets all objects."""
@@ -151,24 +152,36 @@ class SpatialTracker:
         colors = None if image is None else _fitted_colors(image, depth.shape, part)
         if not width:
             return PointCloud(np.empty(0, POINT))
-        shape = (used.shape[0], used.shape[1])
-        if self._planes.shape[1:] != depth.shape:
-            self._planes = np.empty((3, *depth.shape), np.float32)
-        xs, ys, meters = (plane.ravel()[: used.size].reshape(shape) for plane in self._planes)
-        in_meters(depth[part], meters)
-        np.multiply(camera.rays[0][part], meters, out=xs)
-        np.multiply(camera.rays[1][part], meters, out=ys)
-        if colors is None:
-            colors = np.zeros(shape, np.uint32)
-        # one pass that interleaves everything and one that picks are faster than five that pick
-        fields = [xs, ys, meters, colors.view(np.float32), used.astype(np.uint32).view(np.float32)]
-        data = np.asarray(cv2.merge(fields)).view(POINT).reshape(-1)
-        chosen = np.ravel(used != 0)
-        cloud = PointCloud(data if chosen.all() else data[chosen])
+        found = np.empty(cv2.countNonZero(used), f"V{POINT.itemsize}")
+        # some rows at a time, which stay in the processor's cache from step to step
+        rows, filled = max(1, _BLOCK // width), 0
+        for start in range(0, height, rows):
+            block = (slice(start, start + rows), slice(None))
+            fields = self._fields(depth[part][block], camera, y + start, x, used[block])
+            if colors is not None:
+                fields[3] = colors[block].view(np.float32)
+            # as plain bytes: NumPy picks structures field by field, which takes ten times as long
+            points = np.asarray(cv2.merge(fields)).view(found.dtype).reshape(-1)
+            chosen = points[np.ravel(used[block] != 0)]
+            found[filled : filled + len(chosen)] = chosen
+            filled += len(chosen)
+        cloud = PointCloud(found.view(POINT))
         if pose is not None and len(cloud):
             cloud.xyz[:] = cloud.xyz @ pose.rotation.T.astype(np.float32)
             cloud.xyz[:] += pose.place.astype(np.float32)
         return downsampled(cloud, voxel)
+
+    @staticmethod
+    def _fields(
+        depth: Depth, camera: Intrinsics, top: int, left: int, used: Labels
+    ) -> list[NDArray[np.float32]]:
+        """x, y, z, no color and label of each pixel of a part of a depth image."""
+        shape = (used.shape[0], used.shape[1])
+        part = (slice(top, top + shape[0]), slice(left, left + shape[1]))
+        meters = in_meters(depth, np.empty(shape, np.float32))
+        across, down = (ray[part] * meters for ray in camera.rays)
+        label = used.astype(np.uint32).view(np.float32)
+        return [across, down, meters, np.zeros(shape, np.float32), label]
 
     def _camera(self, intrinsics: Intrinsics, rows: int, columns: int) -> Intrinsics:
         """The intrinsics for the depth image's size; kept while they are the same."""
