@@ -836,6 +836,17 @@ def test_labels_and_ids_that_cannot_be_are_refused(labels, ids: list[int]) -> No
         SpatialTracker().update(labels, tracked(ids), np.ones(SIZE, np.float32), CAMERA, 0)
 
 
+def test_ids_of_any_kind_of_integer_are_taken() -> None:
+    labels, depth, camera = flat()
+    for number in (np.uint8(1), np.int64(1), np.int32(1)):
+        found = SpatialTracker().update(labels, tracked([number]), depth, camera, 0)[0]
+        assert type(found.id) is int
+        assert found.position is not None
+    for wrong in (1.0, "1", None):
+        with pytest.raises(InputError, match="whole numbers"):
+            SpatialTracker().update(labels, tracked([wrong]), depth, camera, 0)
+
+
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf, -np.inf, -1.0, 1e30, 0.05, 25.0])
 def test_an_object_without_depth_says_so(value: float) -> None:
     depth, labels = render([ball((0, 0, 1.0), 0.1), ball((0.3, 0, 1.0), 0.1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -89,10 +90,7 @@ class SpatialTracker:
                 not show the same view. Nothing is changed then.
         """
         labels, depth = check_labels(labels), check_depth(depth)
-        chosen = sorted(objects, key=lambda item: item.id)
-        for item in chosen:
-            if not 0 < item.id < IDS:
-                raise InputError(f"object id {item.id}: ids are 1 to {IDS - 1}")
+        chosen = sorted(((_checked_id(item.id), item) for item in objects), key=lambda one: one[0])
         rows, columns = int(depth.shape[0]), int(depth.shape[1])
         camera = self._camera(intrinsics, rows, columns)
         placed = None if pose is None else Pose.of_matrix(pose)
@@ -102,17 +100,17 @@ class SpatialTracker:
             self._measurer = Measurer(rows, columns, self.settings)
         self._measurer.begin()
         self._last = depth, camera, placed
-        self._filters.keep_only({item.id for item in chosen})
+        self._filters.keep_only({number for number, _ in chosen})
         results = []
-        for item in chosen:
+        for number, item in chosen:
             state = str(item.state.name)
             if state == "TRACKED":
-                found = self._measurer.measure(fitted, item.id, depth, camera, placed, oriented)
+                found = self._measurer.measure(fitted, number, depth, camera, placed, oriented)
             else:
                 found = Measurement(0, 0, f"it is {state}: no mask, no measurement")
             if state == "LOST":
-                self._filters.reset(item.id)
-            results.append(self._result(item, state, stamp, found))
+                self._filters.reset(number)
+            results.append(self._result(number, item, state, stamp, found))
         return results
 
     def position_at(self, object_id: int, stamp: int) -> Point | None:
@@ -197,24 +195,24 @@ class SpatialTracker:
         return self._cameras[1]
 
     def _result(
-        self, item: TrackedLike, state: str, stamp: int, found: Measurement
+        self, number: int, item: TrackedLike, state: str, stamp: int, found: Measurement
     ) -> SpatialObject:
         filters, reason = self._filters, found.reason
         taken = False
         if found.position is not None and found.noise is not None:
-            taken = filters.update(item.id, stamp, found.position, found.noise)
+            taken = filters.update(number, stamp, found.position, found.noise)
         if found.position is not None and not taken:
             reason = (
                 "this image's position does not fit its motion so far and is left out: its mask "
                 "may be on another object"
             )
-        known = filters.predict(item.id, stamp)
+        known = filters.predict(number, stamp)
         covariance = None
         if known is not None:
             covariance = known[1]
             covariance.setflags(write=False)
         return SpatialObject(
-            id=item.id,
+            id=number,
             state=state,
             score=float(item.score),
             stamp=stamp,
@@ -222,9 +220,7 @@ class SpatialTracker:
             measured=None if found.position is None else _point(found.position),
             predicted=known is not None and not taken,
             velocity=(
-                _point(known[0][3:])
-                if known is not None and filters.has_velocity(item.id)
-                else None
+                _point(known[0][3:]) if known is not None and filters.has_velocity(number) else None
             ),
             covariance=covariance,
             valid_share=found.valid / found.area if found.area else 0.0,
@@ -234,6 +230,17 @@ class SpatialTracker:
             oriented_box=found.oriented_box,
             reason=reason,
         )
+
+
+def _checked_id(value: Any) -> int:
+    """An object id as an int; NumPy's integers are taken, too."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"object id {value!r}: ids are whole numbers") from None
+    if not 0 < number < IDS:
+        raise InputError(f"object id {number}: ids are 1 to {IDS - 1}")
+    return number
 
 
 def mismatched(intrinsics: Intrinsics, depth: tuple[int, int]) -> str:
