@@ -45,7 +45,7 @@ from stremn_ros.spatial import (
     depth_without_objects,
     masked_depth,
 )
-from stremn_ros.spatial.depth import check_depth, valid_pixels, why_invalid
+from stremn_ros.spatial.depth import check_depth, fitted_labels, valid_pixels, why_invalid
 from stremn_ros.spatial.motion import MotionFilters
 from stremn_ros.spatial.points import POINT, downsampled
 
@@ -701,7 +701,11 @@ def test_stamps_that_stand_still_or_go_back() -> None:
         tracker.update(labels, tracked([1]), depth, camera, 100 * SECOND + step * FRAME)
     same = tracker.update(labels, tracked([1]), depth, camera, 100 * SECOND + 4 * FRAME)[0]
     assert np.isfinite(same.velocity).all()
-    back = tracker.update(labels, tracked([1]), depth, camera, SECOND)[0]  # a bag that loops
+    # a recording that loops, a short one and a long one
+    back = tracker.update(labels, tracked([1]), depth, camera, 99 * SECOND)[0]
+    assert back.velocity is None
+    tracker.update(labels, tracked([1]), depth, camera, 99 * SECOND + FRAME)
+    back = tracker.update(labels, tracked([1]), depth, camera, SECOND)[0]
     assert back.velocity is None
     assert back.position[0] == pytest.approx(0.0, abs=0.01)
     assert np.isfinite(tracker.update(labels, tracked([1]), depth, camera, 2)[0].position).all()
@@ -1060,6 +1064,17 @@ def test_masked_depth_of_another_size_and_view() -> None:
         masked_depth(labels, np.full((60, 90), 700, np.uint16))
     with pytest.raises(InputError, match="margin"):
         depth_without_objects(labels, depth, margin=-1)
+
+
+def test_labels_of_another_size_are_no_mixture_of_ids() -> None:
+    labels = np.zeros((30, 40), np.uint8)
+    labels[:, 5:20], labels[:, 20:35] = 2, 200
+    for shape in ((60, 80), (90, 120), (15, 20)):
+        found = fitted_labels(labels, shape)
+        assert found.shape == shape
+        assert set(np.unique(found)) == {0, 2, 200}
+        # the borders stay where they are
+        assert (found == 2).mean() == pytest.approx(15 / 40, abs=1 / shape[1])
 
 
 def test_what_is_wrong_with_depth_is_said() -> None:
