@@ -258,7 +258,7 @@ class Camera:
     def _publish_vision(self, types: VisionTypes, header: Any, segmented: Segmented) -> None:
         found = segmented.result.objects
         if self._label_info_pub is not None:
-            ids, score = [item.id for item in found], self._settings.min_score
+            ids, score = [item.id for item in found], self._values["min_score"]
             told = ids, dict(segmented.names), score
             if told != self._labels_told:  # before the first detection that needs it
                 info = to_label_info(types, header, ids, segmented.names, score)
