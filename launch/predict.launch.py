@@ -6,38 +6,38 @@ ros2 launch stremn_ros predict.launch.py image_topic:=/camera/image_raw horizon:
 from __future__ import annotations
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import OpaqueFunction
 
 from stremn_ros.client.launching import (
-    AS_FILE,
     given_parameters,
     lifecycle_node,
+    parameter_arguments,
     reader,
     shared_arguments,
 )
+from stremn_ros.nodes.parameters import PREDICT
 
 # arguments that are parameters of the node: given ones win over the parameter file
-TEXT_PARAMETERS = ("model", "device", "image_transport", "image_reliability")
-NUMBER_PARAMETERS = ("processing_size", "slots", "observe", "horizon")
+NODE_PARAMETERS = (
+    "model",
+    "device",
+    "image_transport",
+    "image_reliability",
+    "processing_size",
+    "slots",
+    "observe",
+    "horizon",
+)
 
 ARGUMENTS = [
     *shared_arguments("predict.yaml", "stremn_predict"),
-    DeclareLaunchArgument(
-        "observe",
-        default_value="",
-        description=f"Images to see before the first prediction. {AS_FILE}",
-    ),
-    DeclareLaunchArgument(
-        "horizon",
-        default_value="",
-        description=f"How many images ahead to predict. {AS_FILE}",
-    ),
+    *parameter_arguments(PREDICT, NODE_PARAMETERS),
 ]
 
 
 def _actions(context: LaunchContext) -> list:
     value = reader(context)
-    parameters = given_parameters(value, TEXT_PARAMETERS, NUMBER_PARAMETERS)
+    parameters = given_parameters(value, PREDICT, NODE_PARAMETERS)
     remappings = [("image", value("image_topic"))]
     return lifecycle_node(value, "predict_node", parameters, remappings)
 

@@ -14,52 +14,37 @@ from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch_ros.actions import Node
 
 from stremn_ros.client.launching import (
-    AS_FILE,
     SHARE,
     Value,
     full_name,
     given_parameters,
     lifecycle_node,
+    parameter_arguments,
     reader,
     shared_arguments,
 )
-from stremn_ros.nodes.parameters import wrong_cameras
-from stremn_ros.runtime.table import LISTED
+from stremn_ros.nodes.parameters import SEGMENT, wrong_cameras
+from stremn_ros.options import TUNABLES
 
 # arguments that are parameters of the node: given ones win over the parameter file
-TEXT_PARAMETERS = (
+NODE_PARAMETERS = (
     "model",
     "runtime",
     "device",
     "image_transport",
     "image_reliability",
     "snapshot_dir",
+    *(name for name, tunable in TUNABLES.items() if tunable.parameter),
 )
-NUMBER_PARAMETERS = ("processing_size", "slots", "max_objects")
 
 ARGUMENTS = [
     *shared_arguments("segment.yaml", "stremn"),
+    *parameter_arguments(SEGMENT, NODE_PARAMETERS),
     DeclareLaunchArgument(
         "cameras",
         default_value="",
         description="Several cameras on one network: NAME=TOPIC of each, with commas. Empty: one "
         "camera, on image_topic.",
-    ),
-    DeclareLaunchArgument(
-        "runtime",
-        default_value="",
-        description=f"What runs the network: {LISTED}. {AS_FILE}",
-    ),
-    DeclareLaunchArgument(
-        "max_objects",
-        default_value="",
-        description=f"Most objects followed at once. {AS_FILE}",
-    ),
-    DeclareLaunchArgument(
-        "snapshot_dir",
-        default_value="",
-        description="Folder for snapshots of the memory (save_memory, load_memory, autosave). "
-        f"{AS_FILE}",
     ),
     DeclareLaunchArgument(
         "predict",
@@ -138,7 +123,7 @@ def _rviz(value: Value, remappings: list[tuple[str, str]]) -> list:
 
 def _actions(context: LaunchContext) -> list:
     value = reader(context)
-    parameters = given_parameters(value, TEXT_PARAMETERS, NUMBER_PARAMETERS)
+    parameters = given_parameters(value, SEGMENT, NODE_PARAMETERS)
     cameras = _cameras(value("cameras"))
     remappings = [("image", value("image_topic"))]
     if cameras:

@@ -14,15 +14,17 @@ from stremn_ros import moved, privacy
 if TYPE_CHECKING:
     from stremn_ros.imaging.video import open_frames
     from stremn_ros.imaging.visualization import read_label_png
+    from stremn_ros.options import SegmenterOptions
     from stremn_ros.predictor import Predictor
     from stremn_ros.segmenter import Segmenter
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "Segmenter", "open_frames", "read_label_png"]
+__all__ = ["Predictor", "Segmenter", "SegmenterOptions", "open_frames", "read_label_png"]
 
 _WHERE = {
     "Predictor": "predictor",
     "Segmenter": "segmenter",
+    "SegmenterOptions": "options",
     "open_frames": "imaging.video",
     "read_label_png": "imaging.visualization",
 }

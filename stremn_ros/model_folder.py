@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -20,6 +21,8 @@ from stremn_ros.errors import InputError, ModelError
 from stremn_ros.files import sha256, write_text, write_with
 from stremn_ros.forking import note_use
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
+from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
+from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork
 from stremn_ros.resources import shared_places
 from stremn_ros.text_files import read_yaml
 
@@ -28,7 +31,17 @@ WEIGHTS = "weights.safetensors"
 SCORER = "pair_scorer.safetensors"
 SCORER_PREFIX = "pair_scorer."
 CONFIG = "config.yaml"
+PREDICTION = "prediction"  # the task of its models
 DIGESTS = "sha256"  # in it: of the files of weights
+
+_Network = TypeVar("_Network", bound=torch.nn.Module)
+
+
+Network = PredictionNetwork | ConvLstm
+ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Network]] = {
+    "stremn": lambda values: PredictionNetwork(PredictionConfig.from_mapping(values)),
+    "convlstm": lambda values: ConvLstm(ConvLstmConfig.from_mapping(values)),
+}
 
 
 def model_folders() -> list[Path]:
@@ -96,6 +109,41 @@ def read_config(folder: Path) -> ModelSpec:
     return ModelSpec(network, values["defaults"], read_digests(path, values))
 
 
+@dataclass(frozen=True)
+class PredictionSpec:
+    """A parsed config.yaml.
+
+    Attributes:
+        architecture: a key of ``ARCHITECTURES``; network: its entries.
+        defaults: values for the predictor where its caller names none (slots, update_rule,
+            update_every, memory_span, processing_size).
+        digests: sha256 of the files of weights, by name; a file without one is not checked.
+    """
+
+    architecture: str
+    network: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    digests: Mapping[str, str]
+
+
+def build_prediction_network(architecture: str, values: Mapping[str, Any]) -> Network:
+    """A network with random weights; ModelError names what is wrong with the entries."""
+    if architecture not in ARCHITECTURES:
+        raise ModelError(
+            f"architecture {architecture!r} is unknown; known are {sorted(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[architecture](values)
+
+
+def read_prediction_config(folder: Path) -> PredictionSpec:
+    """config.yaml of a prediction model; ModelError says what is wrong with it."""
+    path = folder / CONFIG
+    values = read_model_config(path, PREDICTION)
+    architecture = values.get("architecture", "stremn")
+    digests = read_digests(path, values)
+    return PredictionSpec(architecture, values["network"], values["defaults"], digests)
+
+
 def read_model_config(path: Path, task: str) -> dict[str, Any]:
     """A model's config.yaml with its parts `network` and `defaults`; ModelError if it is none."""
     try:
@@ -142,13 +190,7 @@ def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
         ModelError: files missing or damaged, or weights that do not fit the configuration.
     """
     spec = read_config(folder)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
-    with without_numbers():
-        network = SegmentationNetwork(spec.network)
-    assign_weights(network, read_weights(path), str(path))
-    check_digest(path, spec.digests)
+    network = _loaded(folder, spec.digests, lambda: SegmentationNetwork(spec.network))
     scorer = folder / SCORER
     if scorer.is_file():
         with without_numbers():
@@ -156,6 +198,24 @@ def load_network(folder: Path) -> tuple[SegmentationNetwork, ModelSpec]:
         assign_weights(pair_scorer, read_weights(scorer), str(scorer))
         check_digest(scorer, spec.digests)
     return network.eval(), spec
+
+
+def load_prediction_network(folder: Path) -> tuple[Network, PredictionSpec]:
+    """As ``load_network``, of a prediction model."""
+    spec = read_prediction_config(folder)
+    build = partial(build_prediction_network, spec.architecture, spec.network)
+    return _loaded(folder, spec.digests, build), spec
+
+
+def _loaded(folder: Path, digests: Mapping[str, str], build: Callable[[], _Network]) -> _Network:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
+    with without_numbers():
+        network = build()
+    assign_weights(network, read_weights(path), str(path))
+    check_digest(path, digests)
+    return network.eval()
 
 
 def without_numbers() -> torch.device:
@@ -219,6 +279,22 @@ def save_model(
         "defaults": dict(defaults),
     }
     write_model(folder, values, {WEIGHTS: weights, SCORER: scorer}, dtype)
+
+
+def save_prediction_model(
+    folder: Path,
+    network: Network,
+    defaults: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed)."""
+    values = {
+        "task": PREDICTION,
+        "architecture": "convlstm" if isinstance(network, ConvLstm) else "stremn",
+        "network": network.config.to_mapping(),
+        "defaults": dict(defaults),
+    }
+    write_model(folder, values, {WEIGHTS: network.state_dict()}, dtype)
 
 
 def write_model(

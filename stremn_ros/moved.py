@@ -19,6 +19,7 @@ MOVED = {
     "stremn_ros.nodes.launching": "stremn_ros.client.launching",
     "stremn_ros.nodes.segment_client": "stremn_ros.client.segment_client",
     "stremn_ros.runtime.models": "stremn_ros.model_folder",
+    "stremn_ros.runtime.prediction_models": "stremn_ros.model_folder",
     "stremn_ros.seeding": "stremn_ros.imaging.seeding",
     "stremn_ros.sizes": "stremn_ros.imaging.sizes",
     "stremn_ros.video": "stremn_ros.imaging.video",

@@ -15,14 +15,14 @@ from torch import Tensor
 from stremn_ros.errors import InputError, ModelError
 from stremn_ros.imaging.checks import check_frame
 from stremn_ros.imaging.motion import FlowExtrapolation, candidates
-from stremn_ros.imaging.sizes import checked_size, fitted_size, resize
+from stremn_ros.imaging.resize import resize
+from stremn_ros.imaging.sizes import checked_size, fitted_size
 from stremn_ros.memory import SlotMemory
-from stremn_ros.model_folder import find_model
+from stremn_ros.model_folder import Network, find_model, load_prediction_network
 from stremn_ros.network import space_time_read
 from stremn_ros.network.conv_lstm import ConvLstm
 from stremn_ros.network.prediction import STACK, STRIDE, Encoding, PredictionNetwork
 from stremn_ros.runtime.choose import choose_device
-from stremn_ros.runtime.prediction_models import Network, load_prediction_network
 
 MAX_HORIZON = 100
 MAX_SIDE = 2048  # of the processing size

@@ -9,6 +9,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_ID = 255  # of an object: a label is one byte
+
 
 class ObjectState(IntEnum):
     """TRACKED: seen in this frame. OCCLUDED: not seen for a short while. LOST: for longer."""

@@ -21,12 +21,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from stremn_ros.errors import InputError
+from stremn_ros.errors import CapacityError, InputError, ModelError
 from stremn_ros.files import NewFile
+from stremn_ros.imaging.sizes import shape_text, size_is_possible
+from stremn_ros.model_folder import SCORER_PREFIX
+from stremn_ros.network import SegmentationNetwork
+from stremn_ros.options import SegmenterOptions
+from stremn_ros.results import MAX_ID
 
 FORMAT = 1
 KEY = "stremn_snapshot"  # of the header among the metadata of the safetensors file
-MAX_ID = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +138,39 @@ class Snapshot:
                 f"{path} is damaged: its header is not valid ({type(error).__name__}: {error})"
             ) from None
 
+    def check(self, model: str, options: SegmenterOptions) -> None:
+        """Whether a segmenter can go on from it.
+
+        Args:
+            model: the fingerprint of its network. options: those of the segmenter.
+
+        Raises:
+            ModelError: the memory of another network. CapacityError: more objects than
+            max_objects. InputError: other slots or another processing size.
+        """
+        if self.model != model:
+            raise ModelError(
+                f"the snapshot is of a network with the fingerprint {self.model[:12]}, this "
+                f"one has {model[:12]}: load the model that it was saved with"
+            )
+        if self.slots != options.slots:
+            raise InputError(
+                f"the snapshot has {self.slots} slots for each object, this segmenter "
+                f"{options.slots}: load the model with slots={self.slots}"
+            )
+        if len(self.ids) > options.max_objects:
+            raise CapacityError(
+                f"the snapshot has {len(self.ids)} objects, but max_objects is "
+                f"{options.max_objects}: load the model with max_objects={len(self.ids)} or more"
+            )
+        size = self.processing_size
+        if size is not None and not size_is_possible(size, options.processing_size):
+            raise InputError(
+                f"the snapshot was made at a processing size of {shape_text(size)}, this segmenter "
+                f"works at {options.processing_size}: load the model with "
+                f"processing_size={min(size)}, or with {size}"
+            )
+
     @classmethod
     def _of(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snapshot:
         """ValueError, TypeError or KeyError for what no segmenter would have written."""
@@ -165,9 +202,14 @@ class Snapshot:
         )
 
 
-def fingerprint(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over an architecture and its weights, as hexadecimal digits."""
-    return _digest({"config": dict(config)}, weights)
+def fingerprint(network: SegmentationNetwork) -> str:
+    """SHA-256 over an architecture and its weights, as hexadecimal digits; takes a moment.
+
+    Without the scorer: it makes nothing that is remembered, it only chooses.
+    """
+    weights = network.state_dict()
+    used = {name: weights[name] for name in weights if not name.startswith(SCORER_PREFIX)}
+    return _digest({"config": dict(network.config.to_mapping())}, used)
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
 from stremn_ros.imaging.overlap import overlaps
 from stremn_ros.messages.image_write import encode
+from stremn_ros.options import RUN_TIME, SegmenterOptions
 from stremn_ros.results import ObjectState, SegmenterState, SegmentResult, TrackedObject
 from stremn_ros.stream.diagnosis import CoreStatus, InputStatus
 from stremn_ros.stream.segment_core import SegmentCore
@@ -79,10 +80,20 @@ class ColorSegmenter:
         self.slow = None  # called in each of those steps
         self.slow_seed = None  # called for each object that is seeded
         self.gave_way = []
+        self.defaults = self.options
 
     def _alone(self):
         assert self.inside.acquire(blocking=False), "two calls of the segmenter at one time"
         self.threads.add(threading.get_ident())
+
+    @property
+    def options(self):
+        return SegmenterOptions(**{name: getattr(self, name) for name in RUN_TIME})
+
+    def change(self, **options):
+        SegmenterOptions(**options)
+        for name, value in options.items():
+            setattr(self, name, value)
 
     @property
     def ids(self):

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stremn_ros.model_folder import save_prediction_model
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork
-from stremn_ros.runtime.prediction_models import save_prediction_model
 
 WIDTHS = (4, 4, 8, 8, 8, 8)
 

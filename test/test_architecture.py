@@ -60,7 +60,7 @@ from stremn_ros.nodes.outputs import Outputs
 from stremn_ros.stream.settings import Settings
 rclpy.init()
 node = LifecycleNode("toy_node")
-Outputs(node, "~/", Settings())
+Outputs(node, "~/", Settings(), {})
 names = [publisher.topic_name for publisher in node.publishers]
 assert "/toy_node/toy" in names, names
 """,

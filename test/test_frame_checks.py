@@ -13,8 +13,8 @@ from shapes import TINY_MODEL
 
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.checks import check_frame
+from stremn_ros.imaging.resize import resize
 from stremn_ros.imaging.seeding import make_mask
-from stremn_ros.imaging.sizes import resize
 from stremn_ros.imaging.video import VideoWriter
 from stremn_ros.imaging.visualization import contact_sheet, overlay
 from stremn_ros.predictor import Predictor

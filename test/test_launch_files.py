@@ -22,6 +22,7 @@ from shapes import DISC, SQUARE, iou, scene
 from stremn_interfaces.srv import SeedMask
 from stremn_ros.messages.image_read import decode_labels
 from stremn_ros.nodes import parameters
+from stremn_ros.options import TUNABLES
 from stremn_ros.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,11 +62,28 @@ def declared(path: Path) -> dict[str, str]:
         node for source in sources(path) for node in ast.walk(ast.parse(source.read_text()))
     ):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeclareLaunchArgument":
+            if not isinstance(node.args[0], ast.Constant):  # of the table of parameters
+                continue
             words = {word.arg: word.value for word in node.keywords}
             name = node.args[0].value
             assert name not in found, f"{name} is declared twice"
             found[name] = text_of(words["description"])
+    if (table := NODES.get(path.name)) is not None:
+        specs = parameters.parameters_of(table)
+        found |= {name: specs[name].description for name in node_parameters(path.read_text())}
     return found
+
+
+NODES = {"segment.launch.py": parameters.SEGMENT, "predict.launch.py": parameters.PREDICT}
+
+
+def node_parameters(text: str) -> set[str]:
+    """Names of the arguments of a launch file that are parameters of its node."""
+    (group,) = re.findall(r"^NODE_PARAMETERS = \((.*?)^\)", text, re.DOTALL | re.MULTILINE)
+    tuned = {name for name, tunable in TUNABLES.items() if tunable.parameter}
+    return set(re.findall(r'^    "(\w+)"', group, re.MULTILINE)) | (
+        tuned if "in TUNABLES.items() if tunable.parameter" in group else set()
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -79,8 +97,8 @@ def test_every_argument_used_is_declared_and_described(path: Path) -> None:
     for text in (source.read_text() for source in sources(path)):
         used |= set(re.findall(r'(?:LaunchConfiguration|value)\(["\'](\w+)["\']\)', text))
         used |= set(re.findall(r'number\(value, ["\'](\w+)["\']', text))
-        for group in re.findall(r"_PARAMETERS = \((.*?)\)", text, re.DOTALL):
-            used |= set(re.findall(r'"(\w+)"', group))
+    if path.name in NODES:
+        used |= node_parameters(path.read_text())
     assert used == set(arguments)
 
 
@@ -89,11 +107,7 @@ def test_every_argument_used_is_declared_and_described(path: Path) -> None:
 )
 def test_arguments_that_are_parameters_are_in_the_table(name: str, table: str) -> None:
     text = (ROOT / "launch" / f"{name}.launch.py").read_text()
-    names = [
-        name
-        for group in re.findall(r"_PARAMETERS = \((.*?)\)", text, re.DOTALL)
-        for name in re.findall(r'"(\w+)"', group)
-    ]
+    names = node_parameters(text)
     assert len(names) >= 6
     assert set(names) <= set(parameters.parameters_of(table))
     assert {"model", "device", "processing_size", "slots"} <= set(names)

@@ -15,9 +15,14 @@ from prediction_helpers import tiny_prediction_model
 from shapes import scene
 
 from stremn_ros.errors import ModelError
-from stremn_ros.model_folder import available_models, find_model, load_network, read_config
+from stremn_ros.model_folder import (
+    available_models,
+    find_model,
+    load_network,
+    load_prediction_network,
+    read_config,
+)
 from stremn_ros.predictor import Predictor
-from stremn_ros.runtime.prediction_models import load_prediction_network
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = """

@@ -241,7 +241,7 @@ def test_frames_between_the_steps_of_a_seed_do_not_change_it() -> None:
         fork = segmenter.fork(job.ids)
         fork.finish_seed(job)
         assert fork.ids == [SQUARE, PART]
-        segmenter._frame = None
+        segmenter._reader.frame = None
         segmenter.finish_seed(job)
         assert segmenter.ids == [DISC, SQUARE, PART]
         memories.append(segmenter.memory.state() | {"fork": fork.memory.state()["templates"]})

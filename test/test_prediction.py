@@ -26,12 +26,12 @@ from stremn_ros.evaluation.prediction import (
     optical_flow,
 )
 from stremn_ros.imaging.motion import FlowExtrapolation
+from stremn_ros.model_folder import load_prediction_network, save_prediction_model
 from stremn_ros.network.carrying import Carried, Carrier, Division, track, track_through, transport
 from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork, correlate
 from stremn_ros.network.steering import Steer
 from stremn_ros.predictor import ClipState, Predictor, extend, forecast
-from stremn_ros.runtime.prediction_models import load_prediction_network, save_prediction_model
 from stremn_ros.training.predict import PredictTraining, train
 from stremn_ros.training.prediction_losses import (
     PredictionLoss,

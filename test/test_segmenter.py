@@ -154,7 +154,7 @@ def test_an_unseen_object_is_occluded_then_lost_and_not_remembered() -> None:
     segmenter.seed(*scene(0))
     for step in range(1, 4):
         segmenter.step(scene(step)[0])
-    segmenter.min_score = 1.01  # nothing can reach it: every object counts as unseen
+    segmenter.min_score = 1.0  # nothing can reach it: every object counts as unseen
     before = segmenter.memory.templates.clone()
     states = [segmenter.step(scene(step)[0]).objects[0].state for step in range(4, 9)]
     assert states == [ObjectState.OCCLUDED] * 3 + [ObjectState.LOST] * 2
@@ -394,7 +394,7 @@ def test_a_renamed_object_keeps_the_score_that_was_predicted_for_it(tmp_path: Pa
     segmenter = Segmenter.load(str(tmp_path / "made"), device="cpu")
     segmenter.seed(*scene(0))
     segmenter.segment(scene(1)[0])
-    seen = segmenter._frame
+    seen = segmenter._reader.frame
     assert seen is not None
     predicted = dict(seen.quality)
     segmenter.rename(DISC, 9)

@@ -137,7 +137,7 @@ def test_an_object_that_comes_late_is_seeded_then() -> None:
     segmenter.seed(*pairs[0], ids=[1])
     for t, result in enumerate(done.logits, 1):
         segmenter.segment(pairs[t][0])
-        seen = segmenter._frame
+        seen = segmenter._reader.frame
         assert seen is not None
         for number in (1, 2):
             expected = result[0].softmax(dim=0)[number]
@@ -215,7 +215,7 @@ def _same_as_the_segmenter(
     segmenter.seed(*pairs[0])
     for (frame, _), result in zip(pairs[1:], results, strict=True):
         segmenter.segment(frame)
-        seen = segmenter._frame
+        seen = segmenter._reader.frame
         assert seen is not None
         for number in (1, 2):
             expected = result[0].softmax(dim=0)[number]

@@ -85,7 +85,7 @@ def test_the_unrolled_memory_is_the_segmenters(
         segmenter.memory.keep_every = 1
     for (frame, _), logits in zip(pairs[1:], done.logits, strict=True):
         segmenter.segment(frame)
-        seen = segmenter._frame
+        seen = segmenter._reader.frame
         assert seen is not None
         for number in (1, 2):
             expected = logits[0].softmax(dim=0)[number]

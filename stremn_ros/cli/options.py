@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import InputError
+from stremn_ros.options import TUNABLES
 from stremn_ros.runtime.table import LISTED
+
+_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "NAME"}
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -18,31 +21,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default="segment_lite0",
         help="name of a model or path of a model folder (default: %(default)s)",
     )
-    group.add_argument(
-        "--slots", type=int, metavar="K", help="memory slots per object, 2..16 (default: model's)"
-    )
-    group.add_argument(
-        "--update-rule", metavar="RULE", help="how a full memory makes room (default: model's)"
-    )
-    group.add_argument(
-        "--update-every",
-        type=int,
-        metavar="N",
-        help="write to the memory on every N-th frame only (default: model's)",
-    )
-    group.add_argument(
-        "--input-to-memory",
-        action="store_true",
-        default=None,
-        help="fuse each new template into a slot (I2M) instead of one slot into another (M2M)",
-    )
-    group.add_argument(
-        "--processing-size",
-        type=size,
-        metavar="SIDE|HxW",
-        help="size the network works at: the shorter side, or rows x columns (default: model's); "
-        "masks come out at the size of the frames",
-    )
+    for name, tunable in TUNABLES.items():
+        if name == "max_objects":  # as many as the masks show
+            continue
+        kind = size if name == "processing_size" else type(tunable.default)
+        way: dict[str, Any] = {"type": kind, "metavar": _METAVARS.get(kind, "SIDE|HxW")}
+        if kind is bool:
+            way = {"action": "store_true"}
+        among = f"{tunable.range_text}; " if tunable.range_text else ""
+        text = f"{tunable.text.rstrip('.')} ({among}default: the model's)"
+        group.add_argument(f"--{name.replace('_', '-')}", default=None, help=text, **way)
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     group.add_argument(
         "--runtime",
@@ -74,13 +62,13 @@ def load_segmenter(options: argparse.Namespace, max_objects: int) -> Any:
         device=options.device,
         runtime=options.runtime,
         auto_build=options.auto_build,
-        slots=options.slots,
-        update_rule=options.update_rule,
-        update_every=options.update_every,
-        input_to_memory=options.input_to_memory,
-        processing_size=options.processing_size,
-        max_objects=max_objects,
+        **{**tuned(options), "max_objects": max_objects},
     )
+
+
+def tuned(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the segmenter's options; None: the model's own."""
+    return {name: getattr(options, name, None) for name in TUNABLES}
 
 
 def first_mask(path: str, source: Any) -> Any:

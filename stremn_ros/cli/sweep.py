@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stremn_ros.cli.options import add_model_options, check_writable
+from stremn_ros.cli.options import add_model_options, check_writable, tuned
 from stremn_ros.errors import InputError
 
+SWEPT = ("slots", "update_rule", "input_to_memory", "max_objects")
 RULES = "oldest,newest,least_similar,most_similar,first_and_previous,linear"
 
 
@@ -46,12 +47,6 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         help="update rules, with the model's number of slots (default: %(default)s; also: learned)",
     )
     parser.add_argument("--no-i2m", action="store_true", help="leave input_to_memory out")
-    parser.add_argument(
-        "--update-every",
-        type=int,
-        metavar="N",
-        help="frames between two updates of the memory (default: model's; the paper: 1)",
-    )
     parser.set_defaults(run=_run)
 
 
@@ -90,8 +85,7 @@ def _run(options: argparse.Namespace) -> int:
         device=options.device,
         runtime=options.runtime,
         auto_build=options.auto_build,
-        processing_size=options.processing_size,
-        update_every=options.update_every,
+        **{name: value for name, value in tuned(options).items() if name not in SWEPT},
     )
     print(result.table())
     if options.plot is not None:

@@ -23,6 +23,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from stremn_ros.nodes.dds_profile import profile_environment
+from stremn_ros.nodes.parameters import parameters_of
 from stremn_ros.privacy import SWITCHES
 
 SHARE = get_package_share_directory("stremn_ros")
@@ -42,36 +43,6 @@ def shared_arguments(params_file: str, node_name: str) -> list[DeclareLaunchArgu
             "params_file",
             default_value=os.path.join(SHARE, "config", params_file),
             description="YAML file with the node's parameters.",
-        ),
-        DeclareLaunchArgument(
-            "model",
-            default_value="",
-            description=f"Name of a model, or path of a model folder. {AS_FILE}",
-        ),
-        DeclareLaunchArgument(
-            "device",
-            default_value="",
-            description=f"auto, cpu, cuda or cuda:1 and so on. {AS_FILE}",
-        ),
-        DeclareLaunchArgument(
-            "processing_size",
-            default_value="",
-            description="Shorter side of the picture that the network sees; less is faster and "
-            "coarser. "
-            f"{AS_FILE}",
-        ),
-        DeclareLaunchArgument(
-            "slots", default_value="", description=f"Memory slots, 2 to 16. {AS_FILE}"
-        ),
-        DeclareLaunchArgument(
-            "image_transport",
-            default_value="",
-            description=f"raw, or compressed: JPEG or PNG from <image_topic>/compressed. {AS_FILE}",
-        ),
-        DeclareLaunchArgument(
-            "image_reliability",
-            default_value="",
-            description=f"auto, best_effort or reliable, asked of the image's publisher. {AS_FILE}",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
         DeclareLaunchArgument(
@@ -117,15 +88,29 @@ def reader(context: LaunchContext) -> Value:
     return lambda name: str(LaunchConfiguration(name).perform(context))
 
 
-def given_parameters(value: Value, texts: Iterable[str], numbers: Iterable[str]) -> dict[str, Any]:
+def parameter_arguments(node: str, names: Iterable[str]) -> list[DeclareLaunchArgument]:
+    """For parameters of a node, with what its table says of them."""
+    specs = parameters_of(node)
+    return [
+        DeclareLaunchArgument(
+            name, default_value="", description=f"{specs[name].description} {AS_FILE}"
+        )
+        for name in names
+    ]
+
+
+def given_parameters(value: Value, node: str, names: Iterable[str]) -> dict[str, Any]:
     """The node's parameters that were given as launch arguments; they win over the file.
 
     Raises:
-        RuntimeError: one of `numbers` is not a whole number.
+        RuntimeError: one that is a number was given as none.
     """
-    found: dict[str, Any] = {name: value(name) for name in texts if value(name)}
-    found.update({name: number(value, name, int) for name in numbers if value(name)})
-    return found
+    kinds = {name: type(spec.default) for name, spec in parameters_of(node).items()}
+    return {
+        name: value(name) if kinds[name] is str else number(value, name, kinds[name])
+        for name in names
+        if value(name)
+    }
 
 
 def number(value: Value, name: str, kind: Callable[[str], Any]) -> Any:

@@ -25,10 +25,9 @@ from stremn_ros.evaluation.prediction_metrics import (
 from stremn_ros.evaluation.prediction_pictures import prediction_sheet
 from stremn_ros.imaging.motion import FlowExtrapolation
 from stremn_ros.imaging.video import write_image
-from stremn_ros.model_folder import find_model
+from stremn_ros.model_folder import find_model, load_prediction_network
 from stremn_ros.predictor import forecast
 from stremn_ros.runtime.choose import choose_device
-from stremn_ros.runtime.prediction_models import load_prediction_network
 
 Images = NDArray[np.uint8]
 # clips uint8 [N, T, H, W, C] and a horizon -> [N, horizon, C, H, W] in 0..1

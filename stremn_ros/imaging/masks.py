@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stremn_ros.errors import InputError
-from stremn_ros.imaging.sizes import resize, shape_text
-
-MAX_ID = 255  # of an object: a label is one byte
+from stremn_ros.imaging.resize import resize
+from stremn_ros.imaging.sizes import shape_text
+from stremn_ros.results import MAX_ID
 
 
 def checked_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -123,16 +122,6 @@ def too_small(labels: NDArray[Any], size: tuple[int, int], ids: Sequence[int] | 
         f"too small to be followed at {shape_text(size)}: {listed}{more}. Below {SMALLEST_SIDE} x "
         f"{SMALLEST_SIDE} there things are lost at once; {remedy}"
     )
-
-
-def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """An image [H, W] or [H, W, C] at (rows, columns); averages where it gets smaller, so that
-    thin parts do not vanish."""
-    if image.shape[:2] == size:
-        return image
-    shrinks = image.shape[0] > size[0]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

@@ -22,7 +22,7 @@ from stremn_ros.files import NewFile, write_bytes
 from stremn_ros.imaging import pictures
 from stremn_ros.imaging.checks import check_frame
 from stremn_ros.imaging.listing import IMAGE_SUFFIXES, list_images, natural_key
-from stremn_ros.imaging.sizes import resize
+from stremn_ros.imaging.resize import resize
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -15,7 +15,7 @@ from stremn_ros.files import write_with
 from stremn_ros.imaging.checks import check_frame
 from stremn_ros.imaging.mask_reading import read_mask
 from stremn_ros.imaging.palette import PALETTE
-from stremn_ros.imaging.sizes import resize
+from stremn_ros.imaging.resize import resize
 
 log = logging.getLogger(__name__)
 

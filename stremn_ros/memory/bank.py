@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stremn_ros.errors import CapacityError, InputError, ModelError, UnknownObjectError
-from stremn_ros.memory.rules import RULES, Table
+from stremn_ros.memory.rules import RULES, Table, find_rule
 from stremn_ros.memory.similarity import mutual_similarity
 
 MIN_SLOTS, MAX_SLOTS = 2, 16
@@ -142,9 +142,7 @@ class SlotMemory:
 
     @rule.setter
     def rule(self, name: str) -> None:
-        rule = RULES.get(name)
-        if rule is None:
-            raise InputError(f"update rule {name!r} is unknown; known are {sorted(RULES)}")
+        rule = find_rule(name)
         if rule.grows != self.grows:
             raise InputError(
                 f"update rule {name!r} needs a memory that "

@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stremn_ros.memory.bank import NEW, SlotMemory, Update
@@ -139,3 +142,34 @@ def describe(memory: SlotMemory, attention: Tensor | None = None) -> list[Object
             )
         )
     return found
+
+
+def look_inside(
+    memory: SlotMemory,
+    key: Tensor | None,
+    affinity: str,
+    labels: NDArray[np.uint8] | None = None,
+    cells: int = 0,
+) -> list[ObjectMemory]:
+    """What each object's memory holds, and what a frame takes from each slot.
+
+    Args:
+        key: the frame's query key [1, C, h, w]; None: no frame was seen.
+        affinity: of the network's read. labels, cells: as in ``Segmenter.look_inside``.
+    """
+    if key is None or not memory.rows:
+        return describe(memory)
+    h, w = key.shape[-2:]
+    step = max(1, (h * w) // cells) if cells else 1
+    keys, _, mask = memory.contents()
+    query = key[0].flatten(1).T[::step]
+    with torch.inference_mode():
+        shares = slot_attention(query, keys, mask, h * w, affinity)
+    attention = shares.mean(dim=1)
+    if labels is not None:
+        small = cv2.resize(labels, (w, h), interpolation=cv2.INTER_NEAREST).ravel()[::step]
+        for object_id, row in memory.rows.items():
+            own = torch.from_numpy(small == object_id)
+            if own.any():
+                attention[row] = shares[row, own.to(shares.device)].mean(dim=0)
+    return describe(memory, attention)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stremn_ros.errors import InputError
+
 Table = NDArray[np.float32]
 Pairs = list[tuple[int, int]]
 
@@ -89,3 +91,10 @@ RULES: dict[str, Rule] = {
         grows=True,
     ),
 }
+
+
+def find_rule(name: str) -> Rule:
+    """The rule of that name; InputError where there is none."""
+    if name not in RULES:
+        raise InputError(f"update rule {name!r} is unknown; known are {sorted(RULES)}")
+    return RULES[name]

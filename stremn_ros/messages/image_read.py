@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.pictures import eight_bits
+from stremn_ros.results import MAX_ID
 
 MAX_SIDE = 16384  # pixels; the largest side of an image that is taken for real
 MAX_PIXELS = 1 << 26  # 67 megapixels
-MAX_LABEL = 255  # object ids are 1..255
 
 
 class ImageLike(Protocol):
@@ -178,7 +178,7 @@ def decode_labels(message: ImageLike) -> NDArray[np.uint8]:
             row, column = (int(v) for v in np.argwhere(~finite)[0])
             raise InputError(
                 f"the 32FC1 mask has {count} values that are NaN or infinite (the first at row "
-                f"{row}, column {column}): every pixel must be a whole number 0..{MAX_LABEL}"
+                f"{row}, column {column}): every pixel must be a whole number 0..{MAX_ID}"
             )
         fractional = labels != np.floor(labels)
         if fractional.any():
@@ -186,14 +186,14 @@ def decode_labels(message: ImageLike) -> NDArray[np.uint8]:
             raise InputError(
                 f"the 32FC1 mask has {int(np.count_nonzero(fractional))} fractional values (the "
                 f"first, {float(labels[row, column]):g}, at row {row}, column {column}): labels "
-                f"are whole numbers 0..{MAX_LABEL}; threshold a probability map first"
+                f"are whole numbers 0..{MAX_ID}; threshold a probability map first"
             )
     low, high = labels.min(), labels.max()
-    if low < 0 or high > MAX_LABEL:
+    if low < 0 or high > MAX_ID:
         wrong = low if low < 0 else high
         raise InputError(
             f"the mask has the value {float(wrong):g}: labels are object ids, "
-            f"0 (background) to {MAX_LABEL}"
+            f"0 (background) to {MAX_ID}"
         )
     return labels.astype(np.uint8)
 

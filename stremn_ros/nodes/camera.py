@@ -115,7 +115,7 @@ class Camera:
         """Makes publishers, core and snapshots; no frame is taken yet."""
         values, node = self._values, self._node
 
-        self._outputs = Outputs(node, self._private, self._settings)
+        self._outputs = Outputs(node, self._private, self._settings, values)
         path = node.get_fully_qualified_name()
         self._core = SegmentCore(
             segmenter,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +78,15 @@ class Outputs:
     """The publishers of one camera.
 
     Args:
-        node: that they are made on. private: what their names begin with. settings: those that
-            may change while the node runs.
+        node: that they are made on. private: what their names begin with. settings, values: of the
+            node's parameters, which may change while it runs.
     """
 
-    def __init__(self, node: LifecycleNode, private: str, settings: Settings) -> None:
-        self._node, self._private, self._settings = node, private, settings
+    def __init__(
+        self, node: LifecycleNode, private: str, settings: Settings, values: Mapping[str, Any]
+    ) -> None:
+        self._node, self._private = node, private
+        self._settings, self._values = settings, values
         self._made: list[Any] = []
         self._publishers = [(output, self._make(output.kind, output.name)) for output in OUTPUTS]
         self._labels_told: Any = None  # what the last label_info said
@@ -115,7 +118,7 @@ class Outputs:
     def _publish_vision(self, types: VisionTypes, segmented: Segmented) -> None:
         header, found = segmented.frame.message.header, segmented.result.objects
         if self._label_info is not None:
-            ids, score = [item.id for item in found], self._settings.min_score
+            ids, score = [item.id for item in found], self._values["min_score"]
             told = ids, dict(segmented.names), score
             if told != self._labels_told:  # before the first detection that needs it
                 info = to_label_info(types, header, ids, segmented.names, score)

@@ -12,11 +12,11 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from stremn_ros.errors import InputError
-from stremn_ros.memory.rules import RULES
+from stremn_ros.options import TUNABLES
 from stremn_ros.runtime.table import LISTED
 
 # When a parameter may change
@@ -32,9 +32,7 @@ MOST_CAMERAS = 16
 
 IMAGE_RELIABILITIES = ("auto", "best_effort", "reliable")
 
-# Not the baseline whose memory grows without end: a node runs for weeks
-UPDATE_RULES = tuple(name for name, rule in RULES.items() if not rule.grows)
-
+UPDATE_RULES = TUNABLES["update_rule"].choices
 
 _TYPE_NAMES = {bool: "bool", int: "int", float: "double", str: "string", list: "string array"}
 
@@ -97,14 +95,6 @@ class ParameterSpec:
         return f"{self.low:g} to {self.high:g}"
 
 
-def _slots(value: int) -> str | None:
-    return "2 to 16, or 0 for the model's own number" if value == 1 else None
-
-
-def _rows(value: int) -> str | None:
-    return "32 to 2160 pixels, or 0 for the model's own" if 0 < value < 32 else None
-
-
 def _observe(value: int) -> str | None:
     return "3 images or more, or 0 for the model's own number" if 0 < value < 3 else None
 
@@ -141,27 +131,6 @@ _SHARED = (
         "auto",
         "Where it runs: auto, cpu, cuda or cuda:1 and so on.",
         UNCONFIGURED,
-    ),
-    ParameterSpec(
-        "",
-        "slots",
-        0,
-        "Memory slots of each object, its seed included, 2 to 16; 0 takes the model's own number.",
-        UNCONFIGURED,
-        0,
-        16,
-        check=_slots,
-    ),
-    ParameterSpec(
-        "",
-        "processing_size",
-        0,
-        "Shorter side of the picture that the network sees; less is faster and coarser. 0 takes "
-        "the model's own. Masks always have the size of the source image.",
-        UNCONFIGURED,
-        0,
-        2160,
-        check=_rows,
     ),
     ParameterSpec(
         "",
@@ -234,6 +203,45 @@ def _shared(node: str, name: str, **changes: Any) -> ParameterSpec:
     return dataclasses.replace(found, node=node, **changes)
 
 
+@dataclass(frozen=True)
+class _LeftToModel:
+    """Refuses what is neither in an option's range nor the value that leaves it to the model."""
+
+    own: int
+    low: float
+    right: str = field(compare=False)
+
+    def __call__(self, value: int) -> str | None:
+        return self.right if self.own < value < self.low else None
+
+
+def _tuned(node: str, name: str, text: str = "", most: float | None = None) -> ParameterSpec:
+    """The parameter of an option of the segmenter. text, most: of another network's option."""
+    tunable = TUNABLES[name]
+    own, low = tunable.own, tunable.low
+    high = most or tunable.most or tunable.high
+    description, check = text or tunable.text, None
+    if own is not None:
+        which = "Empty" if own == "" else "Below 0" if own == -1.0 else own
+        description += f" {which} takes the model's own."
+    if isinstance(own, int) and low is not None and high is not None and low > own + 1:
+        number = "" if tunable.unit else " number"
+        right = f"{low:g} to {high:g}{tunable.unit}, or {own} for the model's own{number}"
+        check = _LeftToModel(own, low, right)
+
+    return ParameterSpec(
+        node,
+        name,
+        tunable.default if own is None else own,
+        description,
+        RUN_TIME if tunable.run_time else UNCONFIGURED,
+        low if own is None or isinstance(own, str) or low is None else min(own, low),
+        high,
+        choices=("", *tunable.choices) if tunable.choices else (),
+        check=check,
+    )
+
+
 PARAMETERS: tuple[ParameterSpec, ...] = (
     ParameterSpec(
         SEGMENT,
@@ -270,73 +278,7 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         UNCONFIGURED,
     ),
     _shared(SEGMENT, "device"),
-    _shared(SEGMENT, "slots"),
-    ParameterSpec(
-        SEGMENT,
-        "max_objects",
-        8,
-        "Most objects followed at once; the memory is made for this many.",
-        UNCONFIGURED,
-        1,
-        255,
-    ),
-    _shared(SEGMENT, "processing_size"),
-    ParameterSpec(
-        SEGMENT,
-        "update_rule",
-        "",
-        "Which memory slots are fused when the memory is full; empty takes the model's own rule.",
-        RUN_TIME,
-        choices=("", *UPDATE_RULES),
-    ),
-    ParameterSpec(
-        SEGMENT,
-        "update_every",
-        0,
-        "The memory is updated with every n-th frame and rests between; 0 takes the model's own.",
-        RUN_TIME,
-        0,
-        1000,
-    ),
-    ParameterSpec(
-        SEGMENT,
-        "min_score",
-        0.5,
-        "Mean probability inside its mask below which an object counts as lost.",
-        RUN_TIME,
-        0.0,
-        1.0,
-    ),
-    ParameterSpec(
-        SEGMENT,
-        "return_score",
-        -1.0,
-        "Score that an object that was not seen needs to be seen again, where that is higher than "
-        "min_score; below 0 takes the model's own.",
-        RUN_TIME,
-        -1.0,
-        1.0,
-    ),
-    ParameterSpec(
-        SEGMENT,
-        "lost_after",
-        0,
-        "Frames for which an object may be unseen before its state is LOST; 0 takes the model's "
-        "own.",
-        RUN_TIME,
-        0,
-        1_000_000,
-    ),
-    ParameterSpec(
-        SEGMENT,
-        "smallest_part",
-        0.0,
-        "Parts of a mask that have less than this share of the pixels of its largest part are left "
-        "out of ~/mask and ~/objects; 0 leaves masks as they are, 1 leaves the largest part only.",
-        RUN_TIME,
-        0.0,
-        1.0,
-    ),
+    *(_tuned(SEGMENT, name) for name, tunable in TUNABLES.items() if tunable.parameter),
     ParameterSpec(
         SEGMENT,
         "low_confidence",
@@ -579,14 +521,13 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         UNCONFIGURED,
     ),
     _shared(PREDICT, "device"),
-    _shared(
+    _tuned(
         PREDICT,
         "processing_size",
-        description="Shorter side that the network works at; the longer follows from the image. "
-        "0 takes the model's own.",
-        high=2048,  # as the Predictor has it
+        "Shorter side that the network works at; the longer follows from the image.",
+        2048,  # as the Predictor has it
     ),
-    _shared(PREDICT, "slots", description="Memory slots, 2 to 16; 0 takes the model's own number."),
+    _tuned(PREDICT, "slots", "Memory slots."),
     ParameterSpec(
         PREDICT,
         "observe",

@@ -11,6 +11,7 @@ from typing import Any
 
 from stremn_ros.nodes import camera, life_cycle, parameters
 from stremn_ros.nodes.camera import Camera
+from stremn_ros.options import TUNABLES
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.stream.settings import Settings
 from stremn_ros.stream.worker import Worker
@@ -36,12 +37,13 @@ class SegmentNode(life_cycle.NetworkNode):
             device=values["device"],
             runtime=values["runtime"],
             auto_build=values["auto_build"],
-            slots=values["slots"] or None,
-            update_rule=values["update_rule"] or None,
-            processing_size=values["processing_size"] or None,
-            max_objects=values["max_objects"],
-            update_every=values["update_every"] or None,
+            **{
+                name: tunable.given(values[name])
+                for name, tunable in TUNABLES.items()
+                if tunable.parameter and not tunable.run_time
+            },
         )
+        segmenter.change(**self._settings.options())
         self._worker = Worker(lambda text: self._write_log("error", f"the worker: {text}"))
         every_id = range(1, segmenter.max_objects + 1)
         for number, item in enumerate(self._cameras):

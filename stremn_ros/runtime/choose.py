@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,24 +56,18 @@ def make_stages(
     chosen = choose_device(device)
     if runtime == "auto":
         return _fastest(network, chosen, model, auto_build)
-    if runtime == "torch":
-        return TorchStages(network, chosen)
-    if runtime == "onnxruntime":
-        return _onnx(network, chosen, model, auto_build)
-    if runtime == "onnxruntime_int8":
-        model = _on_cpu(runtime, chosen, model)
-        check_onnxruntime()
-        # not built by itself: it wants recordings
-        return OnnxStages(network, model, files=int8_files(model), kind="cpu, int8")
-    if runtime == "cudagraphs":
-        if chosen.type != "cuda":
-            raise RuntimeUnavailableError(
-                f"runtime cudagraphs wants a GPU, and the device is {chosen}; use runtime auto"
-            )
-        return CudaStages(network, chosen)
-    if model is None:
-        raise RuntimeUnavailableError("runtime tensorrt runs a model folder; use runtime torch")
-    return TensorRTStages(network, model, chosen, build_tensorrt if auto_build else None)
+    wanted = RUNTIMES[runtime]
+    if wanted.device == "cpu" and (chosen.type != "cpu" or model is None):
+        raise RuntimeUnavailableError(
+            f"runtime {runtime} runs a model folder on the CPU; use device cpu, or runtime torch"
+        )
+    if wanted.device == "cuda" and chosen.type != "cuda":
+        raise RuntimeUnavailableError(
+            f"runtime {runtime} wants a GPU, and the device is {chosen}; use runtime auto"
+        )
+    if wanted.folder and model is None:
+        raise RuntimeUnavailableError(f"runtime {runtime} runs a model folder; use runtime torch")
+    return _MAKERS[runtime](network, chosen, model or Path(), auto_build)
 
 
 def _fastest(
@@ -81,7 +76,7 @@ def _fastest(
     if device.type != "cpu":
         return _fastest_on_gpu(network, device, model)
     try:
-        stages: TorchStages = _onnx(network, device, model, auto_build)
+        stages = make_stages(network, "onnxruntime", "cpu", model, auto_build)
     except (ModelError, RuntimeUnavailableError) as error:
         if auto_build:  # somebody asked for it and is to know that it is slower
             log.warning("nothing was built, so runtime auto takes PyTorch: %s", error)
@@ -126,9 +121,8 @@ def _fastest_on_gpu(
 
 
 def _onnx(
-    network: SegmentationNetwork, device: torch.device, model: Path | None, auto_build: bool
+    network: SegmentationNetwork, device: torch.device, model: Path, auto_build: bool
 ) -> TorchStages:
-    model = _on_cpu("onnxruntime", device, model)
     check_onnxruntime()
     if auto_build:
         try:
@@ -139,9 +133,25 @@ def _onnx(
     return OnnxStages(network, model)
 
 
-def _on_cpu(runtime: str, device: torch.device, model: Path | None) -> Path:
-    if device.type != "cpu" or model is None:
-        raise RuntimeUnavailableError(
-            f"runtime {runtime} runs a model folder on the CPU; use device cpu, or runtime torch"
-        )
-    return model
+def _int8(
+    network: SegmentationNetwork, device: torch.device, model: Path, auto_build: bool
+) -> TorchStages:
+    check_onnxruntime()
+    # not built by itself: it wants recordings
+    return OnnxStages(network, model, files=int8_files(model), kind="cpu, int8")
+
+
+def _tensorrt(
+    network: SegmentationNetwork, device: torch.device, model: Path, auto_build: bool
+) -> TorchStages:
+    return TensorRTStages(network, model, device, build_tensorrt if auto_build else None)
+
+
+# how each runtime of the table is made, once it was found that device and folder are right
+_MAKERS: dict[str, Callable[[SegmentationNetwork, torch.device, Path, bool], TorchStages]] = {
+    "torch": lambda network, device, *_: TorchStages(network, device),
+    "onnxruntime": _onnx,
+    "onnxruntime_int8": _int8,
+    "cudagraphs": lambda network, device, *_: CudaStages(network, device),
+    "tensorrt": _tensorrt,
+}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stremn_ros.errors import RuntimeUnavailableError
-from stremn_ros.imaging.sizes import resize
+from stremn_ros.imaging.resize import resize
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,46 @@
-"""The names of the runtimes, for all texts and choices; nothing heavy is imported for them."""
+"""The runtimes, for all texts, choices and checks; nothing heavy is imported for them."""
 
 from __future__ import annotations
 
-RUNTIMES = ("torch", "onnxruntime", "onnxruntime_int8", "cudagraphs", "tensorrt")
+from dataclasses import dataclass
 
-LISTED = f"auto, {', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}"
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a runtime is.
+
+    Attributes:
+        text: for people. device: the only kind of device that it runs on, cpu or cuda; empty: any.
+        folder: it wants a model's folder, which its export or plans belong to.
+    """
+
+    text: str
+    device: str = ""
+    folder: bool = False
+
+
+RUNTIMES = {
+    "torch": Runtime("PyTorch, eager; CPU or GPU"),
+    "onnxruntime": Runtime(
+        "encoders, value head, read, decoder and Fusion Cell on ONNX Runtime's CPU provider",
+        "cpu",
+        folder=True,
+    ),
+    "onnxruntime_int8": Runtime(
+        "the same with the largest convolutions in int8, calibrated on your recordings",
+        "cpu",
+        folder=True,
+    ),
+    "cudagraphs": Runtime(
+        "PyTorch on a GPU: fp16 encoders and decoder, fp32 fusion, CUDA graphs", "cuda"
+    ),
+    "tensorrt": Runtime(
+        "encoders, value head and decoder as TensorRT plans, the rest as `cudagraphs`",
+        folder=True,
+    ),
+}
+"""By name; ``choose`` has how each of them is made."""
+
+_NAMES = list(RUNTIMES)
+LISTED = f"auto, {', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
 """For texts: all that a parameter or option `runtime` may be."""

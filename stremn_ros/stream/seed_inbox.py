@@ -20,6 +20,7 @@ from stremn_ros.errors import InputError
 from stremn_ros.imaging.mask_reading import VOID, clean
 from stremn_ros.messages import image_read
 from stremn_ros.messages.reading import stamp_of
+from stremn_ros.results import MAX_ID
 
 LEAST = 16  # messages that have room
 
@@ -124,7 +125,7 @@ class SeedInbox:
                 self._seed(chosen)
 
     def _keep_the_newest(self) -> None:
-        newer = np.zeros(image_read.MAX_LABEL + 1, bool)  # ids of which there is a newer mask
+        newer = np.zeros(MAX_ID + 1, bool)  # ids of which there is a newer mask
         for waiting in reversed(list(self._waiting)):
             ids = np.bincount(waiting.labels.ravel(), minlength=len(newer)) > 0
             ids[0] = False

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.overlap import Overlap
-from stremn_ros.messages.image_read import MAX_LABEL
+from stremn_ros.results import MAX_ID
 from stremn_ros.stream.intake import Frame
 
 
@@ -153,7 +153,7 @@ class Tickets:
 
     def remove(self, object_id: int) -> bool:
         """An object is to be forgotten; whether a seed of it is on its way."""
-        if 1 <= object_id <= MAX_LABEL:
+        if 1 <= object_id <= MAX_ID:
             self._removed[object_id] = self._last
         return any(object_id in ids for ids in self._pending.values())
 
@@ -192,8 +192,8 @@ class FreeIds:
             InputError: all are in use.
         """
         taken = set(tracked)
-        unused = (number for number in range(1, MAX_LABEL + 1) if number not in self._used)
+        unused = (number for number in range(1, MAX_ID + 1) if number not in self._used)
         for number in (*unused, *self._used):
             if number not in taken:
                 return number
-        raise InputError(f"all {MAX_LABEL} ids are in use: remove an object first")
+        raise InputError(f"all {MAX_ID} ids are in use: remove an object first")

@@ -38,7 +38,8 @@ from stremn_ros.imaging.seeding import DOUBTFUL, agreement, make_mask
 from stremn_ros.imaging.sizes import too_small
 from stremn_ros.messages import image_read
 from stremn_ros.messages.reading import NANOSECONDS, decode, frame_size, stamp_of
-from stremn_ros.results import ObjectState, SegmenterState, SegmentResult, TrackedObject
+from stremn_ros.options import RUN_TIME
+from stremn_ros.results import MAX_ID, ObjectState, SegmenterState, SegmentResult, TrackedObject
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.snapshot import Snapshot
 from stremn_ros.stream.diagnosis import CoreStatus, Report, diagnose, listed_ids
@@ -128,8 +129,6 @@ class SegmentCore(FrameCore):
         super().__init__(seed_buffer, log, self.settings, topic, node, now, clock, worker)
         self._segmenter = segmenter
         self._publish, self._seeded = publish, seeded
-        own = ("update_rule", "update_every", "lost_after", "return_score")
-        self._own = {name: getattr(segmenter, name) for name in own}  # the model's
         # guarded by the condition, as all that FrameCore has
         self._urgent: deque[tuple[Steps, Future[Any]]] = deque()
         self._adding: deque[tuple[Steps, Future[Any]]] = deque()
@@ -283,11 +282,8 @@ class SegmentCore(FrameCore):
         """~/seed_object. GrabCut runs in the caller's thread, so frames go on meanwhile."""
         with self._condition:
             ticket = self._tickets.take()
-        if not 0 <= object_id <= image_read.MAX_LABEL:
-            text = (
-                f"the id {object_id} cannot be used: give 1 to {image_read.MAX_LABEL}, or 0 for "
-                "a free one"
-            )
+        if not 0 <= object_id <= MAX_ID:
+            text = f"the id {object_id} cannot be used: give 1 to {MAX_ID}, or 0 for a free one"
             return self._noted(self.failure(text), ticket)
         if object_id:
             with self._condition:
@@ -884,21 +880,12 @@ class SegmentCore(FrameCore):
 
     def _apply_settings(self) -> None:
         """Run-time changes reach the segmenter here, between two frames."""
-        settings, own = self.settings, self._own
-        for name, value in (
-            ("min_score", settings.min_score),
-            ("smallest_part", settings.smallest_part),
-            ("update_rule", settings.update_rule or own["update_rule"]),
-            ("update_every", settings.update_every or own["update_every"]),
-            ("lost_after", settings.lost_after or own["lost_after"]),
-            (
-                "return_score",
-                settings.return_score if settings.return_score >= 0 else own["return_score"],
-            ),
-        ):
-            if getattr(self._segmenter, name) != value:
+        options = self._segmenter.options
+        own = {name: getattr(self._segmenter.defaults, name) for name in RUN_TIME}
+        for name, value in {**own, **self.settings.options()}.items():
+            if getattr(options, name) != value:
                 try:
-                    setattr(self._segmenter, name, value)
+                    self._segmenter.change(**{name: value})
                 except StremnError as error:  # a rule that this model cannot follow
                     with self._condition:
                         self._note_error(f"{name} stays as it was: {error}", key=name)

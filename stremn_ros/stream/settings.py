@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from stremn_ros.options import RUN_TIME, TUNABLES
 
 
 @dataclass
@@ -17,15 +20,9 @@ class IntakeSettings:
 
 @dataclass
 class Settings(IntakeSettings):
-    """Of the segmentation node."""
+    """Of the segmentation node; it also has the options of the segmenter that may change."""
 
-    min_score: float = 0.5
-    return_score: float = -1.0  # below 0: the model's own
-    lost_after: int = 0  # 0: the model's own
-    smallest_part: float = 0.0
     low_confidence: float = 0.7
-    update_rule: str = ""  # empty: the model's own
-    update_every: int = 0  # 0: the model's own
     overlay: bool = True
     overlay_alpha: float = 0.5
     seed_wait: float = 2.0
@@ -35,3 +32,13 @@ class Settings(IntakeSettings):
     autosave_period: float = 0.0
     autosave_at_stop: bool = False
     autoload: bool = False
+
+    def __post_init__(self) -> None:
+        for name in RUN_TIME:
+            own = TUNABLES[name].own
+            setattr(self, name, TUNABLES[name].default if own is None else own)
+
+    def options(self) -> dict[str, Any]:
+        """Of the segmenter, those that are not left to the model."""
+        given = {name: TUNABLES[name].given(getattr(self, name)) for name in RUN_TIME}
+        return {name: value for name, value in given.items() if value is not None}

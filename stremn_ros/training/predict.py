@@ -24,14 +24,16 @@ from stremn_ros.data.prediction_clips import FrameStore, find_videos
 from stremn_ros.errors import InputError
 from stremn_ros.mappings import build
 from stremn_ros.memory.rules import RULES
-from stremn_ros.model_folder import WEIGHTS, find_model, read_weights
-from stremn_ros.network.conv_lstm import ConvLstm
-from stremn_ros.network.prediction import Decoded, PredictionNetwork
-from stremn_ros.runtime.prediction_models import (
+from stremn_ros.model_folder import (
+    WEIGHTS,
     Network,
     build_prediction_network,
+    find_model,
+    read_weights,
     save_prediction_model,
 )
+from stremn_ros.network.conv_lstm import ConvLstm
+from stremn_ros.network.prediction import Decoded, PredictionNetwork
 from stremn_ros.text_files import read_yaml
 from stremn_ros.training.curves import Curves
 from stremn_ros.training.loop import Task, choose_device, run_loop

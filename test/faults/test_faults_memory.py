@@ -53,7 +53,7 @@ class Failing:
 class Rig:
     def __init__(self):
         segmenter = Segmenter.load(str(TINY_MODEL), runtime="torch")
-        self.stages = segmenter._stages = Failing(segmenter._stages)
+        self.stages = segmenter.wrap_stages(Failing)
         self.published, self.logs = [], []
         self.core = SegmentCore(
             segmenter,

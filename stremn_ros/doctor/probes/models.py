@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.doctor.probes import describe
-from stremn_ros.model_folder import CONFIG, WEIGHTS, load_network, model_folders
-from stremn_ros.runtime.prediction_models import TASK, load_prediction_network
+from stremn_ros.model_folder import (
+    CONFIG,
+    PREDICTION,
+    WEIGHTS,
+    load_network,
+    load_prediction_network,
+    model_folders,
+)
 from stremn_ros.text_files import read_yaml
 
 
@@ -27,7 +33,7 @@ def _entry(config: Path) -> dict[str, Any]:
         if weights.is_file():
             entry["trained"] = True
             entry["mib"] = round(weights.stat().st_size / 2**20, 1)
-            is_prediction = read_yaml(config).get("task") == TASK
+            is_prediction = read_yaml(config).get("task") == PREDICTION
             (load_prediction_network if is_prediction else load_network)(config.parent)
     except Exception as error:
         entry["error"] = describe(error)

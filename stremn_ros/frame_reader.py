@@ -1,0 +1,230 @@
+"""A network with its memory, which reads frames: what is remembered of one, and where in it the
+objects are that are followed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from stremn_ros.imaging.sizes import STRIDE, fitted_size
+from stremn_ros.memory import RULES, GrowingMemory, SlotMemory
+from stremn_ros.network import Decoded, Seen, aggregate_logits, object_probabilities
+from stremn_ros.options import SegmenterOptions
+from stremn_ros.runtime.base import TorchStages
+from stremn_ros.runtime.staging import make_stager
+
+PLACE_STRIDE = 4  # of the masks that the next frame gets to know
+LINEAR_FRAMES = 5  # between two templates of the rule `linear`, as in STM
+
+
+@dataclass
+class SeenFrame:
+    """A frame that was read: what remembering and seeding need of it, at the processing size."""
+
+    source: NDArray[np.uint8]
+    image: Tensor  # [1, 3, H, W], 0..255
+    seen: Seen  # of its query
+    probabilities: dict[int, Tensor]  # id -> [H, W]; objects whose template is still to be written
+    quality: dict[int, float] = field(default_factory=dict)  # by id; empty where none is predicted
+    # what the next frame gets to know of this one, for the objects of these rows; 0: of none
+    rows: list[int] = field(default_factory=list)
+    carried: dict[str, Tensor] = field(default_factory=dict)  # name -> [rows, ...]
+
+    def forget(self, object_id: int) -> None:
+        """Nothing of this object is written to the memory any more."""
+        self.probabilities.pop(object_id, None)
+        self.rows = [0 if row == object_id else row for row in self.rows]
+
+    def rename(self, object_id: int, new: int) -> None:
+        """Gives an object another id."""
+        if object_id in self.probabilities:
+            self.probabilities[new] = self.probabilities.pop(object_id)
+        if object_id in self.quality:
+            self.quality[new] = self.quality.pop(object_id)
+        self.rows = [new if row == object_id else row for row in self.rows]
+
+    def claim(self, masks: Tensor, owners: Collection[int]) -> None:
+        """Objects that were seeded take their pixels, [n, H, W], from those that are in this frame.
+
+        Nothing is written any more of the owners of new templates.
+        """
+        free = 1.0 - masks.amax(dim=0)
+        self.probabilities = {
+            object_id: probability * free
+            for object_id, probability in self.probabilities.items()
+            if object_id not in owners
+        }
+        self.rows = [0 if row in owners else row for row in self.rows]
+        if "previous" in self.carried:
+            small = F.avg_pool2d(masks, PLACE_STRIDE)
+            stays = torch.tensor([row > 0 for row in self.rows], device=masks.device)
+            own = self.carried["previous"][:, 0] * stays[:, None, None] * (1.0 - small.amax(dim=0))
+            others = own.sum(dim=0) - own + small.sum(dim=0)
+            self.carried["previous"] = torch.stack([own, others], dim=1)
+
+    def copy(self) -> SeenFrame:
+        """With tensors of its own: a runtime may overwrite in its next call what it returned."""
+        return SeenFrame(
+            self.source,
+            self.image.clone(),
+            self.seen.clone(),
+            {object_id: value.clone() for object_id, value in self.probabilities.items()},
+            dict(self.quality),
+            list(self.rows),
+            {name: value.clone() for name, value in self.carried.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Template:
+    """What is encoded of one object in a frame, to be written into its memory.
+
+    Attributes:
+        values: [C, h, w] for its slots.
+        place: [2, 4h, 4w], its mask and that of all others at stride 4.
+    """
+
+    values: Tensor
+    place: Tensor
+
+
+class FrameReader:
+    """Reads frames against the memory of the objects that are followed.
+
+    Attributes:
+        stages: the network on a runtime. options: of the segmenter; replaced as a whole.
+        memory: of the objects; made again where the processing size changes.
+        size: the processing size, (rows, columns); None before the first frame.
+        frame: the last one segmented, until it is remembered.
+        query_key: of the last frame, to look inside.
+    """
+
+    def __init__(self, stages: TorchStages, options: SegmenterOptions) -> None:
+        self.stages, self.options = stages, options
+        self._stager = make_stager(stages.device)
+        # a small bank shows at once whether the rule is right; the real one is made when the first
+        # frame tells the size
+        self.memory = self._new_memory((STRIDE, STRIDE), 1)
+        self._memory_size: tuple[int, int] | None = None
+        self.size: tuple[int, int] | None = None
+        self.frame: SeenFrame | None = None
+        self.query_key: Tensor | None = None
+
+    def reset(self) -> None:
+        """Forgets every object; the next frame read decides the processing size again."""
+        self.memory.reset()
+        self.frame = self.query_key = self.size = None
+
+    def memory_of(self, size: tuple[int, int]) -> SlotMemory:
+        """The memory, where it is of this processing size, else a new one."""
+        return self.memory if self._memory_size == size else self._new_memory(size)
+
+    def use(self, size: tuple[int, int], memory: SlotMemory | None = None) -> None:
+        """Fixes the processing size. memory: of that size; else the one that is there, or a new."""
+        self.memory = self.memory_of(size) if memory is None else memory
+        self.size = self._memory_size = size
+
+    def _new_memory(self, size: tuple[int, int], objects: int = 0) -> SlotMemory:
+        config, network = self.stages.config, self.stages.network
+        scored = network.pair_scorer is not None
+        rule = RULES.get(self.options.update_rule)
+        grown: dict[str, Any] = {}
+        if rule is not None and rule.grows:
+            grown["keep_every"] = max(1, round(LINEAR_FRAMES / self.options.update_every))
+        return (GrowingMemory if grown else SlotMemory)(
+            objects or self.options.max_objects,
+            self.options.slots,
+            (config.template_channels, size[0] // STRIDE, size[1] // STRIDE),
+            config.memory_key_channels,
+            config.value_channels,
+            fuse=self.stages.fuse,
+            project=self.stages.project,
+            compare=self.stages.compare,
+            score=self.stages.score if scored else None,
+            rule=self.options.update_rule,
+            input_to_memory=self.options.input_to_memory,
+            carried=config.carried((size[0] // STRIDE, size[1] // STRIDE)),
+            device=self.stages.device,
+            **grown,
+        )
+
+    def _prepare(self, frame: NDArray[np.uint8]) -> Tensor:
+        """[1, 3, H, W] float in 0..255 at the processing size, which the first frame fixes."""
+        if self.size is None:
+            self.use(fitted_size(self.options.processing_size, frame.shape[:2]))
+            assert self.size is not None
+        return self._stager(frame, self.size)
+
+    def look(self, frame: NDArray[np.uint8]) -> SeenFrame:
+        """The frame's query and the masks that tracked objects have in it, for a seed."""
+        last = self.frame
+        if last is not None and last.source is frame:
+            filled_again = not torch.equal(self._prepare(frame), last.image)  # by its driver
+            if not filled_again:
+                return last
+        if self.memory.rows:
+            seen, _ = self.read(frame)
+            return seen
+        image = self._prepare(frame)
+        query = self.stages.encode_query(image)
+        return SeenFrame(frame, image, query.seen, {})
+
+    def read(self, frame: NDArray[np.uint8]) -> tuple[SeenFrame, Tensor]:
+        """Reads the memory: the frame with all objects' probabilities, and logits at stride 4.
+
+        The logits [O + 1, h, w] are aggregated; the probabilities are at the processing size.
+        """
+        image = self._prepare(frame)
+        seen, decoded = self._segment(image)
+        self.query_key = seen.key
+        logits = aggregate_logits(decoded.logits[:, 0])
+        probabilities = object_probabilities(logits, image.shape[-2:])
+        ids = self.memory.ids
+        by_id = dict(zip(ids, probabilities, strict=True))
+        carried = {}
+        if "previous" in self.memory.carried:
+            own = logits.softmax(dim=0)[1:]
+            carried["previous"] = torch.stack([own, own.sum(dim=0) - own], dim=1)
+        if decoded.hidden is not None:
+            carried["hidden"] = decoded.hidden
+        quality = {}
+        if decoded.quality is not None:
+            quality = dict(zip(ids, decoded.quality.sigmoid().tolist(), strict=True))
+        return SeenFrame(frame, image, seen, by_id, quality, ids, carried), logits
+
+    def _segment(self, image: Tensor) -> tuple[Seen, Decoded]:
+        """What is remembered of the frame, and the masks of all objects."""
+        memory = self.memory.contents()
+        count = len(self.memory.rows)
+        carried = {name: value[:count] for name, value in self.memory.carried.items()}
+        previous, hidden = carried.get("previous"), carried.get("hidden")
+        whole = self.stages.segment(image, *memory, previous, hidden)
+        if whole is not None:
+            return whole
+        query = self.stages.encode_query(image)
+        read = self.stages.read(query.key, *memory)
+        return query.seen, self.stages.decode(read, query, previous, hidden)
+
+    def encode(self, seen: SeenFrame, mask: Tensor, others: Tensor) -> Template:
+        """Of one object's mask and that of all others, each [H, W]."""
+        pair = torch.stack([mask, others])[None]
+        with self.stages.scope():
+            values = self.stages.encode_memory(seen.image, pair, seen.seen)[0].clone()
+        return Template(values, F.avg_pool2d(pair, PLACE_STRIDE)[0])
+
+    def start(self, object_id: int, template: Template, seen: SeenFrame) -> None:
+        """The object's memory holds this template only, and its place in that frame."""
+        carried = {}
+        if "previous" in self.memory.carried:
+            carried["previous"] = template.place[None]
+        if "hidden" in self.memory.carried:
+            carried["hidden"] = self.stages.start(template.values[None])
+        self.memory.seed(object_id, template.values, seen.seen.key[0])
+        self.memory.carry([object_id], **carried)

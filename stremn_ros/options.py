@@ -1,0 +1,182 @@
+"""What a segmenter can be tuned with, each option said once.
+
+Python, the node's parameters, launch arguments and the command line are all made from the fields of
+`SegmenterOptions`: a new option is a field there, and the code that does what it says. It needs no
+PyTorch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from stremn_ros.errors import InputError
+from stremn_ros.imaging.sizes import LARGEST_ADVISED, MAX_SIDE, MIN_SIDE, checked_size
+from stremn_ros.memory.rules import RULES, find_rule
+from stremn_ros.results import MAX_ID
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """What an option is.
+
+    Attributes:
+        default: its value where nobody says another; the type is that of the option.
+        text: for people, in sentences.
+        low, high: its range; high None: there is no largest value.
+        own: the value of a node's parameter that leaves the option to the model; None: there is
+            none, and the parameter has the default above.
+        most: the largest value of a node's parameter, where that is not high.
+        unit: of the range, for messages.
+        choices: the values of a node's parameter.
+        run_time: may be changed between two frames. parameter: a node has a parameter for it.
+    """
+
+    default: Any
+    text: str
+    low: float | None = None
+    high: float | None = None
+    own: int | float | str | None = None
+    most: float | None = None
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    run_time: bool = False
+    parameter: bool = True
+
+    @property
+    def range_text(self) -> str:
+        """For messages; empty where there is no range."""
+        if self.low is None:
+            return ""
+        return f"at least {self.low:g}" if self.high is None else f"{self.low:g}..{self.high:g}"
+
+    def given(self, parameter: Any) -> Any:
+        """The option that a node's parameter asks for; None: the model's own."""
+        if self.own is None:
+            return parameter
+        below = isinstance(self.own, float) and self.low is not None and parameter < self.low
+        return None if parameter == self.own or below else parameter
+
+
+def _option(default: _T, text: str, *range_: float, **more: Any) -> _T:
+    low, high = (*range_, None, None)[:2]
+    return field(default=default, metadata={"is": Tunable(default, text, low, high, **more)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterOptions:
+    """Of a `Segmenter`; ``TUNABLES`` has what each of them is.
+
+    Raises:
+        InputError: one of them is out of range; the message gives the range.
+    """
+
+    slots: int = _option(5, "Memory slots of each object, its seed included.", 2, 16, own=0)
+    max_objects: int = _option(
+        8, "Most objects followed at once; the memory is made for this many.", 1, MAX_ID
+    )
+    processing_size: int | tuple[int, int] = _option(
+        240,
+        "Shorter side of the picture that the network sees; less is faster and coarser. Masks "
+        "always have the size of the source image.",
+        MIN_SIDE,
+        MAX_SIDE,
+        own=0,
+        most=LARGEST_ADVISED,
+        unit=" pixels",
+    )
+    update_rule: str = _option(
+        "least_similar",
+        "Which memory slots are fused when the memory is full.",
+        own="",
+        # not the baseline whose memory grows without end: a node runs for weeks
+        choices=tuple(name for name, rule in RULES.items() if not rule.grows),
+        run_time=True,
+    )
+    # an update treats the predicted mask as ground truth: frequent ones follow an object that
+    # changes its look, rare ones copy fewer errors on
+    update_every: int = _option(
+        1, "Write to the memory on every n-th frame only.", 1, own=0, most=1000, run_time=True
+    )
+    min_score: float = _option(
+        0.5,
+        "Score below which an object counts as not seen: it has no mask in that frame, and is not "
+        "remembered.",
+        0.0,
+        1.0,
+        run_time=True,
+    )
+    # what is taken for it meanwhile is often another thing, of which the network is less sure
+    return_score: float = _option(
+        0.0,
+        "Score that an object that was not seen needs to be seen again, where that is higher than "
+        "min_score.",
+        0.0,
+        1.0,
+        own=-1.0,
+        run_time=True,
+    )
+    lost_after: int = _option(
+        30,
+        "Frames for which an object may be unseen before its state is LOST.",
+        0,
+        own=0,
+        most=1_000_000,
+        run_time=True,
+    )
+    smallest_part: float = _option(
+        0.0,
+        "Parts of a mask that have less than this share of the pixels of its largest part are left "
+        "out of what is published, not of the memory; 0 leaves masks as they are, 1 leaves the "
+        "largest part only.",
+        0.0,
+        1.0,
+        run_time=True,
+    )
+    input_to_memory: bool = _option(
+        False,
+        "Fuse each new template into a slot (I2M, Eq. 9) instead of one slot into another (M2M).",
+        parameter=False,
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "processing_size", checked_size(self.processing_size))
+        find_rule(self.update_rule)
+        for name, tunable in TUNABLES.items():
+            value = getattr(self, name)
+            if tunable.low is None or isinstance(value, tuple):
+                continue
+            try:
+                fits = tunable.low <= value <= (value if tunable.high is None else tunable.high)
+            except TypeError:
+                fits = False
+            if not fits:
+                raise InputError(f"{name} is {value}; it must be {tunable.range_text}")
+
+
+TUNABLES: dict[str, Tunable] = {
+    option.name: option.metadata["is"] for option in fields(SegmenterOptions)
+}
+RUN_TIME = tuple(name for name, tunable in TUNABLES.items() if tunable.run_time)
+
+
+class _Tuned(Protocol):
+    @property
+    def options(self) -> SegmenterOptions: ...
+
+    def change(self, **options: Any) -> None: ...
+
+
+class OptionAttribute(Generic[_T]):
+    """An option as an attribute of its segmenter; set where it may change between frames."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, owner: _Tuned, kind: type) -> _T:
+        return cast(_T, getattr(owner.options, self._name))
+
+    def __set__(self, owner: _Tuned, value: _T) -> None:
+        owner.change(**{self._name: value})
