@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from stremn_ros.imaging.sizes import STRIDE, fitted_size
 from stremn_ros.memory import RULES, GrowingMemory, SlotMemory
+from stremn_ros.memory.growing import LINEAR_FRAMES
 from stremn_ros.network import Decoded, Seen, aggregate_logits, object_probabilities
 from stremn_ros.options import SegmenterOptions
 from stremn_ros.runtime.base import TorchStages
 from stremn_ros.runtime.staging import make_stager
 
 PLACE_STRIDE = 4  # of the masks that the next frame gets to know
-LINEAR_FRAMES = 5  # between two templates of the rule `linear`, as in STM
 
 
 @dataclass

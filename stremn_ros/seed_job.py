@@ -5,6 +5,7 @@ In between frames may be segmented, so that a seed of many objects does not hold
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stremn_ros.errors import InputError
 from stremn_ros.frame_reader import FrameReader, SeenFrame, Template
 from stremn_ros.imaging.overlap import REST_DEPTH, Overlap, depth, is_cut, overlaps
 from stremn_ros.imaging.resize import resize
+from stremn_ros.imaging.sizes import too_small
 from stremn_ros.object_states import ObjectStates
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,6 +63,19 @@ class SeedJob:
         """Gives up one of the ids; after the steps."""
         self.ids.remove(object_id)
 
+    def warn(self) -> None:
+        """Logs overlaps that nobody will decide about."""
+        for overlap in self.overlaps:
+            if overlap.same or overlap.inside:
+                log.warning(
+                    "the seed of object %d takes %.0f %% of the pixels of object %d (IoU %.2f), of "
+                    "which little or nothing is left: is it the same object?",
+                    overlap.seeded,
+                    100 * overlap.covered,
+                    overlap.tracked,
+                    overlap.iou,
+                )
+
     @property
     def cut_ids(self) -> list[int]:
         """The objects followed that it cuts into; known after the steps."""
@@ -77,6 +95,9 @@ class Seeds:
         seen = self._reader.look(frame)
         masks = self._resized([labels == value for value in wanted], seen)
         seeds = _small(labels * np.isin(labels, wanted), seen)
+        height, width = seen.image.shape[-2:]
+        if note := too_small(labels, (height, width), wanted):
+            log.warning("%s", note)
         copy = seen.copy()
         return SeedJob(wanted, overlaps(seeds, self._labels(copy)), masks, copy, seen)
 
@@ -128,12 +149,13 @@ class Seeds:
         self._hidden.clear()
 
     def forget(self, object_id: int) -> None:
-        """An object is followed no more, or starts again."""
+        """An object starts again, or is another."""
         self._hidden.pop(object_id, None)
 
-    def give_back(self, object_id: int) -> None:
-        """Objects of which the seed of this one left nothing have their pixels again."""
+    def removed(self, object_id: int) -> None:
+        """An object was removed: those of which its seed left nothing have their pixels again."""
         memory = self._reader.memory
+        self.forget(object_id)
         for hidden, (taker, updates) in list(self._hidden.items()):
             if taker == object_id:
                 del self._hidden[hidden]
@@ -204,3 +226,14 @@ def _small(labels: NDArray[Any], seen: SeenFrame) -> NDArray[np.uint8]:
     height, width = seen.image.shape[-2:]
     small = cv2.resize(labels.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     return np.asarray(small, np.uint8)
+
+
+def wanted_ids(labels: NDArray[Any], ids: Sequence[int] | None) -> list[int]:
+    """The ids of a label mask, or those of them that are given; InputError where there are none."""
+    present = [int(value) for value in np.unique(labels) if value]
+    wanted = present if ids is None else sorted(set(ids))
+    if absent := [value for value in wanted if value not in present]:
+        raise InputError(f"ids {absent} do not occur in the mask, which holds {present}")
+    if not wanted:
+        raise InputError("the mask is all zero; draw each object with a value from 1 to 255")
+    return wanted

@@ -11,7 +11,6 @@ owns a segmenter.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,11 +23,10 @@ import torch
 from numpy.typing import NDArray
 
 from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
-from stremn_ros.frame_reader import LINEAR_FRAMES as LINEAR_FRAMES
 from stremn_ros.frame_reader import FrameReader
 from stremn_ros.imaging.checks import check_frame
 from stremn_ros.imaging.masks import checked_mask, drop_small_parts, label_mask
-from stremn_ros.imaging.sizes import fitted_size, too_small
+from stremn_ros.imaging.sizes import fitted_size
 from stremn_ros.memory import ObjectMemory, SlotMemory
 from stremn_ros.memory.inspection import look_inside
 from stremn_ros.model_folder import find_model, load_network
@@ -39,10 +37,8 @@ from stremn_ros.results import ObjectState as ObjectState  # their public place 
 from stremn_ros.results import SegmentResult as SegmentResult
 from stremn_ros.results import TrackedObject as TrackedObject
 from stremn_ros.runtime.choose import TorchStages, make_stages
-from stremn_ros.seed_job import SeedJob, Seeds
+from stremn_ros.seed_job import SeedJob, Seeds, wanted_ids
 from stremn_ros.snapshot import Snapshot, fingerprint
-
-log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -84,8 +80,7 @@ class Segmenter:
         self._reader = FrameReader(stages, options)
         self._states = ObjectStates()
         self._seeds = Seeds(self._reader, self._states)
-        self._remembered = 0
-        self._model = ""
+        self._remembered, self._model = 0, ""
 
     @classmethod
     def load(
@@ -227,16 +222,7 @@ class Segmenter:
             CapacityError: more objects than max_objects. Nothing is changed in either case.
         """
         job = self.begin_seed(frame, mask, ids=ids, replace=replace)
-        for overlap in job.overlaps:
-            if overlap.same or overlap.inside:
-                log.warning(
-                    "the seed of object %d takes %.0f %% of the pixels of object %d (IoU %.2f), of "
-                    "which little or nothing is left: is it the same object?",
-                    overlap.seeded,
-                    100 * overlap.covered,
-                    overlap.tracked,
-                    overlap.iou,
-                )
+        job.warn()
         for _ in self.seed_steps(job):
             pass
         return self.finish_seed(job)
@@ -260,21 +246,12 @@ class Segmenter:
         """
         check_frame(frame)
         labels = checked_mask(mask, frame.shape[:2])
-        present = [int(value) for value in np.unique(labels) if value]
-        wanted = present if ids is None else sorted(set(ids))
-        if absent := [value for value in wanted if value not in present]:
-            raise InputError(f"ids {absent} do not occur in the mask, which holds {present}")
-        if not wanted:
-            raise InputError("the mask is all zero; draw each object with a value from 1 to 255")
+        wanted = wanted_ids(labels, ids)
         self._check_capacity(wanted, replace=True)
         if replace:
             self.reset()
         with self._reader.stages.scope():
-            job = self._seeds.begin(frame, labels, wanted)
-        height, width = job.seen.image.shape[-2:]
-        if note := too_small(labels, (height, width), wanted):
-            log.warning("%s", note)
-        return job
+            return self._seeds.begin(frame, labels, wanted)
 
     def seed_steps(self, job: SeedJob) -> Iterator[None]:
         """The second part of ``seed``: it encodes the objects one by one, and yields in between.
@@ -425,8 +402,7 @@ class Segmenter:
             )
         self.memory.remove(object_id)
         self._states.unseen.pop(object_id, None)
-        self._seeds.forget(object_id)
-        self._seeds.give_back(object_id)
+        self._seeds.removed(object_id)
         if self._reader.frame is not None:
             self._reader.frame.forget(object_id)
 

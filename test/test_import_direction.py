@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": LIBRARY - {"snapshot"},
     "frame_reader": {"imaging", "memory", "network", "options", "runtime"},
     "object_states": {"frame_reader", "options", "results"},
-    "seed_job": {"frame_reader", "imaging", "object_states"},
+    "seed_job": {"errors", "frame_reader", "imaging", "object_states"},
     "segmenter": LIBRARY | {"frame_reader", "object_states", "seed_job"},
     "predictor": LIBRARY - {"snapshot"},
     "stream": ONLINE | {"messages"},

@@ -137,9 +137,9 @@ def test_all_cameras_share_one_network(monkeypatch):
     monkeypatch.setattr(Segmenter, "load", lambda *a, **o: loads.append(load(*a, **o)) or loads[-1])
     with own_node("cameras:=[a, b, c]", f"model:={TINY_MODEL}", "max_objects:=3") as node:
         assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-        segmenters = [item._core._segmenter for item in node._cameras]
+        segmenters = [item._core._followed.segmenter for item in node._cameras]
         assert len(loads) == 1
-        assert {id(item._stages) for item in segmenters} == {id(loads[0]._stages)}
+        assert {id(item._reader.stages) for item in segmenters} == {id(loads[0]._reader.stages)}
         assert len({id(item) for item in segmenters}) == 3
         assert [item.max_objects for item in segmenters] == [3, 3, 3]
         assert node.threads == 18

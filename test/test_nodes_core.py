@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 
 from stremn_ros.errors import InputError, ModelError
 from stremn_ros.messages.image_read import decode_rgb
+from stremn_ros.stream import commands
 from stremn_ros.stream import diagnosis as reports
-from stremn_ros.stream import segment_core
 from stremn_ros.stream.limited_log import LimitedLog
 from stremn_ros.stream.seed_requests import OnOverlap
 from stremn_ros.stream.settings import Settings
@@ -418,7 +418,7 @@ def test_closing_while_a_seed_catches_up_answers_it():
     assert stepping.wait(TIMEOUT)
     closer = threading.Thread(target=rig.core.close)
     closer.start()
-    wait_until(lambda: rig.core._stopping, "closing to begin")
+    wait_until(lambda: rig.core._commands.stopping, "closing to begin")
     go_on.set()
     caller.join(TIMEOUT)
     closer.join(TIMEOUT)
@@ -666,7 +666,7 @@ def test_closing_answers_the_commands_that_wait():
     callers = [threading.Thread(target=lambda: answers.append(rig.core.reset())) for _ in range(3)]
     for caller in callers:
         caller.start()
-    wait_until(lambda: len(rig.core._urgent) == 3, "the commands to queue")
+    wait_until(lambda: len(rig.core._commands.urgent) == 3, "the commands to queue")
     closer = threading.Thread(target=rig.core.close)
     closer.start()
     for caller in callers:
@@ -679,7 +679,7 @@ def test_closing_answers_the_commands_that_wait():
 
 
 def test_a_stuck_network_does_not_hold_callers_for_ever(rig, monkeypatch):
-    monkeypatch.setattr(segment_core, "COMMAND_TIMEOUT", 0.1)
+    monkeypatch.setattr(commands, "COMMAND_TIMEOUT", 0.1)
     rig.send(picture())
     rig.segmenter.entered.clear()
     rig.segmenter.gate.clear()

@@ -30,7 +30,7 @@ def seed(core, mask: np.ndarray):
 
 def shown(core, step: int) -> np.ndarray:
     """Labels of a later frame."""
-    return core._segmenter.step(scene(step, SIZE)[0]).labels
+    return core._followed.segmenter.step(scene(step, SIZE)[0]).labels
 
 
 def test_soft_edges_are_no_objects(core) -> None:

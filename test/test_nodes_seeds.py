@@ -81,7 +81,7 @@ def seed_in_hand(rig, ids=(1,), frames=4):
 def test_what_takes_away_overtakes_a_seed_and_counts_for_it(rig, what):
     call, held = seed_in_hand(rig, (1, 2))
     taking = Later(rig.core.reset if what == "reset" else lambda: rig.core.remove(1))
-    wait_until(lambda: rig.core._urgent, "the call to wait for the step")
+    wait_until(lambda: rig.core._commands.urgent, "the call to wait for the step")
     held.go_on.set()
     answer, taken = call.wait(), taking.wait()
     assert taken.success, taken.message
@@ -98,7 +98,7 @@ def test_what_takes_away_overtakes_a_seed_and_counts_for_it(rig, what):
 def test_a_seed_of_which_all_was_removed_meanwhile_says_so(rig):
     call, held = seed_in_hand(rig)
     taking = Later(lambda: rig.core.remove(1))
-    wait_until(lambda: rig.core._urgent, "the call to wait for the step")
+    wait_until(lambda: rig.core._commands.urgent, "the call to wait for the step")
     held.go_on.set()
     assert taking.wait().success
     answer = call.wait()
@@ -108,7 +108,7 @@ def test_a_seed_of_which_all_was_removed_meanwhile_says_so(rig):
     assert not rig.core._tickets._pending
 
 
-def test_pausing_and_saving_do_not_wait_for_a_seed(rig, tmp_path):
+def test_pausing_and_saving_do_not_wait_for_a_seed(rig):
     def no_snapshot(names):
         raise InputError("no snapshot here")
 
@@ -117,8 +117,8 @@ def test_pausing_and_saving_do_not_wait_for_a_seed(rig, tmp_path):
     begin = time.monotonic()
     assert rig.core.enable(False).success
     assert time.monotonic() - begin < SOON
-    saving = Later(lambda: rig.core.save(tmp_path / "x"))
-    wait_until(lambda: rig.core._urgent, "the copy to go before the rest of the seed")
+    saving = Later(lambda: rig.core.answered(rig.core.copy))
+    wait_until(lambda: rig.core._commands.urgent, "the copy to go before the rest of the seed")
     held.go_on.set()
     assert saving.wait().message == "no snapshot here"
     assert call.wait().success

@@ -173,7 +173,7 @@ def test_the_interval_may_change_at_any_time(rig):
     time.sleep(0.2)
     rig.send(1)
     time.sleep(0.2)
-    assert rig.core.unsaved()
+    assert rig.snapshots.unsaved()
 
 
 def test_an_autosave_that_fails_is_told_until_one_works(rig):

@@ -133,7 +133,7 @@ def test_an_array_that_its_driver_fills_again_is_another_frame() -> None:
     # the same content is not read twice
     calls = []
     again.segment(buffer)
-    query = again._stages.encode_query
-    again._stages.encode_query = lambda image: calls.append(1) or query(image)  # type: ignore
+    query = again._reader.stages.encode_query
+    again._reader.stages.encode_query = lambda image: calls.append(1) or query(image)  # type: ignore
     again.seed(buffer, scene(9)[1])
     assert calls == []

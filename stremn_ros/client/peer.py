@@ -89,7 +89,8 @@ class Peer:
         """The state of a lifecycle node, e.g. "active". Asked first, it makes sure that the node
         has discovered this peer."""
         request = GetState.Request()
-        return self.call(GetState, f"{node}/get_state", request, timeout, 5.0).current_state.label
+        answer = self.call(GetState, f"{node}/get_state", request, timeout, 5.0)
+        return str(answer.current_state.label)
 
     def close(self) -> None:
         self._spinning.stop()

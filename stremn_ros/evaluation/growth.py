@@ -15,7 +15,8 @@ from stremn_ros.errors import InputError
 from stremn_ros.evaluation.bench import STAGES, back_and_forth, scene, time_stages
 from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.memory import GrowingMemory
-from stremn_ros.segmenter import LINEAR_FRAMES, Segmenter
+from stremn_ros.memory.growing import LINEAR_FRAMES
+from stremn_ros.segmenter import Segmenter
 
 FIXED, LINEAR = "fixed", "linear"
 FIRST = 180  # frames of the paper's Table 8

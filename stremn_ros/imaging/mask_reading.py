@@ -292,7 +292,7 @@ def _whole(values: NDArray[Any], path: Path | None) -> NDArray[Any]:
     if (values == np.rint(values)).all():
         return values
     if values.min(initial=0) >= 0 and values.max(initial=0) <= 1:
-        return (values >= 0.5) * np.uint8(VOID)
+        return np.where(values >= 0.5, np.uint8(VOID), np.uint8(0))
     raise InputError(
         f"{_where(path)}has fractions, such as {float(values[values != np.rint(values)][0]):g}: 0 "
         "for the background and a whole number for each object is needed, or probabilities from 0 "
@@ -356,7 +356,8 @@ def _levels(
     whole = np.bincount(values[spread == 0], minlength=256) > 0  # has an inside
     soft = (counts > 0) & ~whole & (between >= _LINES * counts)
     if counts[soft].sum() < _FEW:
-        return present.tolist()  # a small thing between two others is an object as well
+        # a small thing between two others is an object as well
+        return [int(value) for value in present]
     kept: list[int] = []
     distance = int(present[-1]) // 32  # values of an opacity that nearly is the same
     for level in sorted(np.flatnonzero((counts > 0) & ~soft).tolist(), key=lambda v: -counts[v]):
@@ -409,7 +410,7 @@ def _cut(pixels: Labels, levels: list[tuple[int, ...]], tolerance: int) -> NDArr
     )
     place = distance.argmin(axis=0)
     sure = distance.min(axis=0) <= tolerance**2 * pixels.shape[2]
-    result = place.copy()
+    result: NDArray[np.int64] = place.copy()
     for level in range(len(levels)):
         count, parts = cv2.connectedComponents((place == level).astype(np.uint8), connectivity=8)
         area, exact = (np.bincount(p.ravel(), minlength=count) for p in (parts, parts[sure]))

@@ -57,10 +57,13 @@ def label_mask(
         kept = [n for n, here in enumerate(shown) if here]
         logits, ids = logits[[0, *(n + 1 for n in kept)]], [ids[n] for n in kept]
     maps = logits.cpu().numpy()
+    labels: NDArray[np.uint8]
     if len(ids) == 1:
-        return (resize(maps[1] - maps[0], size) > 0.0).view(np.uint8) * np.uint8(ids[0])
-    full = np.stack([resize(part, size) for part in maps])
-    return np.array([0, *ids], np.uint8)[full.argmax(axis=0)]
+        labels = (resize(maps[1] - maps[0], size) > 0.0).view(np.uint8) * np.uint8(ids[0])
+    else:
+        full = np.stack([resize(part, size) for part in maps])
+        labels = np.array([0, *ids], np.uint8)[full.argmax(axis=0)]
+    return labels
 
 
 def drop_small_parts(labels: NDArray[np.uint8], ids: Sequence[int], share: float) -> None:

@@ -312,7 +312,8 @@ def _grab_cut(
             f"GrabCut found no outline here ({error.err}): give another box, or points inside and "
             "outside of the object"
         ) from error
-    return ((work == cv2.GC_FGD) | (work == cv2.GC_PR_FGD)).astype(np.uint8)
+    inside: NDArray[np.bool_] = (work == cv2.GC_FGD) | (work == cv2.GC_PR_FGD)
+    return inside.view(np.uint8)
 
 
 def _keep_parts(mask: NDArray[np.uint8], inside: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -326,4 +327,5 @@ def _keep_parts(mask: NDArray[np.uint8], inside: NDArray[np.float64]) -> NDArray
         wanted = {i + 1 for i, area in enumerate(areas) if area >= SMALLEST_PART * areas.max()}
     keep = np.zeros(count, np.uint8)
     keep[list(wanted)] = 1
-    return keep[parts]
+    kept: NDArray[np.uint8] = keep[parts]
+    return kept

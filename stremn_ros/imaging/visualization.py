@@ -55,7 +55,7 @@ def overlay(
     """
     check_frame(frame)
     labels = _check_labels(labels, frame.shape[:2])
-    result = frame.copy()
+    result = np.array(frame)
     x, y, width, height = cv2.boundingRect(labels)
     if not width:
         return result

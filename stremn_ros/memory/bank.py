@@ -217,7 +217,7 @@ class SlotMemory:
     def order(self, object_id: int) -> list[int]:
         """An object's slots by age: the seed's, then oldest to newest."""
         row = self._row(object_id)
-        return self._order[row, : self._used[row]].tolist()
+        return [int(slot) for slot in self._order[row, : self._used[row]]]
 
     def seed(self, object_id: int, template: Tensor, image_key: Tensor) -> None:
         """Starts an object, or starts it again: its row holds this template only, locked.

@@ -12,6 +12,7 @@ from torch import Tensor
 from stremn_ros.errors import CapacityError, InputError
 from stremn_ros.memory.bank import NEW, SlotMemory, Update
 
+LINEAR_FRAMES = 5  # between two templates of the rule `linear`, as in STM
 CHUNK = 16  # templates by which the buffers grow
 MAX_TEMPLATES = 2048  # 10,000 frames at one template every five
 

@@ -39,7 +39,8 @@ def slot_attention(
     scores = scores / math.sqrt(channels)
     if mask is not None:
         scores = scores + mask
-    return scores.softmax(dim=-1).unflatten(2, (-1, cells)).sum(dim=-1)
+    shares: Tensor = scores.softmax(dim=-1).unflatten(2, (-1, cells))
+    return shares.sum(dim=-1)
 
 
 @dataclass(frozen=True)

@@ -39,4 +39,5 @@ class PairScorer(nn.Module):
             ],
             dim=-1,
         )
-        return self.judge(torch.cat([i, j, i * j, numbers], dim=-1)).squeeze(-1)
+        score: Tensor = self.judge(torch.cat([i, j, i * j, numbers], dim=-1))
+        return score.squeeze(-1)

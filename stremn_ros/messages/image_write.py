@@ -118,7 +118,7 @@ def _encode_nv12(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _encode_bayer(red_row: int, red_column: int) -> Callable[..., NDArray[np.uint8]]:
     def write(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        out = rgb[..., 1].copy()
+        out: NDArray[np.uint8] = rgb[..., 1].copy()
         out[red_row::2, red_column::2] = rgb[red_row::2, red_column::2, 0]
         blue_row, blue_column = 1 - red_row, 1 - red_column
         out[blue_row::2, blue_column::2] = rgb[blue_row::2, blue_column::2, 2]

@@ -17,16 +17,20 @@ NANOSECONDS = 1_000_000_000
 
 def decode(message: Any) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] RGB of an Image or a CompressedImage; InputError when it cannot be read."""
-    return _codec(message).decode_rgb(message)
+    if _is_compressed(message):
+        return compressed_read.decode_rgb(message)
+    return image_read.decode_rgb(message)
 
 
 def frame_size(message: Any) -> tuple[int, int]:
     """(rows, columns), from as little of the message as possible; InputError for a bad one."""
-    return _codec(message).frame_size(message)
+    if _is_compressed(message):
+        return compressed_read.frame_size(message)
+    return image_read.frame_size(message)
 
 
-def _codec(message: Any) -> Any:
-    return compressed_read if hasattr(message, "format") else image_read
+def _is_compressed(message: Any) -> bool:
+    return hasattr(message, "format")
 
 
 def stamp_of(message: Any) -> int:

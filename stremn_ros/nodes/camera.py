@@ -34,10 +34,11 @@ from stremn_ros.nodes.image_input import (
 )
 from stremn_ros.nodes.outputs import Outputs
 from stremn_ros.segmenter import Segmenter
+from stremn_ros.stream.answers import Answer
 from stremn_ros.stream.autosave import Snapshots
 from stremn_ros.stream.diagnosis import Report
 from stremn_ros.stream.limited_log import LimitedLog
-from stremn_ros.stream.segment_core import Answer, SegmentCore
+from stremn_ros.stream.segment_core import SegmentCore
 from stremn_ros.stream.settings import Settings
 from stremn_ros.stream.worker import Worker
 

@@ -30,6 +30,7 @@ from stremn_ros.nodes import entry, parameters
 from stremn_ros.nodes.entry import StopSignals, init
 from stremn_ros.nodes.spinning import Spinning
 from stremn_ros.stream.diagnosis import ERROR, OK, WARN, Report, with_reason
+from stremn_ros.stream.settings import IntakeSettings
 
 # One for each callback group of the node that can hold a thread: the diagnostics, and the default
 # group of transitions and parameters; one more keeps the executor itself responsive.
@@ -73,7 +74,9 @@ class NetworkNode(LifecycleNode):
             that have a parameter's name follow it.
     """
 
-    def __init__(self, name: str, table: str, work: str, settings: Any, **options: Any) -> None:
+    def __init__(
+        self, name: str, table: str, work: str, settings: IntakeSettings, **options: Any
+    ) -> None:
         super().__init__(name, **options)
         self._table, self._work = table, work
         self._streams: Sequence[Stream] = ()

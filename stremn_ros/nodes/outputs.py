@@ -17,7 +17,7 @@ from stremn_ros import results
 from stremn_ros.imaging import visualization
 from stremn_ros.messages import image_write
 from stremn_ros.messages.detections import VisionTypes, to_detections, to_label_info, vision_types
-from stremn_ros.stream.segment_core import Segmented
+from stremn_ros.stream.answers import Segmented
 from stremn_ros.stream.settings import Settings
 
 # the newest mask is the one that counts, so nothing is queued for slow subscribers

@@ -41,7 +41,6 @@ _TYPE_NAMES = {bool: "bool", int: "int", float: "double", str: "string", list: "
 class ParameterSpec:
     """One parameter: the type is that of the default."""
 
-    node: str
     name: str
     default: bool | int | float | str | list[str]
     description: str
@@ -50,6 +49,7 @@ class ParameterSpec:
     high: float | None = None
     choices: tuple[str, ...] = ()
     check: Callable[[Any], str | None] | None = None  # returns what is wrong
+    node: str = ""
 
     @property
     def type_name(self) -> str:
@@ -126,14 +126,9 @@ def wrong_cameras(value: Sequence[str]) -> str | None:
 
 _SHARED = (
     ParameterSpec(
-        "",
-        "device",
-        "auto",
-        "Where it runs: auto, cpu, cuda or cuda:1 and so on.",
-        UNCONFIGURED,
+        "device", "auto", "Where it runs: auto, cpu, cuda or cuda:1 and so on.", UNCONFIGURED
     ),
     ParameterSpec(
-        "",
         "image_reliability",
         "auto",
         "Reliability asked of the image's publisher. auto asks for what the publishers offer; "
@@ -143,7 +138,6 @@ _SHARED = (
         choices=IMAGE_RELIABILITIES,
     ),
     ParameterSpec(
-        "",
         "image_transport",
         "raw",
         "How the images come: raw on `image`, or compressed (JPEG or PNG) on `image/compressed`.",
@@ -151,14 +145,12 @@ _SHARED = (
         choices=("raw", "compressed"),
     ),
     ParameterSpec(
-        "",
         "reset_on_time_jump",
         True,
         "Forget all objects when the stamps of the images jump backwards (a bag that loops).",
         RUN_TIME,
     ),
     ParameterSpec(
-        "",
         "time_jump_tolerance",
         0.1,
         "Seconds by which a stamp may be earlier than the newest one before it counts as a jump; "
@@ -168,7 +160,6 @@ _SHARED = (
         3600.0,
     ),
     ParameterSpec(
-        "",
         "frame_timeout",
         2.0,
         "Seconds without a frame after which the diagnostics warn.",
@@ -177,7 +168,6 @@ _SHARED = (
         3600.0,
     ),
     ParameterSpec(
-        "",
         "diagnostics_period",
         1.0,
         "Seconds between messages on /diagnostics.",
@@ -186,7 +176,6 @@ _SHARED = (
         60.0,
     ),
     ParameterSpec(
-        "",
         "log_period",
         5.0,
         "Seconds for which a repeated complaint about images is logged once.",
@@ -198,9 +187,8 @@ _SHARED = (
 """What both nodes have, said once; the table below gives it its place there."""
 
 
-def _shared(node: str, name: str, **changes: Any) -> ParameterSpec:
-    found = next(spec for spec in _SHARED if spec.name == name)
-    return dataclasses.replace(found, node=node, **changes)
+def _shared(name: str, **changes: Any) -> ParameterSpec:
+    return dataclasses.replace(next(spec for spec in _SHARED if spec.name == name), **changes)
 
 
 @dataclass(frozen=True)
@@ -215,7 +203,7 @@ class _LeftToModel:
         return self.right if self.own < value < self.low else None
 
 
-def _tuned(node: str, name: str, text: str = "", most: float | None = None) -> ParameterSpec:
+def _tuned(name: str, text: str = "", most: float | None = None) -> ParameterSpec:
     """The parameter of an option of the segmenter. text, most: of another network's option."""
     tunable = TUNABLES[name]
     own, low = tunable.own, tunable.low
@@ -228,9 +216,7 @@ def _tuned(node: str, name: str, text: str = "", most: float | None = None) -> P
         number = "" if tunable.unit else " number"
         right = f"{low:g} to {high:g}{tunable.unit}, or {own} for the model's own{number}"
         check = _LeftToModel(own, low, right)
-
     return ParameterSpec(
-        node,
         name,
         tunable.default if own is None else own,
         description,
@@ -242,9 +228,8 @@ def _tuned(node: str, name: str, text: str = "", most: float | None = None) -> P
     )
 
 
-PARAMETERS: tuple[ParameterSpec, ...] = (
+_SEGMENT = (
     ParameterSpec(
-        SEGMENT,
         "cameras",
         [""],
         "Names of the cameras that share this node's network, up to 16, for instance [left, "
@@ -254,14 +239,12 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         check=wrong_cameras,
     ),
     ParameterSpec(
-        SEGMENT,
         "model",
         "segment_lite0",
         "Name of a model under models/, or the path of a model folder.",
         UNCONFIGURED,
     ),
     ParameterSpec(
-        SEGMENT,
         "runtime",
         "auto",
         f"What runs the network: {LISTED}. auto takes the fastest that is ready and as exact; the "
@@ -269,7 +252,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         UNCONFIGURED,
     ),
     ParameterSpec(
-        SEGMENT,
         "auto_build",
         False,
         "Export the model, or build its plans, in configure where the runtime needs that and it "
@@ -277,10 +259,9 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         "`stremn export MODEL --runtime onnx` was run.",
         UNCONFIGURED,
     ),
-    _shared(SEGMENT, "device"),
-    *(_tuned(SEGMENT, name) for name, tunable in TUNABLES.items() if tunable.parameter),
+    _shared("device"),
+    *(_tuned(name) for name, tunable in TUNABLES.items() if tunable.parameter),
     ParameterSpec(
-        SEGMENT,
         "low_confidence",
         0.7,
         "Mean probability inside its mask below which the diagnostics warn of an object that is "
@@ -289,26 +270,11 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         0.0,
         1.0,
     ),
-    _shared(SEGMENT, "image_reliability"),
-    _shared(SEGMENT, "image_transport"),
+    _shared("image_reliability"),
+    _shared("image_transport"),
+    ParameterSpec("overlay", True, "Make ~/overlay, while someone subscribes to it.", RUN_TIME),
+    ParameterSpec("overlay_alpha", 0.5, "Strength of the colors on ~/overlay.", RUN_TIME, 0.0, 1.0),
     ParameterSpec(
-        SEGMENT,
-        "overlay",
-        True,
-        "Make ~/overlay, while someone subscribes to it.",
-        RUN_TIME,
-    ),
-    ParameterSpec(
-        SEGMENT,
-        "overlay_alpha",
-        0.5,
-        "Strength of the colors on ~/overlay.",
-        RUN_TIME,
-        0.0,
-        1.0,
-    ),
-    ParameterSpec(
-        SEGMENT,
         "seed_buffer",
         30,
         "Frames kept for seeds that carry the stamp of a frame of the past; their memory is this "
@@ -318,7 +284,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         600,
     ),
     ParameterSpec(
-        SEGMENT,
         "catch_up_time",
         1.0,
         "Seconds in which an object seeded in a frame of the past is carried forward to now. When "
@@ -329,7 +294,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         30.0,
     ),
     ParameterSpec(
-        SEGMENT,
         "seed_wait",
         2.0,
         "Seconds that a seed whose frame is not kept waits for the next frame (a strict one for "
@@ -339,7 +303,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         60.0,
     ),
     ParameterSpec(
-        SEGMENT,
         "strict_seeds",
         True,
         "Refuse a mask on ~/seed whose stamp is that of no kept image. False seeds it in the next "
@@ -347,7 +310,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         RUN_TIME,
     ),
     ParameterSpec(
-        SEGMENT,
         "seed_share",
         0.5,
         "Share of the network's time that seeds may take while images wait.",
@@ -356,7 +318,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         0.95,
     ),
     ParameterSpec(
-        SEGMENT,
         "snapshot_dir",
         "",
         "Folder of the snapshots of the memory, the only one they are written to and read from; "
@@ -364,7 +325,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         START,
     ),
     ParameterSpec(
-        SEGMENT,
         "autosave_period",
         0.0,
         "Seconds after which the memory is saved again, when it has changed, 0.1 or more; 0 turns "
@@ -375,24 +335,21 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         check=_period,
     ),
     ParameterSpec(
-        SEGMENT,
         "autosave_at_stop",
         False,
         "Save the memory when the node is deactivated, shut down or told to end.",
         RUN_TIME,
     ),
     ParameterSpec(
-        SEGMENT,
         "autoload",
         False,
         "Go on from the last saved memory at the first activation after `configure`.",
         RUN_TIME,
     ),
-    _shared(SEGMENT, "reset_on_time_jump"),
-    _shared(SEGMENT, "time_jump_tolerance"),
-    _shared(SEGMENT, "frame_timeout"),
+    _shared("reset_on_time_jump"),
+    _shared("time_jump_tolerance"),
+    _shared("frame_timeout"),
     ParameterSpec(
-        SEGMENT,
         "stale_after",
         1.0,
         "Seconds by which a stamp may lag behind the node's clock before its frame counts as "
@@ -401,17 +358,18 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         0.0,
         3600.0,
     ),
-    _shared(SEGMENT, "diagnostics_period"),
-    _shared(SEGMENT, "log_period"),
+    _shared("diagnostics_period"),
+    _shared("log_period"),
+)
+
+_VIDEO_SOURCE = (
     ParameterSpec(
-        VIDEO_SOURCE,
         "path",
         "",
         "Video file, or folder of images in the order of their names.",
         START,
     ),
     ParameterSpec(
-        VIDEO_SOURCE,
         "rate",
         0.0,
         "Frames per second; 0 takes the file's own rate (24 for a folder).",
@@ -419,24 +377,9 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         0.0,
         1000.0,
     ),
+    ParameterSpec("loop", False, "Begin again at the end; stamps go on rising.", RUN_TIME),
+    ParameterSpec("scale", 1.0, "Factor on the size of the frames.", START, 0.01, 8.0),
     ParameterSpec(
-        VIDEO_SOURCE,
-        "loop",
-        False,
-        "Begin again at the end; stamps go on rising.",
-        RUN_TIME,
-    ),
-    ParameterSpec(
-        VIDEO_SOURCE,
-        "scale",
-        1.0,
-        "Factor on the size of the frames.",
-        START,
-        0.01,
-        8.0,
-    ),
-    ParameterSpec(
-        VIDEO_SOURCE,
         "width",
         0,
         "Width of the published images; the height follows. 0 leaves it to scale.",
@@ -445,7 +388,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         16384,
     ),
     ParameterSpec(
-        VIDEO_SOURCE,
         "start_frame",
         0,
         "First frame published, counted from 0.",
@@ -454,7 +396,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         2**31 - 1,
     ),
     ParameterSpec(
-        VIDEO_SOURCE,
         "end_frame",
         0,
         "Frame before which publishing ends; 0 goes to the end.",
@@ -463,7 +404,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         2**31 - 1,
     ),
     ParameterSpec(
-        VIDEO_SOURCE,
         "encoding",
         "rgb8",
         "Encoding of the published images.",
@@ -482,22 +422,14 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
             "bayer_grbg8",
         ),
     ),
+    ParameterSpec("frame_id", "camera", "header.frame_id of the images.", START),
     ParameterSpec(
-        VIDEO_SOURCE,
-        "frame_id",
-        "camera",
-        "header.frame_id of the images.",
-        START,
-    ),
-    ParameterSpec(
-        VIDEO_SOURCE,
         "camera_info",
         True,
         "Publish camera_info beside the images, without a calibration (all of K zero).",
         START,
     ),
     ParameterSpec(
-        VIDEO_SOURCE,
         "reliability",
         "reliable",
         "Reliability offered. reliable also serves best-effort subscribers.",
@@ -505,7 +437,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         choices=("reliable", "best_effort"),
     ),
     ParameterSpec(
-        VIDEO_SOURCE,
         "wait_for_subscribers",
         0,
         "Subscribers of `image` to wait for before the first frame.",
@@ -513,23 +444,23 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         0,
         100,
     ),
+)
+
+_PREDICT = (
     ParameterSpec(
-        PREDICT,
         "model",
         "predict_rgb",
         "Name of a prediction model under models/, or the path of a model folder.",
         UNCONFIGURED,
     ),
-    _shared(PREDICT, "device"),
+    _shared("device"),
     _tuned(
-        PREDICT,
         "processing_size",
         "Shorter side that the network works at; the longer follows from the image.",
         2048,  # as the Predictor has it
     ),
-    _tuned(PREDICT, "slots", "Memory slots."),
+    _tuned("slots", "Memory slots."),
     ParameterSpec(
-        PREDICT,
         "observe",
         0,
         "Images to see before the first prediction, at least 3; 0 takes the model's own number.",
@@ -539,7 +470,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         check=_observe,
     ),
     ParameterSpec(
-        PREDICT,
         "horizon",
         0,
         "How many images ahead `~/predicted_image` is; 0 goes as far as the network does at once. "
@@ -549,7 +479,6 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         100,
     ),
     ParameterSpec(
-        PREDICT,
         "max_gap",
         1.0,
         "Seconds between two images beyond which the movement is not taken to have gone on: the "
@@ -559,16 +488,21 @@ PARAMETERS: tuple[ParameterSpec, ...] = (
         3600.0,
     ),
     _shared(
-        PREDICT,
         "reset_on_time_jump",
         description="Begin anew when time jumps backwards (a bag that loops).",
     ),
-    _shared(PREDICT, "time_jump_tolerance"),
-    _shared(PREDICT, "image_transport"),
-    _shared(PREDICT, "image_reliability"),
-    _shared(PREDICT, "frame_timeout"),
-    _shared(PREDICT, "diagnostics_period"),
-    _shared(PREDICT, "log_period"),
+    _shared("time_jump_tolerance"),
+    _shared("image_transport"),
+    _shared("image_reliability"),
+    _shared("frame_timeout"),
+    _shared("diagnostics_period"),
+    _shared("log_period"),
+)
+
+PARAMETERS: tuple[ParameterSpec, ...] = tuple(
+    dataclasses.replace(spec, node=node)
+    for node, specs in ((SEGMENT, _SEGMENT), (VIDEO_SOURCE, _VIDEO_SOURCE), (PREDICT, _PREDICT))
+    for spec in specs
 )
 
 

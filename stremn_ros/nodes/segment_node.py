@@ -23,6 +23,7 @@ class SegmentNode(life_cycle.NetworkNode):
     def __init__(self, **options: Any) -> None:
         settings = Settings()
         super().__init__("stremn", parameters.SEGMENT, "segmentation", settings, **options)
+        self._camera_settings = settings
         self._worker: Worker | None = None
         self._cameras = [
             Camera(self, name, self._values, settings, self._write_log, self._unready)
@@ -43,7 +44,7 @@ class SegmentNode(life_cycle.NetworkNode):
                 if tunable.parameter and not tunable.run_time
             },
         )
-        segmenter.change(**self._settings.options())
+        segmenter.change(**self._camera_settings.options())
         self._worker = Worker(lambda text: self._write_log("error", f"the worker: {text}"))
         every_id = range(1, segmenter.max_objects + 1)
         for number, item in enumerate(self._cameras):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.snapshot import Snapshot
+from stremn_ros.stream.answers import Answer
+from stremn_ros.stream.diagnosis import listed_ids
 from stremn_ros.stream.limited_log import Log
-from stremn_ros.stream.segment_core import Answer, SegmentCore
+from stremn_ros.stream.segment_core import SegmentCore
 from stremn_ros.stream.settings import Settings
 
 SUFFIX = ".safetensors"
@@ -69,6 +71,7 @@ class Snapshots:
         self._clock = clock
         self._lock = threading.Lock()  # one file is written at a time
         self._noted = threading.Lock()
+        self._saved = 0  # changes of the memory when it was last saved or loaded
         self._last = "never"
         self._last_time = 0.0
         self._problem = ""
@@ -92,12 +95,16 @@ class Snapshots:
             snapshot = Snapshot.read(path)
         except StremnError as error:
             return self._core.failure(str(error))
-        answer = self._core.restore(snapshot, mark=path == self._default())
-        if answer.success:
+
+        def restore() -> str:
+            changes = self._core.restore(snapshot)
+            if path == self._default():
+                self._saved = changes
             self._note(f"{path.name} loaded", "")
             age = max(0.0, time.time() - snapshot.saved)
-            answer.message += f" from {path}, saved {age:.1f} s ago"
-        return answer
+            return f"loaded {_objects(snapshot.ids)} from {path}, saved {age:.1f} s ago"
+
+        return self._core.answered(restore)
 
     def autoload(self) -> None:
         """Loads the default snapshot if there is one; whatever is wrong is only told."""
@@ -116,12 +123,16 @@ class Snapshots:
 
     def autosave(self) -> None:
         """Saves under the default name, if anything changed since the last time."""
-        if not self._core.unsaved():
+        if not self.unsaved():
             return
         answer = self._save("")
         if not answer.success:
             self._note(None, f"autosave failed: {answer.message}")
             self._log("error", "autosave", f"autosave failed: {answer.message}")
+
+    def unsaved(self) -> bool:
+        """The memory has changed since the default snapshot was saved or loaded."""
+        return self._core.changes != self._saved
 
     def settings_changed(self) -> None:
         """The settings have changed."""
@@ -143,7 +154,9 @@ class Snapshots:
         return snapshot_path(self._folder, self._name)
 
     def _save(self, name: str) -> Answer:
-        try:
+        ids: list[int] = []
+
+        def write() -> str:
             path = snapshot_path(self._folder, name or self._name)
             with self._lock:
                 try:
@@ -152,12 +165,17 @@ class Snapshots:
                     raise InputError(
                         f"the folder {path.parent} cannot be made: {error.strerror or error}"
                     ) from None
-                answer = self._core.save(path, mark=path == self._default())
-        except StremnError as error:
-            return self._core.failure(str(error))
-        if answer.success:
-            count = len(answer.ids)
-            self._note(f"{path.name} with {count} object{'s' if count != 1 else ''} saved", "")
+                snapshot, changes = self._core.copy()
+                size = snapshot.write(path)  # frames go on while the disk works
+                if path == self._default():
+                    self._saved = changes
+            ids.extend(sorted(snapshot.ids))
+            many = "s" if len(ids) != 1 else ""
+            self._note(f"{path.name} with {len(ids)} object{many} saved", "")
+            return f"saved {_objects(ids)} to {path} ({size / 1e6:.1f} MB)"
+
+        answer = self._core.answered(write)
+        answer.ids = ids
         return answer
 
     def _note(self, last: str | None, problem: str) -> None:
@@ -183,3 +201,9 @@ class Snapshots:
                     self._note(None, f"autosave failed: {type(error).__name__}: {error}")
                     self._log("error", "autosave", f"autosave failed: {error!r}")
                 last = self._clock()
+
+
+def _objects(ids: Sequence[int]) -> str:
+    if not ids:
+        return "a memory without objects"
+    return f"object{'s' if len(ids) != 1 else ''} {listed_ids(sorted(ids))}"

@@ -8,9 +8,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from stremn_ros.errors import StremnError
+from stremn_ros.errors import InputError, StremnError
+from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.stream.diagnosis import FrameTiming, InputStatus
-from stremn_ros.stream.intake import WINDOW_FRAMES, WINDOW_SECONDS, Counters, Frame, Intake
+from stremn_ros.stream.intake import (
+    WINDOW_FRAMES,
+    WINDOW_SECONDS,
+    Counters,
+    FoundFrame,
+    Frame,
+    Intake,
+)
 from stremn_ros.stream.limited_log import Log
 from stremn_ros.stream.settings import IntakeSettings
 from stremn_ros.stream.worker import Job, Worker
@@ -109,6 +117,76 @@ class FrameCore:
         """Seconds since the frame arrived."""
         return self._clock() - frame.arrival
 
+    def frame_for(
+        self, stamp: int, strict: bool, wait: float, give_up: Callable[[], None]
+    ) -> FoundFrame:
+        """The frame that a seed is for.
+
+        A stamp that no kept frame has may be that of a frame on its way, or of none.
+
+        Args:
+            stamp: 0: the newest. strict: only the frame of this stamp; else the next one may do.
+            wait: seconds. give_up: raises an error where it is no longer wanted.
+        """
+        with self._condition:
+            recent = self._frames.recent
+            if not self._active:
+                raise StremnError(
+                    f"the node is not active: `ros2 lifecycle set {self._node} activate` first"
+                )
+            if not recent:
+                raise StremnError(
+                    f"no frame received yet on {self.topic}: check that something publishes "
+                    f"there (ros2 topic info -v {self.topic}) and that its images are readable "
+                    f"(/diagnostics){': ' + self._last_error if self._last_error else ''}"
+                )
+            if not stamp:
+                return FoundFrame(recent[-1])
+            if (frame := self._frames.of_stamp(stamp)) is not None:
+                if frame is recent[-1]:
+                    return FoundFrame(frame)
+                late = (recent[-1].stamp - stamp) / NANOSECONDS
+                return FoundFrame(frame, f" in the frame of {late:.3f} s before the newest")
+            kept = (
+                f"no kept frame has the stamp {_seconds(stamp)} (the {len(recent)} kept: "
+                f"{_seconds(recent[0].stamp)} to {_seconds(recent[-1].stamp)})"
+            )
+            remedy = "send the stamp of a frame that the node received, or zero for the newest"
+            known = self._frames.last_number
+
+            def come() -> bool:
+                give_up()
+                if not self._active:
+                    return True
+                if strict:
+                    return self._frames.of_stamp(stamp) is not None
+                return self._frames.last_number > known
+
+            if strict and not 0 < stamp - recent[-1].stamp <= wait * NANOSECONDS:
+                raise InputError(f"{kept}, and the seed is strict, so nothing was seeded: {remedy}")
+            if not self._condition.wait_for(come, wait):
+                other = "it did not come" if strict else "no other frame came"
+                raise StremnError(f"{kept} and {other} within {wait:g} s: {remedy}")
+            if not self._active or not recent:
+                raise StremnError("the node was deactivated before the next frame came")
+            if (frame := self._frames.of_stamp(stamp)) is not None:
+                return FoundFrame(frame)
+            return FoundFrame(recent[-1], f"; {kept}, so the next frame was taken", False)
+
+    def frames_since(self, number: int) -> list[Frame]:
+        """As `Intake.since`."""
+        with self._condition:
+            return self._frames.since(number, paused=not self._enabled)
+
+    def frame_period(self) -> float:
+        """As `Intake.period`."""
+        with self._condition:
+            return self._frames.period()
+
+    def is_before_jump(self, frame: Frame) -> bool:
+        """Time has jumped back since this frame came."""
+        return frame.number < self._frames.first_number
+
     # ------------------------------------------------------------------ for the worker
 
     def has_work(self) -> bool:
@@ -126,12 +204,11 @@ class FrameCore:
     def _count(self, done: FrameTiming | None, problem: str) -> None:
         """Of a frame that was taken: done, or why not; problem: of which kind, and the reason."""
         with self._condition:
-            self._frames.counters.in_work = 0
             if done is None:
-                self._frames.counters.failed += 1
+                self._frames.failed()
                 self._note_error(problem, key="frame")
             else:
-                self._frames.counters.segmented += 1
+                self._frames.done()
                 self._done.append(done)
 
     def _timing_of(self, frame: Frame, free_since: float, network: float) -> FrameTiming:
@@ -199,3 +276,7 @@ def describe_error(error: Exception) -> str:
             "seed_buffer, or end what else runs there"
         )
     return text
+
+
+def _seconds(stamp: int) -> str:
+    return f"{stamp // NANOSECONDS}.{stamp % NANOSECONDS:09d}"

@@ -46,6 +46,15 @@ class Frame:
     arrival: float  # of the monotonic clock, seconds
 
 
+@dataclass(frozen=True)
+class FoundFrame:
+    """The frame that a seed goes to; note: what to say of it; exact: it is the one asked for."""
+
+    frame: Frame
+    note: str = ""
+    exact: bool = True
+
+
 @dataclass
 class Counters:
     """received = segmented + dropped + failed + waiting + in_work, at every moment."""
@@ -157,6 +166,21 @@ class Intake:
         self.counters.waiting = 0
         self.counters.in_work = 1
         return frame
+
+    def done(self) -> None:
+        """The frame taken is through."""
+        self.counters.in_work = 0
+        self.counters.segmented += 1
+
+    def failed(self) -> None:
+        """The frame taken could not be worked on."""
+        self.counters.in_work = 0
+        self.counters.failed += 1
+
+    def take_reset(self) -> bool:
+        """Whether time jumped back since the last call, so that the objects are to be forgotten."""
+        wanted, self.reset_wanted = self.reset_wanted, False
+        return wanted
 
     def drop_waiting(self) -> None:
         if self.waiting is not None:

@@ -144,8 +144,7 @@ class PredictCore(FrameCore):
     def take_work(self) -> Job:
         """For the worker, which holds the condition."""
         self._busy = True
-        if self._frames.reset_wanted:
-            self._frames.reset_wanted = False
+        if self._frames.take_reset():
             self._reset_reason = "time jumped back"
         return partial(self._process, self._frames.take())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.overlap import Overlap
 from stremn_ros.results import MAX_ID
-from stremn_ros.stream.intake import Frame
+from stremn_ros.stream.intake import FoundFrame, Frame
 
 
 class OnOverlap(IntEnum):
@@ -52,9 +53,10 @@ class SeedWork:
     """A seed in the worker.
 
     Attributes:
-        options, frame: what was asked for, and the frame it goes to.
+        options, found: what was asked for, and the frame it goes to.
         rgb: uint8 [H, W, 3]; mask: uint8 [H, W], the labels as they came.
         names: by the ids of the mask.
+        of: of a mask without ids, those of its object and its name; id 0: a free one.
         ticket: see Tickets.
         ids: seeded; renamed: ids of the mask -> ids of objects that were seeded again.
         replaced: ids of objects that were forgotten for it.
@@ -64,17 +66,22 @@ class SeedWork:
     """
 
     options: SeedOptions
-    frame: Frame
+    found: FoundFrame
     rgb: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     ticket: int
     names: dict[int, str] = field(default_factory=dict)
+    of: tuple[int, str] | None = None
     ids: list[int] = field(default_factory=list)
     renamed: dict[int, int] = field(default_factory=dict)
     replaced: set[int] = field(default_factory=set)
     overlapped: dict[int, str] = field(default_factory=dict)
     encoding: float = 0.0
     frame_time: float = 0.0
+
+    @property
+    def frame(self) -> Frame:
+        return self.found.frame
 
     def settle(self, found: Iterable[Overlap]) -> tuple[dict[int, int], list[Overlap]]:
         """Decides about objects that the seed covers, as on_overlap says.
@@ -119,7 +126,7 @@ class SeedWork:
 
 
 class Tickets:
-    """The order in which seeds, removals and resets were asked for; its owner's lock guards it.
+    """The order in which seeds, removals and resets were asked for, from any thread.
 
     What takes objects away does not wait for seeds that were asked for before it. So that it counts
     for them all the same, a seed takes a ticket when it comes, and looks before it is done whether
@@ -131,21 +138,25 @@ class Tickets:
         self._reset = 0
         self._removed: dict[int, int] = {}
         self._pending: dict[int, set[int]] = {}
+        self._lock = threading.Lock()
 
     def take(self) -> int:
         """For a seed that comes."""
-        self._last += 1
-        self._pending[self._last] = set()
-        return self._last
+        with self._lock:
+            self._last += 1
+            self._pending[self._last] = set()
+            return self._last
 
     def expect(self, ticket: int, ids: Iterable[int]) -> None:
         """The ids that a seed will seed, once they are known."""
-        if ticket in self._pending:
-            self._pending[ticket] = set(ids)
+        with self._lock:
+            if ticket in self._pending:
+                self._pending[ticket] = set(ids)
 
     def done(self, ticket: int) -> None:
         """The seed has been answered."""
-        self._pending.pop(ticket, None)
+        with self._lock:
+            self._pending.pop(ticket, None)
 
     def reset(self) -> None:
         """All objects are to be forgotten, those of seeds on their way as well."""
@@ -153,9 +164,10 @@ class Tickets:
 
     def remove(self, object_id: int) -> bool:
         """An object is to be forgotten; whether a seed of it is on its way."""
-        if 1 <= object_id <= MAX_ID:
-            self._removed[object_id] = self._last
-        return any(object_id in ids for ids in self._pending.values())
+        with self._lock:
+            if 1 <= object_id <= MAX_ID:
+                self._removed[object_id] = self._last
+            return any(object_id in ids for ids in self._pending.values())
 
     def forgotten(self, ticket: int) -> bool:
         """A reset came after this seed."""
