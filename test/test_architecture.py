@@ -17,27 +17,47 @@ from shapes import TINY_MODEL
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 
-# of each task: the file, a text in it, and what is put before that text
-ROWS = {
+# of each task: the files, a text in each, and what is put before that text
+ROWS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "An update rule": (
-        "stremn_ros/memory/rules.py",
-        '    "first_and_previous": Rule(',
-        '    "toy": Rule("the second oldest updates the newest", lambda t: [(1, len(t) - 1)]),\n',
+        (
+            "stremn_ros/memory/rules.py",
+            '    "first_and_previous": Rule(',
+            '    "toy": Rule("the second oldest goes", lambda t: [(1, len(t) - 1)]),\n',
+        ),
+    ),
+    "A runtime": (
+        (
+            "stremn_ros/runtime/table.py",
+            '    "cudagraphs": Runtime(',
+            '    "toy": Runtime("a toy"),\n',
+        ),
+        (
+            "stremn_ros/runtime/choose.py",
+            '    "cudagraphs": lambda',
+            '    "toy": lambda network, device, *_: TorchStages(network, device),\n',
+        ),
     ),
     "An output topic": (
-        "stremn_ros/nodes/outputs.py",
-        '    Output("overlay", Image',
-        '    Output("toy", Image, _mask),\n',
+        (
+            "stremn_ros/nodes/outputs.py",
+            '    Output("overlay", Image',
+            '    Output("toy", Image, _mask),\n',
+        ),
     ),
     "A backbone": (
-        "stremn_ros/network/encoders.py",
-        '    "tiny": TinyEncoder,',
-        '    "toy": type("Toy", (TinyEncoder,), {"mean": (0.0, 0.0, 0.0)}),\n',
+        (
+            "stremn_ros/network/encoders.py",
+            '    "tiny": TinyEncoder,',
+            '    "toy": type("Toy", (TinyEncoder,), {"mean": (0.0, 0.0, 0.0)}),\n',
+        ),
     ),
     "An image encoding": (
-        "stremn_ros/messages/image_read.py",
-        '    "nv12": Encoding(',
-        '    "toy": Encoding(lambda rows: 255 - rows, channels=3),\n',
+        (
+            "stremn_ros/messages/image_read.py",
+            '    "nv12": Encoding(',
+            '    "toy": Encoding(lambda rows: 255 - rows, channels=3),\n',
+        ),
     ),
 }
 
@@ -52,6 +72,15 @@ segmenter.seed(frame, np.ones((96, 128), np.uint8))
 for _ in range(6):
     assert segmenter.step(frame).labels.shape == (96, 128)
 assert segmenter.update_rule == "toy"
+""",
+    "A runtime": """
+from stremn_ros.runtime.table import LISTED
+assert " toy" in LISTED
+from stremn_ros.segmenter import Segmenter
+segmenter = Segmenter.load(MODEL, runtime="toy")
+frame = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+segmenter.seed(frame, np.ones((96, 128), np.uint8))
+assert segmenter.step(frame).labels.any()
 """,
     "An output topic": """
 import rclpy
@@ -97,12 +126,13 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "stremn_ros", root / "stremn_ros", ignore=leave)
     shutil.copytree(ROOT / "models", root / "models", ignore=leave)
     shutil.copytree(ROOT / "config", root / "config", ignore=leave)
-    for task, (name, before, row) in ROWS.items():
-        assert name in named_files(task)
-        path = root / name
-        text = path.read_text()
-        assert text.count(before) == 1, f"{name}: {before}"
-        path.write_text(text.replace(before, row + before))
+    for task, rows in ROWS.items():
+        for name, before, row in rows:
+            assert name in named_files(task)
+            path = root / name
+            text = path.read_text()
+            assert text.count(before) == 1, f"{name}: {before}"
+            path.write_text(text.replace(before, row + before))
     return root
 
 

@@ -67,7 +67,7 @@ def make_stages(
         )
     if wanted.folder and model is None:
         raise RuntimeUnavailableError(f"runtime {runtime} runs a model folder; use runtime torch")
-    return _MAKERS[runtime](network, chosen, model or Path(), auto_build)
+    return MAKERS[runtime](network, chosen, model or Path(), auto_build)
 
 
 def _fastest(
@@ -148,7 +148,7 @@ def _tensorrt(
 
 
 # how each runtime of the table is made, once it was found that device and folder are right
-_MAKERS: dict[str, Callable[[SegmentationNetwork, torch.device, Path, bool], TorchStages]] = {
+MAKERS: dict[str, Callable[[SegmentationNetwork, torch.device, Path, bool], TorchStages]] = {
     "torch": lambda network, device, *_: TorchStages(network, device),
     "onnxruntime": _onnx,
     "onnxruntime_int8": _int8,
