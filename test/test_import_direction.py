@@ -64,13 +64,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "segmenter": LIBRARY | HELPERS | {"masks"},
     "predictor": LIBRARY | HELPERS,
     "nodes": ONLINE | HELPERS,
+    # the codecs and the stamps of messages, which know no ROS
+    "recordings": ONLINE | HELPERS | {"nodes"},
     "data": HELPERS,
     "training": ONLINE | HELPERS | {"data", "evaluation"},
     "evaluation": ONLINE | HELPERS | {"data"},
     "doctor": {"doctor.probes", "errors", "nodes", "privacy", "resources"},
     # what may fail to import, each in a process of its own
     "doctor.probes": ONLINE | {"privacy", "text_files"},
-    "cli": ONLINE | HELPERS | {"data", "training", "evaluation", "nodes", "doctor"},
+    "cli": ONLINE | HELPERS | {"data", "training", "evaluation", "nodes", "recordings", "doctor"},
 }
 # for type checkers alone; they are loaded when a name is first used (test_package.py)
 PACKAGE_EXPORTS = {"predictor", "segmenter", "video", "visualization"}

@@ -1,0 +1,236 @@
+"""Messages of recorded ROS topics: MCAP, rosbag2 (MCAP or sqlite3) and ROS 1 bags, without ROS.
+
+A bag is read through rosbags. What rosbags refuses (cut short, damaged, never closed, an MCAP of
+another profile) is read by ``damaged``, as far as it goes; ``problems`` says what could not be
+read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from stremn_ros.errors import InputError, StremnError
+from stremn_ros.listing import in_order, is_tools
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+BAG_SUFFIXES = (".mcap", ".db3", ".bag", ".active")  # x.bag.active: its recorder was killed
+METADATA = "metadata.yaml"
+_ZSTD = b"\x28\xb5\x2f\xfd"  # no CDR message begins so
+
+Message = tuple[str, int, bytes]  # topic, when it was recorded in nanoseconds, its bytes
+
+
+class Bag:
+    """Messages of a recording in the order in which they were recorded.
+
+    Attributes:
+        path: the file or folder.
+        topics: name -> type, as ROS 2 writes it (``sensor_msgs/msg/Image``).
+        ros1: whether the messages are serialized as in ROS 1 (else CDR).
+        problems: what could not be read, in words; complete when all messages were read once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.topics: dict[str, str] = {}
+        self.ros1 = False
+        self.problems: list[str] = []
+        self._store: Any = None
+
+    def messages(
+        self, topics: Collection[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[Message]:
+        """Messages of some topics recorded from start on and before stop (nanoseconds).
+
+        Raises:
+            InputError: the bag is damaged, and reading by ``damaged`` would go further.
+        """
+        raise NotImplementedError
+
+    def decode(self, topic: str, data: bytes) -> Any:
+        """The message, with the attributes that the ROS type has.
+
+        Raises:
+            InputError: the bytes are none of that type.
+        """
+        kind = self.topics[topic]
+        if self._store is None:
+            typesys = _rosbags("typesys")
+            stores = typesys.Stores
+            self._store = typesys.get_typestore(stores.ROS1_NOETIC if self.ros1 else stores.LATEST)
+        if data[:4] == _ZSTD and not self.ros1:
+            data = _unpacked(data, topic)
+        read = self._store.deserialize_ros1 if self.ros1 else self._store.deserialize_cdr
+        try:
+            return read(data, kind)
+        except Exception as error:  # whatever a parser stumbles over in damaged bytes
+            raise InputError(
+                f"a message of {topic} is no {kind} ({type(error).__name__}: {error})"
+            ) from None
+
+    def close(self) -> None:
+        """Closes the files."""
+
+    def __enter__(self) -> Bag:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _unpacked(data: bytes, topic: str) -> bytes:
+    """A message that rosbag2 compressed by itself, which only the folder's metadata tells."""
+    from stremn_ros.recordings.damaged import zstd_unpacker
+
+    try:
+        return bytes(zstd_unpacker().decompress(data))
+    except Exception as error:  # its library has its own
+        raise InputError(f"a message of {topic} cannot be unpacked ({error})") from None
+
+
+def _rosbags(module: str) -> Any:
+    """A part of rosbags; StremnError says how to install it."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"rosbags.{module}")
+    except ImportError as error:
+        raise StremnError(
+            f"bags are read with the package rosbags, which does not import here ({error}): "
+            "pip install 'stremn_ros[recordings]', or pip install rosbags"
+        ) from None
+
+
+class HealthyBag(Bag):
+    """A bag as rosbags reads it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.ros1 = path.suffix in (".bag", ".active")
+        self._reader = _rosbags("rosbag1" if self.ros1 else "rosbag2").Reader(path)
+        self._reader.open()
+        for connection in self._reader.connections:
+            self.topics.setdefault(connection.topic, connection.msgtype)
+
+    def messages(
+        self, topics: Collection[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[Message]:
+        chosen = [c for c in self._reader.connections if c.topic in topics]
+        if not chosen:
+            return
+        try:
+            for connection, when, data in self._reader.messages(chosen, start, stop):
+                yield connection.topic, when, data
+        except Exception as error:  # rosbags trusts the bytes; what it raises is up to them
+            raise InputError(f"{self.path}: {type(error).__name__}: {error}") from None
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._reader.close()
+
+
+class ChainedBags(Bag):
+    """Several files of one recording, in the order of time."""
+
+    def __init__(self, path: Path, parts: list[Bag]) -> None:
+        super().__init__(path)
+        self._parts = parts
+        self.ros1 = parts[0].ros1
+        for part in parts:
+            for topic, kind in part.topics.items():
+                self.topics.setdefault(topic, kind)
+
+    @property
+    def problems(self) -> list[str]:
+        """Of all files."""
+        return [*self._own, *(problem for part in self._parts for problem in part.problems)]
+
+    @problems.setter
+    def problems(self, value: list[str]) -> None:
+        self._own = value
+
+    def messages(
+        self, topics: Collection[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[Message]:
+        parts = [part.messages(topics, start, stop) for part in self._parts]
+        yield from heapq.merge(*parts, key=lambda message: message[1])
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path is a recording of ROS messages, rather than a video or a folder of images."""
+    if path.is_dir():
+        return (path / METADATA).is_file() or bool(_storage_files(path))
+    return path.suffix in BAG_SUFFIXES
+
+
+def _storage_files(folder: Path) -> list[Path]:
+    return in_order(
+        path
+        for path in folder.iterdir()
+        if path.suffix in (".mcap", ".db3") and not is_tools(path.name) and path.is_file()
+    )
+
+
+def open_bag(path: Path, scan: bool = False) -> Bag:
+    """Opens a bag: a folder of rosbag2, an .mcap, .db3 or .bag file.
+
+    Args:
+        scan: read it as a damaged one, whatever rosbags says.
+
+    Raises:
+        InputError: nothing of it can be read; StremnError: rosbags is not installed.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    _rosbags("rosbag2")
+    problem = ""
+    if not scan:
+        try:
+            return HealthyBag(path)
+        except PermissionError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        except Exception as error:  # rosbags trusts the bytes; what it raises is up to them
+            problem = f"{path.name}: not a whole bag ({error})"
+            if path.is_dir() and not (path / METADATA).is_file():
+                problem = f"{path.name}: has no {METADATA} (was the recorder killed?)"
+    bag = _chained(path, scan) if path.is_dir() else _scanned(path)
+    # an MCAP file of another profile, or without a summary, may be whole all the same
+    if problem and (bag.problems or path.suffix != ".mcap"):
+        bag.problems.insert(0, problem)
+    return bag
+
+
+def _chained(folder: Path, scan: bool) -> Bag:
+    """The files of a folder whose metadata is missing or does not fit them."""
+    parts: list[Bag] = []
+    broken: list[str] = []
+    for path in _storage_files(folder):
+        try:
+            parts.append(open_bag(path, scan))
+        except InputError as error:
+            broken.append(str(error))
+    packed = sorted(path.name for path in folder.iterdir() if path.suffix == ".zstd")
+    if packed:
+        broken.append(f"{folder}: {packed} are not read without {METADATA}; unpack them by unzstd")
+    if not parts:
+        raise InputError(
+            "; ".join(broken) or f"{folder}: holds no .mcap or .db3 file that could be read"
+        )
+    bag = ChainedBags(folder, parts)
+    bag.problems = broken
+    return bag
+
+
+def _scanned(path: Path) -> Bag:
+    from stremn_ros.recordings import damaged
+
+    return damaged.open_damaged(path)
