@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
@@ -15,6 +17,7 @@ from rosbags.typesys import Stores, get_typestore
 from shapes import scene
 
 from stremn_ros.nodes import image_codec
+from stremn_ros.visualization import write_label_png
 
 KINDS = ("mcap", "mcap_zstd", "sqlite3", "sqlite3_zstd", "bag1", "bag1_lz4")
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -111,6 +114,29 @@ def camera(
         else:
             made.append((topic, IMAGE, stamp, image(store, stamp, frame, encoding)))
     return made
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its name there."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def seeds_file(folder: Path, *entries: dict[str, Any]) -> Path:
+    """A seeds file; a mask may be given as an array of numbers."""
+    written = []
+    for number, entry in enumerate(entries):
+        entry = dict(entry)
+        if isinstance(entry.get("mask"), np.ndarray):
+            write_label_png(folder / f"mask{number}.png", entry["mask"])
+            entry["mask"] = f"mask{number}.png"
+        written.append(entry)
+    path = folder / "seeds.yaml"
+    path.write_text(yaml.safe_dump(written))
+    return path
 
 
 def file_of(bag: Path) -> Path:

@@ -12,7 +12,20 @@ from collections.abc import Sequence
 from stremn_ros import __version__
 from stremn_ros.errors import StremnError
 
-from . import bench, demo, doctor, evaluate, export, inspect, predict, seed, segment, sweep, train
+from . import (
+    bench,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    label,
+    predict,
+    seed,
+    segment,
+    sweep,
+    train,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     segment.add(commands, common)
+    label.add(commands, common)
     predict.add(commands, common)
     evaluate.add(commands, common)
     inspect.add(commands, common)

@@ -324,3 +324,18 @@ def open_source(path: Path, index: Index) -> Source:
     if index.topic:
         return BagSource(path, index)
     return FolderSource(path, index) if path.is_dir() else VideoSource(path, index)
+
+
+def image_topics(path: Path) -> tuple[list[str], list[str]]:
+    """A bag's image topics, and those of them that may be cameras; none of either for a video.
+
+    Raises:
+        InputError: no recording, or nothing of it can be read.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if not is_bag(path):
+        return [], []
+    with open_bag(path) as bag:
+        images = sorted(name for name, kind in bag.topics.items() if kind in (IMAGE, COMPRESSED))
+        return images, [name for name in images if is_camera(name, bag.topics[name])]

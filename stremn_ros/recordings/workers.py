@@ -1,0 +1,197 @@
+"""The tasks of a job on one process, or on several.
+
+A task is a pass of a track, or its last step, which needs all its passes. Tasks share nothing but
+files, so it does not matter where each runs, and a task whose worker died is simply done again: it
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from stremn_ros.errors import InputError, StremnError
+from stremn_ros.recordings.finishing import FINISHED, finish_track
+from stremn_ros.recordings.passes import PassFolder, Settings, run_pass
+from stremn_ros.recordings.track import Track
+
+if TYPE_CHECKING:
+    from stremn_ros.recordings.job import Job
+
+TRIES = 3  # of a task whose worker died
+_LOOK_EVERY = 0.5  # seconds
+
+
+class Runner(Protocol):
+    """Does the tasks of tracks; the errors by track."""
+
+    def __call__(self, job: Job, tracks: Sequence[Track], quiet: bool) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task that any process can do which sees the files.
+
+    Attributes:
+        folder: of the track. number: of the pass; -1 for the last step.
+    """
+
+    folder: str
+    number: int
+    out: str
+    formats: tuple[str, ...]
+    settings: Settings
+
+    def run(self, tell: Callable[[int], None] = lambda count: None) -> None:
+        track = Track.load(Path(self.folder))
+        if self.number < 0:
+            finish_track(track, Path(self.out), self.formats, self.settings.stretch, tell)
+        else:
+            run_pass(track, track.passes[self.number], self.settings, tell)
+
+
+def _tasks(job: Job, track: Track) -> tuple[list[Task], Task]:
+    """The passes of a track that are not done, and its last step."""
+
+    def task(number: int) -> Task:
+        return Task(str(track.folder), number, str(job.out), job.formats, job.settings)
+
+    open_ = [
+        task(number)
+        for number, each in enumerate(track.passes)
+        if (files := PassFolder(track, each, job.settings.stretch)).done() < files.parts
+    ]
+    return open_, task(-1)
+
+
+def frames_of(job: Job, tracks: Sequence[Track]) -> tuple[int, int]:
+    """(done, all) frames of the passes and last steps."""
+    done = total = 0
+    for track in tracks:
+        finished = (track.folder / FINISHED).is_file()
+        count = len(track.index.stamps)
+        total += count
+        done += count if finished else 0
+        for each in track.passes:
+            total += len(each)
+            files = PassFolder(track, each, job.settings.stretch)
+            done += len(each) if finished else files.frames_done()
+    return done, total
+
+
+@contextlib.contextmanager
+def _bar(job: Job, tracks: Sequence[Track], quiet: bool) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    done, total = frames_of(job, tracks)
+    with tqdm(total=total, initial=done, unit="frame", disable=quiet, dynamic_ncols=True) as bar:
+        yield bar
+
+
+def run_serially(job: Job, tracks: Sequence[Track], quiet: bool) -> dict[str, str]:
+    """Does all tasks in this process."""
+    errors: dict[str, str] = {}
+    with _bar(job, tracks, quiet) as bar:
+        for track in tracks:
+            bar.set_description(track.name)
+            passes, last = _tasks(job, track)
+            try:
+                for task in [*passes, last]:
+                    task.run(bar.update)
+            except StremnError as error:
+                if _disk_is_full(job.out):
+                    raise
+                errors[track.name] = str(error)
+    return errors
+
+
+def _disk_is_full(out: Path) -> bool:
+    import shutil
+
+    return shutil.disk_usage(out).free < 1 << 20
+
+
+def _start_worker(threads: int) -> None:
+    import cv2
+    import torch
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+
+
+def _run_task(task: Task) -> str:
+    """A worker's part: does a task; why it failed, or nothing."""
+    try:
+        task.run()
+    except StremnError as error:
+        return str(error)
+    return ""
+
+
+def on_processes(workers: int) -> Runner:
+    """A runner on several processes, each with its share of the threads."""
+    if workers < 1:
+        raise InputError(f"--workers {workers}: at least 1 is needed")
+
+    def run(job: Job, tracks: Sequence[Track], quiet: bool) -> dict[str, str]:
+        threads = max(1, (len(os.sched_getaffinity(0))) // workers)
+        errors: dict[str, str] = {}
+        with _bar(job, tracks, quiet) as bar:
+            for attempt in range(TRIES):
+                pool = ProcessPoolExecutor(
+                    workers,
+                    mp_context=multiprocessing.get_context("spawn"),
+                    initializer=_start_worker,
+                    initargs=(threads,),
+                )
+                try:
+                    errors = _on_pool(pool, job, tracks, bar)
+                    break
+                except BrokenProcessPool:
+                    if attempt + 1 == TRIES:
+                        raise InputError(
+                            f"a worker process died {TRIES} times (killed, or out of memory?): try "
+                            "fewer --workers; --resume goes on with the same command"
+                        ) from None
+                finally:
+                    pool.shutdown(wait=True, cancel_futures=True)
+        return errors
+
+    return run
+
+
+def _on_pool(pool: Any, job: Job, tracks: Sequence[Track], bar: Any) -> dict[str, str]:
+    """Does all tasks on a pool; BrokenProcessPool where one of its processes died."""
+    errors: dict[str, str] = {}
+    running: dict[Future[str], tuple[Track, Task]] = {}
+    left: dict[str, int] = {}
+    lasts: dict[str, Task] = {}
+    for track in tracks:
+        passes, lasts[track.name] = _tasks(job, track)
+        left[track.name] = len(passes)
+        for task in passes or [lasts[track.name]]:
+            running[pool.submit(_run_task, task)] = track, task
+    shown = time.monotonic()
+    while running:
+        done, _ = wait(running, timeout=_LOOK_EVERY, return_when=FIRST_COMPLETED)
+        for future in done:
+            track, task = running.pop(future)
+            if why := future.result():
+                errors.setdefault(track.name, why)
+            if task.number >= 0:
+                left[track.name] -= 1
+                if not left[track.name] and track.name not in errors:
+                    running[pool.submit(_run_task, lasts[track.name])] = track, lasts[track.name]
+        if time.monotonic() - shown > _LOOK_EVERY or not running:
+            bar.update(frames_of(job, tracks)[0] - bar.n)
+            bar.set_description(f"{len(running)} tasks")
+            shown = time.monotonic()
+    return errors
