@@ -7,10 +7,9 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from recordings_forks import Forks
 from recordings_helpers import SIZE, camera, file_of, hashes, scenes, seeds_file, stamps, write_bag
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
-from stremn_ros.cli import main
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
 from stremn_ros.recordings.exporting import FORMATS, checked_formats, run_lengths
@@ -33,7 +32,7 @@ from stremn_ros.segmenter import Segmenter
 from stremn_ros.video import VideoWriter, open_frames, read_image
 from stremn_ros.visualization import read_label_png
 
-ROOT = Path(__file__).resolve().parent.parent
+KILLS = int(os.environ.get("STREMN_TEST_KILLS", "5"))
 OPTIONS = {"processing_size": 64}
 SETTINGS = Settings(str(TINY_MODEL), "cpu", "torch", False, tuple(OPTIONS.items()), stretch=7)
 MODEL = ["--model", str(TINY_MODEL), "--runtime", "torch", "--processing-size", "64"]
@@ -377,57 +376,61 @@ def test_what_is_written_is_what_training_reads(drive: Path, tmp_path: Path) -> 
 # ---------------------------------------------------------------- stops
 
 
-def command(recording: Path, seeds: Path, out: Path, *more: str) -> list[str]:
+ALL = ("davis", "coco", "cvat", "label-studio")
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as made:
+        yield made
+
+
+def words(recording: Path, seeds: Path, out: Path, *more: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "stremn_ros.cli", "label", str(recording)),
-        *("--seeds", str(seeds), "--out", str(out), "--quiet", "--stretch", "5", *MODEL),
-        *("--format", "davis,coco,cvat,label-studio", *more),
+        *("label", str(recording), "--seeds", str(seeds), "--out", str(out), "--quiet"),
+        *("--stretch", "5", *MODEL, "--format", ",".join(ALL), *more),
     ]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def whole(recording: Path, seeds: Path, out: Path) -> dict[str, str]:
+    """The files of a run in one go."""
+    label(job_of(recording, seeds, out, formats=ALL, settings=replace(SETTINGS, stretch=5)))
+    return hashes(out)
 
 
-def test_a_run_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -> None:
+def test_a_run_killed_again_and_again_ends_with_the_same_files(
+    forks: Forks, tmp_path: Path
+) -> None:
     bag = write_bag(tmp_path / "drive", "mcap_zstd", camera("mcap_zstd", scenes(30)))
     seeds = seeds_file(
         tmp_path,
         {"frame": 4, "mask": truth(4)},
         {"frame": 22, "id": DISC, "mask": truth(22)},
     )
-    job = job_of(bag, seeds, tmp_path / "whole", formats=("davis", "coco", "cvat", "label-studio"))
-    label(replace(job, settings=replace(SETTINGS, stretch=5)))
+    out, said = tmp_path / "out", tmp_path / "said"
     rng = random.Random(2)
     kills = 0
-    for _ in range(12):
-        begun = len(list((tmp_path / "out").rglob("*.zip")))
-        process = subprocess.Popen(
-            command(bag, seeds, tmp_path / "out", "--resume"), env=environment()
-        )
-        while process.poll() is None:
-            # once it does something, at any moment
-            if len(list((tmp_path / "out").rglob("*.zip"))) > begun:
-                time.sleep(rng.uniform(0.0, 0.3))
-                process.send_signal(signal.SIGKILL)
+    for attempt in range(40):
+        pid = forks.start(words(bag, seeds, out, "--resume"), said)
+        begun = len(list(out.rglob("*.zip")))
+        deadline = time.monotonic() + 60
+        if attempt % 3:  # at any moment; else once something was done
+            deadline = time.monotonic() + rng.uniform(0.0, 1.5)
+        while len(list(out.rglob("*.zip"))) <= begun and time.monotonic() < deadline:
+            time.sleep(0.005)
+            if (out / "objects.csv").exists():
                 break
-            time.sleep(0.01)
-        if process.wait() == 0:
+        time.sleep(rng.uniform(0.0, 0.2))
+        if kills < KILLS:
+            os.kill(pid, signal.SIGKILL)
+        code = forks.wait(pid)
+        assert code in (0, -signal.SIGKILL), said.read_text()
+        if code == 0:
             break
         kills += 1
-        assert kills < 4 or process.returncode == -signal.SIGKILL
-        if kills == 3:
-            assert (
-                subprocess.run(
-                    command(bag, seeds, tmp_path / "out", "--resume"),
-                    env=environment(),
-                    check=False,
-                ).returncode
-                == 0
-            )
-            break
-    assert kills >= 2
-    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+    assert code == 0
+    assert kills >= 3
+    assert hashes(out) == whole(bag, seeds, tmp_path / "whole")
 
 
 def test_a_run_goes_on_only_with_what_it_was_made_from(
@@ -465,49 +468,37 @@ def test_a_run_goes_on_only_with_what_it_was_made_from(
 
 
 def test_a_disk_that_refuses_leaves_what_is_whole_and_says_how_to_go_on(
-    drive: Path, tmp_path: Path
+    forks: Forks, drive: Path, tmp_path: Path
 ) -> None:
     seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
-    words = command(drive, seeds, tmp_path / "out")
+    out, said = tmp_path / "out", tmp_path / "said"
     # no file may be larger than this: the memory's is
-    limited = f"ulimit -f 40; exec {' '.join(words)}"
-    done = subprocess.run(
-        ["bash", "-c", limited], env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2, done.stderr
-    assert "cannot be written" in done.stderr
-    assert "with --resume goes on" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "out").rglob("*.zip"))
-    assert not list((tmp_path / "out").rglob("*.part"))
-    assert main([*words[3:], "--resume"]) == 0
-    label(
-        replace(
-            job_of(drive, seeds, tmp_path / "whole"),
-            settings=replace(SETTINGS, stretch=5),
-            formats=("davis", "coco", "cvat", "label-studio"),
-        )
-    )
-    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+    code = forks.wait(forks.start(words(drive, seeds, out), said, largest_file=40_000))
+    text = said.read_text()
+    assert code == 2, text
+    assert "cannot be written" in text
+    assert "with --resume goes on" in text
+    assert "Traceback" not in text
+    assert not list(out.rglob("*.zip"))
+    assert not list(out.rglob("*.part"))
+    assert forks.wait(forks.start(words(drive, seeds, out, "--resume"), said)) == 0
+    assert hashes(out) == whole(drive, seeds, tmp_path / "whole")
 
 
-def test_an_interrupt_keeps_what_was_done(drive: Path, tmp_path: Path) -> None:
+def test_an_interrupt_keeps_what_was_done(forks: Forks, drive: Path, tmp_path: Path) -> None:
     seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
-    process = subprocess.Popen(
-        command(drive, seeds, tmp_path / "out"),
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and not list((tmp_path / "out").rglob("*.zip")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate()[1]
-    assert process.returncode == 130
-    assert "with --resume goes on" in said
-    assert "Traceback" not in said
-    assert list((tmp_path / "out").rglob("*.zip"))
-    assert not list((tmp_path / "out").rglob("*.part"))
+    out, said = tmp_path / "out", tmp_path / "said"
+    pid = forks.start(words(drive, seeds, out), said)
+    deadline = time.monotonic() + 60
+    while not list(out.rglob("*.zip")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGINT)
+    assert forks.wait(pid) == 130
+    text = said.read_text()
+    assert "with --resume goes on" in text
+    assert "Traceback" not in text
+    assert list(out.rglob("*.zip"))
+    assert not list(out.rglob("*.part"))
 
 
 def test_two_workers_give_the_files_of_one(drive: Path, tmp_path: Path) -> None:

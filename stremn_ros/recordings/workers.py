@@ -142,13 +142,16 @@ def on_processes(workers: int) -> Runner:
         raise InputError(f"--workers {workers}: at least 1 is needed")
 
     def run(job: Job, tracks: Sequence[Track], quiet: bool) -> dict[str, str]:
-        threads = max(1, (len(os.sched_getaffinity(0))) // workers)
+        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        # one process imports what all workers need, and they are copies of it
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
         errors: dict[str, str] = {}
         with _bar(job, tracks, quiet) as bar:
             for attempt in range(TRIES):
                 pool = ProcessPoolExecutor(
                     workers,
-                    mp_context=multiprocessing.get_context("spawn"),
+                    mp_context=context,
                     initializer=_start_worker,
                     initargs=(threads,),
                 )
