@@ -37,6 +37,8 @@ setup(
         *shared("launch"),
         *shared("config"),
         *shared("models"),
+        # `stremn label` writes these messages into bags, with or without ROS
+        *shared("stremn_interfaces/msg"),
     ],
     # PyTorch and the rest are left out on purpose: JetPack brings its own PyTorch and TensorRT,
     # which a requirement here would replace. requirements/ pins what a machine without them needs.

@@ -9,8 +9,9 @@ from typing import Any
 
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
-from stremn_ros.recordings.exporting import EXPORTERS, Csv, Exporter, Target
+from stremn_ros.recordings.exporting import BAG_FORMATS, EXPORTERS, Csv, Exporter, Target
 from stremn_ros.recordings.joining import Joining
+from stremn_ros.recordings.labelled_bag import Sidecar, sidecar_folder
 from stremn_ros.recordings.report import Report
 from stremn_ros.recordings.track import Track
 from stremn_ros.segmenter import ObjectState
@@ -76,8 +77,12 @@ def finish_track(
         source.close()
 
 
-def _bag_exporter(target: Target, formats: tuple[str, ...]) -> Any:
-    return None
+def _bag_exporter(target: Target, formats: tuple[str, ...]) -> Sidecar | None:
+    """Of the labels as ROS messages; the recording is written again when all tracks are done."""
+    if not set(formats) & set(BAG_FORMATS):
+        return None
+    alone = "mcap-sidecar" in formats
+    return Sidecar(target.track, sidecar_folder(target.track, target.out, alone))
 
 
 class _Summary:

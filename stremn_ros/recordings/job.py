@@ -21,6 +21,7 @@ from stremn_ros.files import write_text
 from stremn_ros.recordings import manifest
 from stremn_ros.recordings.exporting import CSV_HEADER, EXPORTERS, assemble
 from stremn_ros.recordings.finishing import FINISHED
+from stremn_ros.recordings.labelled_bag import copy_bag, sidecar_folder, write_again
 from stremn_ros.recordings.passes import Settings, loaded_segmenter
 from stremn_ros.recordings.report import write_report
 from stremn_ros.recordings.seeds import (
@@ -73,6 +74,7 @@ class _Planned:
     name: str
     recording: str
     topic: str
+    camera: str
     entries: tuple[SeedEntry, ...]
 
 
@@ -158,7 +160,8 @@ def _plan(job: Job) -> list[_Planned]:
         for topic, chosen in sorted(by_topic.items()):
             names_of(chosen)
             name = _name(path, topic if len(by_topic) > 1 else "", [p.name for p in planned])
-            planned.append(_Planned(name, recording, topic, tuple(chosen)))
+            camera = _word(topic) if len(by_topic) > 1 else ""
+            planned.append(_Planned(name, recording, topic, camera, tuple(chosen)))
     if unused := [entry for entry in entries if entry.where not in used]:
         log.warning(
             "%s is of the recording %s, which is not labelled (%d such seeds)",
@@ -188,12 +191,17 @@ def _only_camera(job: Job, path: Path, cameras: Sequence[str], where: str) -> st
 def _name(path: Path, topic: str, taken: Sequence[str]) -> str:
     """A name for the files of a track: letters that every file system and tool takes."""
     stem = path.stem if path.is_file() else path.name or path.resolve().name
-    name = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{stem}_{topic.strip('/')}" if topic else stem)
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{stem}_{_word(topic)}" if topic else stem)
     name = name.strip("._") or "recording"
     number, free = 2, name
     while free in taken:
         free, number = f"{name}-{number}", number + 1
     return free
+
+
+def _word(topic: str) -> str:
+    """A topic's name as one word of another topic's."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", topic.strip("/")).strip("_")
 
 
 def _origin(job: Job) -> dict[str, Any]:
@@ -258,7 +266,7 @@ def _track(job: Job, each: _Planned, folder: Path, index: Any) -> Track:
     finally:
         source.close()
     notes += _left_out(seeds)
-    return Track.create(folder, each.name, each.recording, index, seeds, names, notes)
+    return Track.create(folder, each.name, each.recording, index, seeds, names, notes, each.camera)
 
 
 def _left_out(seeds: Sequence[Seed]) -> list[str]:
@@ -296,6 +304,9 @@ def _assemble(job: Job, origin: dict[str, Any], tracks: Sequence[Track]) -> dict
             if seed.accepted
         )
         write_text(sets / "accepted.txt", accepted)
+    if "mcap" in job.formats:
+        for result, problem in _write_again(job, tracks, results):
+            result["problems"].append(problem)
     facts = [
         ("recordings", len(origin["recordings"])),
         ("cameras", len(tracks)),
@@ -312,6 +323,27 @@ def _assemble(job: Job, origin: dict[str, Any], tracks: Sequence[Track]) -> dict
     found = manifest.read_manifest(job.out)
     assert found is not None
     return found
+
+
+def _write_again(
+    job: Job, tracks: Sequence[Track], results: Sequence[dict[str, Any]]
+) -> list[tuple[dict[str, Any], str]]:
+    """Writes the recordings again with the labels added; (result of a track, why not)."""
+    problems = []
+    by_recording: dict[str, list[int]] = {}
+    for number, track in enumerate(tracks):
+        by_recording.setdefault(track.recording, []).append(number)
+    for recording, numbers in by_recording.items():
+        own = [tracks[number] for number in numbers]
+        name = _name(Path(recording), "", []) if own[0].camera else own[0].name
+        why = write_again(Path(recording), own, job.out / "mcap" / name, job.out / WORK / "bags")
+        if not why:
+            continue
+        for number in numbers:
+            problems.append((results[number], why))
+            target = sidecar_folder(tracks[number], job.out, alone=True)
+            copy_bag(sidecar_folder(tracks[number], job.out, alone=False), target)
+    return problems
 
 
 def _clean(out: Path) -> None:

@@ -39,6 +39,7 @@ class Track:
     Attributes:
         name: of its files. recording: the path; topic: empty for a video.
         seeds: the frames that are given. names: of the objects, [(id, name), ...].
+        camera: a word for the topic, where several of a recording are labelled; else empty.
         fps: of a video. scanned: the bag is damaged.
         problems: what could not be read, or not be used of the seeds.
     """
@@ -48,6 +49,7 @@ class Track:
     topic: str
     seeds: list[SeedPoint]
     names: list[tuple[int, str]]
+    camera: str = ""
     fps: float = 0.0
     scanned: bool = False
     problems: list[str] = field(default_factory=list)
@@ -63,6 +65,7 @@ class Track:
         seeds: Sequence[Seed],
         names: dict[int, str],
         notes: Sequence[str],
+        camera: str = "",
     ) -> Track:
         """Writes the folder of work; ``track.json``, the last file, says that it is whole."""
         points = [SeedPoint(seed.frame, tuple(seed.ids), seed.accepted) for seed in seeds]
@@ -73,6 +76,7 @@ class Track:
             index.topic,
             points,
             sorted((n, text) for n, text in names.items() if n in used),
+            camera,
             index.fps,
             index.scanned,
             [*index.problems, *notes],
@@ -90,6 +94,7 @@ class Track:
             "topic": track.topic,
             "seeds": [{"frame": p.frame, "ids": p.ids, "accepted": p.accepted} for p in points],
             "names": track.names,
+            "camera": track.camera,
             "fps": track.fps,
             "scanned": track.scanned,
             "problems": track.problems,
