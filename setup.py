@@ -52,7 +52,8 @@ setup(
         "pycuda": ["pycuda"],
         "render": ["mujoco>=3.17"],
         "demo": ["scikit-video"],
-        "recordings": ["rosbags>=0.11", "pycocotools>=2.0.8"],
+        "recordings": ["rosbags>=0.11", "lz4", "pycocotools>=2.0.8"],
+        "ray": ["ray>=2.40"],
     },
     zip_safe=True,
     entry_points={

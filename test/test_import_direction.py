@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "predictor": LIBRARY | HELPERS,
     "nodes": ONLINE | HELPERS,
     # the codecs and the stamps of messages, which know no ROS
-    "recordings": ONLINE | HELPERS | {"nodes"},
+    "recordings": ONLINE | HELPERS | {"nodes", "palette"},
     "data": HELPERS,
     "training": ONLINE | HELPERS | {"data", "evaluation"},
     "evaluation": ONLINE | HELPERS | {"data"},

@@ -59,6 +59,14 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         help="processes on this machine (default: %(default)s)",
     )
     parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="a Ray cluster that is there, in the place of --workers (default address: auto); its "
+        "machines must see recordings, seeds and OUT under the same paths",
+    )
+    parser.add_argument(
         "--stretch",
         type=int,
         default=200,
@@ -75,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
     from stremn_ros.recordings.exporting import checked_formats
     from stremn_ros.recordings.job import Job, check_formats, label
     from stremn_ros.recordings.passes import Settings
-    from stremn_ros.recordings.workers import on_processes, run_serially
+    from stremn_ros.recordings.workers import on_processes, on_ray, run_serially
 
     formats = checked_formats(options.format)
     check_formats(formats)
@@ -107,7 +115,11 @@ def _run(options: argparse.Namespace) -> int:
     )
     if options.workers < 1:
         raise InputError(f"--workers is {options.workers}; it must be at least 1")
+    if options.ray is not None and options.workers > 1:
+        raise InputError("--workers and --ray exclude each other")
     run = run_serially if options.workers == 1 else on_processes(options.workers)
+    if options.ray is not None:
+        run = on_ray(options.ray)
     try:
         result = label(job, run, options.quiet)
     except KeyboardInterrupt:

@@ -170,10 +170,8 @@ class _Chunked(Bag):
 
 def zstd_unpacker() -> Any:
     """A decompressor of zstd, which takes its bytes part by part."""
-    try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        from backports import zstd
+    from rosbags.rosbag2.storage_mcap import zstd  # of Python, or of a package before 3.14
+
     return zstd.ZstdDecompressor()
 
 

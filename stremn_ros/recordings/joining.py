@@ -8,6 +8,7 @@ they agree best (the largest IoU; where that is so in several, the one nearest t
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -87,7 +88,7 @@ class _Between:
     """The agreement of the passes on an object between two seeds."""
 
     seeds: tuple[int, int]
-    values: list[float] = field(default_factory=list)  # of the frames between
+    values: array[float] = field(default_factory=lambda: array("d"))  # of the frames between
 
     def join(self, object_id: int) -> Join:
         first, last = self.seeds

@@ -132,15 +132,18 @@ class BagSource(Source):
         if self._sorted:
             coming: Any = range(*np.searchsorted(index.recorded, [start, stop]).tolist())
         else:
-            coming = np.flatnonzero((index.recorded >= start) & (index.recorded < stop)).tolist()
-        wanted = {int(place): first + n for n, place in enumerate(places)}
+            coming = np.flatnonzero((index.recorded >= start) & (index.recorded < stop))
+        lowest = int(places.min())
+        numbers = np.full(int(places.max()) - lowest + 1, -1, np.int64)  # of frames, by place
+        numbers[places - lowest] = np.arange(first, first + len(places))
         waiting: dict[int, bytes] = {}  # that overtook others
         number = first
         messages = self._bag.messages([index.topic], start, stop)
         for place, (_, _, data) in zip(coming, messages):
-            if place not in wanted:
+            at = int(place) - lowest
+            if not 0 <= at < len(numbers) or numbers[at] < 0:
                 continue
-            waiting[wanted[place]] = data
+            waiting[int(numbers[at])] = data
             while number in waiting:
                 yield number, self._decoded(number, waiting.pop(number))
                 number += 1

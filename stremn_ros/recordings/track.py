@@ -142,18 +142,27 @@ class Track:
         """Of all sections."""
         return [each for section in self.sections for each in section.passes()]
 
-    @property
+    @cached_property
     def ids(self) -> list[int]:
         """Of all objects, sorted."""
         return sorted({object_id for point in self.seeds for object_id in point.ids})
 
     def name_of(self, object_id: int) -> str:
         """An object's name; `object N` for one without."""
-        return dict(self.names).get(object_id) or f"object {object_id}"
+        return self._names.get(object_id) or f"object {object_id}"
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return dict(self.names)
+
+    @cached_property
+    def _seeded(self) -> set[int]:
+        """Frames that have a seed."""
+        return {point.frame for point in self.seeds}
 
     def seed(self, frame: int) -> Labels | None:
         """The labels that are given of a frame, uint8 [H, W]; None where nothing is."""
-        if not any(point.frame == frame for point in self.seeds):
+        if frame not in self._seeded:
             return None
         return read_mask(self.folder / "seeds" / f"{frame:06d}.png")
 

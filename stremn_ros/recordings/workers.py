@@ -8,10 +8,11 @@ goes on where it was.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Task:
 
     Attributes:
         folder: of the track. number: of the pass; -1 for the last step.
+        base: the folder that relative paths are from.
     """
 
     folder: str
@@ -49,6 +51,7 @@ class Task:
     out: str
     formats: tuple[str, ...]
     settings: Settings
+    base: str
 
     def run(self, tell: Callable[[int], None] = lambda count: None) -> None:
         track = Track.load(Path(self.folder))
@@ -62,7 +65,8 @@ def _tasks(job: Job, track: Track) -> tuple[list[Task], Task]:
     """The passes of a track that are not done, and its last step."""
 
     def task(number: int) -> Task:
-        return Task(str(track.folder), number, str(job.out), job.formats, job.settings)
+        folder, out = str(track.folder), str(job.out)
+        return Task(folder, number, out, job.formats, job.settings, os.getcwd())
 
     open_ = [
         task(number)
@@ -129,11 +133,59 @@ def _start_worker(threads: int) -> None:
 
 def _run_task(task: Task) -> str:
     """A worker's part: does a task; why it failed, or nothing."""
+    os.chdir(task.base)  # where relative paths are from
     try:
         task.run()
     except StremnError as error:
         return str(error)
     return ""
+
+
+class _Pool(Protocol):
+    """Runs tasks somewhere; what stands for a task is up to the pool."""
+
+    def submit(self, task: Task, name: str) -> Any: ...
+
+    def ready(self, running: Collection[Any]) -> list[Any]:
+        """Those that are done; it waits a moment for the first."""
+
+    def result(self, handle: Any) -> str: ...
+
+
+class _Processes:
+    """A pool of processes of this machine; BrokenProcessPool where one of them died."""
+
+    def __init__(self, executor: ProcessPoolExecutor) -> None:
+        self._executor = executor
+
+    def submit(self, task: Task, name: str) -> Future[str]:
+        return self._executor.submit(_run_task, task)
+
+    def ready(self, running: Collection[Future[str]]) -> list[Future[str]]:
+        return list(wait(running, timeout=_LOOK_EVERY, return_when=FIRST_COMPLETED)[0])
+
+    def result(self, handle: Future[str]) -> str:
+        return handle.result()
+
+
+class _Ray:
+    """A Ray cluster. Ray does a task again on another worker when one dies."""
+
+    def __init__(self, ray: Any, gpus: float) -> None:
+        self._ray = ray
+        self._run = ray.remote(max_retries=TRIES, num_cpus=1, num_gpus=gpus)(_run_task)
+
+    def submit(self, task: Task, name: str) -> Any:
+        return self._run.options(name=name).remote(task)
+
+    def ready(self, running: Collection[Any]) -> list[Any]:
+        return list(self._ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY)[0])
+
+    def result(self, handle: Any) -> str:
+        try:
+            return str(self._ray.get(handle))
+        except self._ray.exceptions.RayError as error:
+            return f"its task failed on the cluster: {' '.join(str(error).split())[:500]}"
 
 
 def on_processes(workers: int) -> Runner:
@@ -146,53 +198,90 @@ def on_processes(workers: int) -> Runner:
         # one process imports what all workers need, and they are copies of it
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        errors: dict[str, str] = {}
         with _bar(job, tracks, quiet) as bar:
-            for attempt in range(TRIES):
-                pool = ProcessPoolExecutor(
-                    workers,
-                    mp_context=context,
-                    initializer=_start_worker,
-                    initargs=(threads,),
+            for attempt in range(1, TRIES + 1):
+                executor = ProcessPoolExecutor(
+                    workers, mp_context=context, initializer=_start_worker, initargs=(threads,)
                 )
                 try:
-                    errors = _on_pool(pool, job, tracks, bar)
-                    break
+                    return _on_pool(_Processes(executor), job, tracks, bar)
                 except BrokenProcessPool:
-                    if attempt + 1 == TRIES:
+                    if attempt == TRIES:
                         raise InputError(
                             f"a worker process died {TRIES} times (killed, or out of memory?): try "
                             "fewer --workers; --resume goes on with the same command"
                         ) from None
                 finally:
-                    pool.shutdown(wait=True, cancel_futures=True)
-        return errors
+                    executor.shutdown(wait=True, cancel_futures=True)
+        raise AssertionError
 
     return run
 
 
-def _on_pool(pool: Any, job: Job, tracks: Sequence[Track], bar: Any) -> dict[str, str]:
-    """Does all tasks on a pool; BrokenProcessPool where one of its processes died."""
+def on_ray(address: str) -> Runner:
+    """A runner on a Ray cluster that is there; all of it must see the files by the same paths.
+
+    Args:
+        address: of the cluster; empty for the one that Ray finds (RAY_ADDRESS, or this machine's).
+
+    Raises:
+        StremnError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise StremnError(
+            f"--ray needs the package ray, which does not import here ({error}): pip install "
+            "'stremn_ros[ray]'"
+        ) from None
+
+    def run(job: Job, tracks: Sequence[Track], quiet: bool) -> dict[str, str]:
+        started = not ray.is_initialized()
+        if started:
+            try:
+                ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+            except ConnectionError as error:
+                raise InputError(
+                    f"there is no Ray cluster at {address or 'the default address'} ({error}): "
+                    "start one by `ray start --head`, or give its address"
+                ) from None
+        gpus = 1.0 if job.settings.device.startswith("cuda") else 0.0
+        try:
+            with _bar(job, tracks, quiet) as bar:
+                return _on_pool(_Ray(ray, gpus), job, tracks, bar)
+        finally:
+            if started:
+                ray.shutdown()
+
+    return run
+
+
+def _on_pool(pool: _Pool, job: Job, tracks: Sequence[Track], bar: Any) -> dict[str, str]:
+    """Does all tasks on a pool: the passes, and each track's last step when its passes are done."""
     errors: dict[str, str] = {}
-    running: dict[Future[str], tuple[Track, Task]] = {}
+    running: dict[Any, tuple[Track, Task]] = {}
     left: dict[str, int] = {}
     lasts: dict[str, Task] = {}
+
+    def submit(track: Track, task: Task) -> None:
+        each = "files" if task.number < 0 else track.passes[task.number].name
+        running[pool.submit(task, f"{track.name} {each}")] = track, task
+
     for track in tracks:
         passes, lasts[track.name] = _tasks(job, track)
         left[track.name] = len(passes)
         for task in passes or [lasts[track.name]]:
-            running[pool.submit(_run_task, task)] = track, task
+            submit(track, task)
     shown = time.monotonic()
     while running:
-        done, _ = wait(running, timeout=_LOOK_EVERY, return_when=FIRST_COMPLETED)
-        for future in done:
-            track, task = running.pop(future)
-            if why := future.result():
+        for handle in pool.ready(running):
+            track, task = running.pop(handle)
+            if why := pool.result(handle):
                 errors.setdefault(track.name, why)
             if task.number >= 0:
                 left[track.name] -= 1
                 if not left[track.name] and track.name not in errors:
-                    running[pool.submit(_run_task, lasts[track.name])] = track, lasts[track.name]
+                    submit(track, lasts[track.name])
         if time.monotonic() - shown > _LOOK_EVERY or not running:
             bar.update(frames_of(job, tracks)[0] - bar.n)
             bar.set_description(f"{len(running)} tasks")
