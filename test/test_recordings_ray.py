@@ -1,0 +1,130 @@
+"""`stremn label --ray`: a local cluster gives the files of one process, also when a worker dies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from recordings_helpers import camera, hashes, scenes, seeds_file, write_bag
+from test_recordings_label import job_of, truth
+
+from stremn_ros.errors import InputError
+from stremn_ros.recordings.job import Job, label
+from stremn_ros.recordings.workers import on_ray
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A cluster of two workers with a folder of its own; Ray chooses ports that are free."""
+    # the paths of its sockets must be short
+    folder = Path(tempfile.mkdtemp(prefix="r"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parent.parent))  # for its workers
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        _start(folder)
+        yield
+        ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(folder: Path) -> None:
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        _temp_dir=str(folder),
+        _node_ip_address="127.0.0.1",
+        object_store_memory=100 << 20,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    bag = write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(40)))
+    seeds = seeds_file(
+        tmp_path,
+        {"frame": 4, "mask": truth(4)},
+        {"frame": 20, "mask": truth(20), "accepted": True},
+    )
+    return job_of(bag, seeds, tmp_path / "one", formats=("davis", "coco", "mcap"))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_gives_the_files_of_one_process(job: Job, tmp_path: Path) -> None:
+    label(job)
+    label(replace(job, out=tmp_path / "ray"), on_ray(""))
+    assert hashes(tmp_path / "ray") == hashes(tmp_path / "one")
+
+    # one worker is killed in the run
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.is_set():
+            if list((tmp_path / "killed").rglob("*.zip")):
+                for pid in workers():
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    return
+            time.sleep(0.01)
+
+    killed: list[int] = []
+    thread = threading.Thread(target=kill)
+    thread.start()
+    label(replace(job, out=tmp_path / "killed"), on_ray(""))
+    done.set()
+    thread.join()
+    assert killed
+    assert hashes(tmp_path / "killed") == hashes(tmp_path / "one")
+
+
+def workers() -> list[int]:
+    """Processes of this cluster that run a task now; they bear its name."""
+    found = []
+    own = subprocess.run(
+        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+    ).stdout
+    children: dict[int, list[tuple[int, str]]] = {}
+    for line in own.splitlines()[1:]:
+        pid, parent, words = line.split(None, 2)
+        children.setdefault(int(parent), []).append((int(pid), words))
+    stack = [os.getpid()]  # below this process only
+    while stack:
+        for pid, words in children.get(stack.pop(), []):
+            stack.append(pid)
+            if words.startswith("ray::drive "):
+                found.append(pid)
+    return found
+
+
+def test_no_cluster_is_told(tmp_path: Path) -> None:
+    code = (
+        "from stremn_ros.recordings.workers import on_ray\n"
+        "from types import SimpleNamespace as S\n"
+        "try: on_ray('')(S(settings=S(device='cpu')), [], True)\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "RAY_TMPDIR": str(tmp_path)},
+    )
+    assert said.stdout.startswith(InputError.__name__), said
+    assert "ray start --head" in said.stdout
