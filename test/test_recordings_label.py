@@ -211,6 +211,26 @@ def test_two_cameras_of_one_recording_and_two_recordings(tmp_path: Path) -> None
     assert [track["topic"] for track in only["tracks"]] == ["/left/image"]
 
 
+def test_a_recording_that_cannot_be_read_does_not_stop_the_others(
+    drive: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mcap"
+    broken.write_bytes(b"no bag at all")
+    seeds = seeds_file(
+        tmp_path,
+        {"recording": "broken.mcap", "frame": 0, "mask": truth(0)},
+        {"recording": "drive", "frame": 0, "mask": truth(0)},
+    )
+    job = job_of(drive, seeds, tmp_path / "out", recordings=(str(broken), str(drive)))
+    with pytest.raises(InputError, match=r"1 of 2 cameras could not be labelled: .*broken\.mcap"):
+        label(job)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["state"] == "running"
+    assert list(manifest["errors"]) == [str(broken)]
+    assert [track["labelled"] for track in manifest["tracks"]] == [20]
+    assert len(masks_of(tmp_path / "out")) == 20
+
+
 def test_seeds_that_were_recorded_are_taken_at_their_stamps(tmp_path: Path) -> None:
     frames = scenes(8)
     masks = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,7 @@ def finish_track(
             exporter.finish()
         if bag is not None:
             summary.problems += bag.problems
+        os.sync()  # a power cut after the next line loses none of the files before it
         write_json(track.folder / FINISHED, summary.values(joining))
         shutil.rmtree(work, ignore_errors=True)
     except ValueError as error:

@@ -93,7 +93,7 @@ def label(job: Job, run: Runner = run_serially, quiet: bool = True) -> dict[str,
     """
     if not job.recordings:
         raise InputError("no recording is given")
-    planned = _plan(job)
+    planned, errors = _plan(job)
     before = manifest.read_manifest(job.out)
     if before is None and job.out.exists() and not _is_free(job.out):
         raise InputError(f"{job.out}: is no empty folder; choose another --out")
@@ -110,7 +110,7 @@ def label(job: Job, run: Runner = run_serially, quiet: bool = True) -> dict[str,
             return before
     else:  # of a run that ended before it was one: a seed was wrong, perhaps
         shutil.rmtree(job.out / WORK, ignore_errors=True)
-    tracks, errors = _prepare(job, planned)
+    tracks = _prepare(job, planned, errors)
     if before is None:
         manifest.write_manifest(job.out, manifest.RUNNING, origin, [], errors)
     errors |= run(job, tracks, quiet)
@@ -120,15 +120,16 @@ def label(job: Job, run: Runner = run_serially, quiet: bool = True) -> dict[str,
         manifest.write_manifest(job.out, manifest.RUNNING, origin, results, errors)
         first = next(iter(errors.values()))
         raise InputError(
-            f"{len(errors)} of {len(planned)} cameras could not be labelled: {first}"
+            f"{len(errors)} of {len(done) + len(errors)} cameras could not be labelled: {first}"
             + ("" if len(errors) == 1 else f" (all are in {job.out / manifest.MANIFEST})")
             + "; --resume goes on with the same command"
         )
     return _assemble(job, origin, done)
 
 
-def _plan(job: Job) -> list[_Planned]:
-    """Which cameras of which recordings are labelled, and the entries of each."""
+def _plan(job: Job) -> tuple[list[_Planned], dict[str, str]]:
+    """The cameras that are labelled, with the entries of each; recordings that cannot be read."""
+    errors: dict[str, str] = {}
     entries = [] if job.seed_topic else read_seeds(Path(job.seeds))
     planned: list[_Planned] = []
     used: set[str] = set()
@@ -140,7 +141,14 @@ def _plan(job: Job) -> list[_Planned]:
                 f"{unnamed[0].where}: recording is missing, as {len(set(job.recordings))} "
                 "recordings are given"
             )
-        images, cameras = image_topics(path)
+        try:
+            images, cameras = image_topics(path)
+        except InputError as error:
+            if len(set(job.recordings)) == 1:
+                raise
+            errors[recording] = str(error)
+            used |= {entry.where for entry in own}
+            continue
         by_topic: dict[str, list[SeedEntry]] = {}
         if job.seed_topic:
             by_topic = {_only_camera(job, path, cameras, job.seed_topic): []}
@@ -169,7 +177,7 @@ def _plan(job: Job) -> list[_Planned]:
             unused[0].recording,
             len(unused),
         )
-    return planned
+    return planned, errors
 
 
 def _is_free(out: Path) -> bool:
@@ -224,10 +232,9 @@ def _origin(job: Job) -> dict[str, Any]:
     )
 
 
-def _prepare(job: Job, planned: Sequence[_Planned]) -> tuple[list[Track], dict[str, str]]:
-    """The folders of work of all tracks, and why there is none of some."""
+def _prepare(job: Job, planned: Sequence[_Planned], errors: dict[str, str]) -> list[Track]:
+    """The folders of work of all tracks; errors gets why there is none of some."""
     tracks: list[Track] = []
-    errors: dict[str, str] = {}
     by_recording: dict[str, list[_Planned]] = {}
     for each in planned:
         by_recording.setdefault(each.recording, []).append(each)
@@ -237,7 +244,7 @@ def _prepare(job: Job, planned: Sequence[_Planned]) -> tuple[list[Track], dict[s
             topics = [p.topic for p in missing if p.topic]
             indexes = read_indexes(Path(recording), topics) if missing else {}
         except InputError as error:
-            if len(by_recording) == 1:
+            if len(by_recording) == 1 and not errors:
                 raise
             errors.update({p.name: str(error) for p in missing})
             continue
@@ -247,7 +254,7 @@ def _prepare(job: Job, planned: Sequence[_Planned]) -> tuple[list[Track], dict[s
                 tracks.append(_track(job, each, folder, indexes[each.topic]))
             else:
                 tracks.append(Track.load(folder))
-    return tracks, errors
+    return tracks
 
 
 def _track(job: Job, each: _Planned, folder: Path, index: Any) -> Track:

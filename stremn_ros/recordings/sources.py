@@ -25,7 +25,7 @@ from stremn_ros.errors import InputError
 from stremn_ros.listing import list_images
 from stremn_ros.nodes import compressed_codec, image_codec
 from stremn_ros.nodes.frames import NANOSECONDS, stamp_of
-from stremn_ros.recordings.bags import COMPRESSED, IMAGE, Bag, is_bag, open_bag
+from stremn_ros.recordings.bags import COMPRESSED, IMAGE, Bag, HealthyBag, is_bag, open_bag
 from stremn_ros.video import WhatComes, open_frames, read_image
 
 Frame = NDArray[np.uint8]
@@ -267,7 +267,7 @@ def _bag_indexes(bag: Bag, topics: Sequence[str], scanned: bool) -> dict[str, In
     found = {}
     for topic in chosen:
         index = _ordered(topic, *(np.array(part, np.int64) for part in times[topic]))
-        index.scanned = scanned or type(bag).__name__ != "HealthyBag"
+        index.scanned = scanned or not isinstance(bag, HealthyBag)
         if bad[topic]:
             index.problems.append(f"{topic}: {bad[topic]} messages are damaged")
         index.problems[:0] = bag.problems

@@ -239,7 +239,9 @@ def on_ray(address: str) -> Runner:
         started = not ray.is_initialized()
         if started:
             try:
-                ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address=address or "auto", log_to_driver=False, logging_level=logging.ERROR
+                )
             except ConnectionError as error:
                 raise InputError(
                     f"there is no Ray cluster at {address or 'the default address'} ({error}): "
