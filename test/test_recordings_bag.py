@@ -70,6 +70,33 @@ def test_the_recording_comes_again_with_the_labels(kind: str, tmp_path: Path) ->
     assert list(read_indexes(out / "mcap" / "drive")) == [TOPIC]
 
 
+@pytest.mark.parametrize("kind", ["mcap", "sqlite3_zstd"])
+def test_no_message_is_passed_over_where_the_metadata_words_the_qos_otherwise(
+    kind: str, tmp_path: Path
+) -> None:
+    frames = scenes(5)
+    bag = write_bag(tmp_path / "drive", kind, camera(kind, frames))
+    metadata = bag / "metadata.yaml"
+    text = metadata.read_text()
+    old = "offered_qos_profiles: ''"
+    assert old in text
+    profile = "- history: 1\\n  depth: 1\\n  reliability: 1\\n  durability: 2\\n  deadline:\\n"
+    profile += "    sec: 0\\n    nsec: 0\\n  lifespan:\\n    sec: 0\\n    nsec: 0\\n  liveliness: 1"
+    profile += "\\n  liveliness_lease_duration:\\n    sec: 0\\n    nsec: 0\\n"
+    profile += "  avoid_ros_namespace_conventions: false"
+    metadata.write_text(text.replace(old, f'offered_qos_profiles: "{profile}"'))
+    with AnyReader([bag]) as reader:  # as rosbags has it
+        assert list(reader.messages()) == []
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    result = label(job_of(bag, seeds, tmp_path / "out", formats=("davis", "mcap")))
+    assert result["tracks"][0]["labelled"] == 5
+    assert result["tracks"][0]["problems"] == []
+    own = messages(tmp_path / "out" / "mcap" / "drive")[TOPIC]
+    assert [np.array_equal(image_codec.decode_rgb(m), f) for (_, m, _), f in zip(own, frames)] == [
+        True
+    ] * 5
+
+
 def test_the_labels_alone_and_two_cameras(tmp_path: Path) -> None:
     records = camera("mcap", scenes(4), "/left/image") + camera("mcap", scenes(4), "/right/image")
     bag = write_bag(tmp_path / "drive", "mcap", records)

@@ -63,8 +63,7 @@ class Bag:
             typesys = _rosbags("typesys")
             stores = typesys.Stores
             self._store = typesys.get_typestore(stores.ROS1_NOETIC if self.ros1 else stores.LATEST)
-        if data[:4] == _ZSTD and not self.ros1:
-            data = _unpacked(data, topic)
+        data = self.plain(topic, data)
         read = self._store.deserialize_ros1 if self.ros1 else self._store.deserialize_cdr
         try:
             return read(data, kind)
@@ -72,6 +71,21 @@ class Bag:
             raise InputError(
                 f"a message of {topic} is no {kind} ({type(error).__name__}: {error})"
             ) from None
+
+    def plain(self, topic: str, data: bytes) -> bytes:
+        """A message's bytes as they were serialized: rosbag2 may have compressed them.
+
+        Raises:
+            InputError: they cannot be unpacked.
+        """
+        if self.ros1 or data[:4] != _ZSTD:
+            return data
+        from stremn_ros.recordings.damaged import zstd_unpacker
+
+        try:
+            return bytes(zstd_unpacker().decompress(data))
+        except Exception as error:  # its library has its own
+            raise InputError(f"a message of {topic} cannot be unpacked ({error})") from None
 
     def close(self) -> None:
         """Closes the files."""
@@ -81,16 +95,6 @@ class Bag:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _unpacked(data: bytes, topic: str) -> bytes:
-    """A message that rosbag2 compressed by itself, which only the folder's metadata tells."""
-    from stremn_ros.recordings.damaged import zstd_unpacker
-
-    try:
-        return bytes(zstd_unpacker().decompress(data))
-    except Exception as error:  # its library has its own
-        raise InputError(f"a message of {topic} cannot be unpacked ({error})") from None
 
 
 def _rosbags(module: str) -> Any:
@@ -114,17 +118,27 @@ class HealthyBag(Bag):
         self.ros1 = path.suffix in (".bag", ".active")
         self._reader = _rosbags("rosbag1" if self.ros1 else "rosbag2").Reader(path)
         self._reader.open()
-        for connection in self._reader.connections:
-            self.topics.setdefault(connection.topic, connection.msgtype)
+        # of a folder the files themselves: rosbags passes over the messages of a topic whose QoS
+        # is written otherwise in the metadata than in the file
+        self._files = self._reader.storage.storages if path.is_dir() else [self._reader]
+        for file in self._files:
+            for connection in file.connections:
+                self.topics.setdefault(connection.topic, connection.msgtype)
 
     def messages(
         self, topics: Collection[str], start: int | None = None, stop: int | None = None
     ) -> Iterator[Message]:
-        chosen = [c for c in self._reader.connections if c.topic in topics]
+        parts = [self._part(file, topics, start, stop) for file in self._files]
+        yield from heapq.merge(*parts, key=lambda message: message[1])
+
+    def _part(
+        self, file: Any, topics: Collection[str], start: int | None, stop: int | None
+    ) -> Iterator[Message]:
+        chosen = [c for c in file.connections if c.topic in topics]
         if not chosen:
             return
         try:
-            for connection, when, data in self._reader.messages(chosen, start, stop):
+            for connection, when, data in file.messages(chosen, start, stop):
                 yield connection.topic, when, data
         except Exception as error:  # rosbags trusts the bytes; what it raises is up to them
             raise InputError(f"{self.path}: {type(error).__name__}: {error}") from None

@@ -2,7 +2,8 @@
 
 Before an object's first seed in a section only the backward pass knows it, after the last only the
 forward pass. Between two seeds both do, and the change from one to the other is at the frame where
-they agree best (the largest IoU; where that is so in several, the one nearest to the middle).
+they agree best (the largest IoU). Of frames that hardly differ in that, it is the one nearest to
+the middle, as a pass is the surer the nearer its seed is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from stremn_ros.recordings.seeds import Labels
 from stremn_ros.recordings.track import Track
 from stremn_ros.segmenter import ObjectState
 
+TIE = 0.02  # of IoU: frames whose agreement differs by less are as good as each other
 GIVEN, FORWARD, BACKWARD = "given", "forward", "backward"
 
 
@@ -96,10 +98,11 @@ class _Between:
             return Join(object_id, self.seeds, last, 1.0, 1.0, last)
         middle = (first + last) / 2
         best = max(self.values)
-        places = [first + 1 + n for n, value in enumerate(self.values) if value == best]
+        places = [first + 1 + n for n, value in enumerate(self.values) if value >= best - TIE]
         at = min(places, key=lambda frame: (abs(frame - middle), frame))
+        there = self.values[at - first - 1]
         worst = min(self.values)
-        return Join(object_id, self.seeds, at, best, worst, first + 1 + self.values.index(worst))
+        return Join(object_id, self.seeds, at, there, worst, first + 1 + self.values.index(worst))
 
 
 class Joining:

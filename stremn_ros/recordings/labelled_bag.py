@@ -254,7 +254,10 @@ def write_again(recording: Path, tracks: Sequence[Track], folder: Path, work: Pa
     if not is_bag(recording):
         return f"{recording} is no bag: the labels are written alone"
     if any(track.scanned for track in tracks):
-        return f"{recording} is damaged and is not written again: the labels are written alone"
+        return (
+            f"{recording} is damaged, or rosbags does not read it, so it is not written again: the "
+            "labels are written alone"
+        )
     from rosbags.convert.converter import create_connections_converters
     from rosbags.highlevel import AnyReader
     from rosbags.rosbag2 import Reader
@@ -273,10 +276,13 @@ def write_again(recording: Path, tracks: Sequence[Track], folder: Path, work: Pa
             own = [c for c in reader.connections if c.topic not in new]
             with contextlib.redirect_stdout(io.StringIO()):  # it tells what it converts
                 places, converters = create_connections_converters(own, None, reader, writer)
+            # the messages by our own reader, as rosbags may pass over some (``HealthyBag``)
+            bag = stack.enter_context(open_bag(recording))
+            known = {c.topic: (places[c.id, c.owner], converters[c.msgtype]) for c in own}
             streams: list[Iterator[tuple[int, Any, Any]]] = [
                 (
-                    (when, places[c.id, c.owner], converters[c.msgtype](data))
-                    for c, when, data in reader.messages(own)
+                    (when, known[topic][0], known[topic][1](bag.plain(topic, data)))
+                    for topic, when, data in bag.messages(list(known))
                 )
             ]
             store = label_types()
