@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +210,61 @@ def test_bytes_changed_in_the_middle_cost_a_part_only(kind: str, tmp_path: Path)
     assert same > 0.5 * len(frames)
     assert numbers[0] == 0
     assert numbers[-1] == len(frames) - 1
+
+
+def test_a_damaged_first_chunk_costs_no_other_as_the_summary_names_the_topics(
+    tmp_path: Path,
+) -> None:
+    frames = scenes(150)  # two chunks and a part
+    bag = write_bag(tmp_path / "drive", "mcap_zstd", camera("mcap_zstd", frames))
+    whole = bytearray(file_of(bag).read_bytes())
+    whole[120:160] = bytes(40)  # of the first one's data
+    file_of(bag).write_bytes(bytes(whole))
+    index = read_indexes(bag)[TOPIC]
+    assert 30 < len(index.stamps) < 150
+    assert int(index.stamps[-1]) == stamps(150)[-1]
+    assert "cannot be unpacked" in " ".join(index.problems)
+
+
+@pytest.mark.parametrize("kind", ["sqlite3", "mcap", "bag1"])
+def test_changed_bytes_anywhere_end_in_frames_or_in_words(kind: str, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "drive", kind, camera(kind, scenes(20)))
+    whole = file_of(bag).read_bytes()
+    rng = random.Random(11)
+    for _ in range(25):
+        changed = bytearray(whole)
+        for _ in range(rng.choice([1, 3, 20])):
+            at = rng.randrange(rng.choice([200, len(changed)]))
+            changed[at : at + rng.randrange(30)] = rng.randbytes(rng.randrange(30))
+        file_of(bag).write_bytes(bytes(changed))
+        try:
+            indexes = read_indexes(bag)
+        except InputError as error:
+            assert "drive" in str(error)  # noqa: PT017
+            continue
+        for index in indexes.values():
+            source = open_source(bag, index)
+            assert len(list(source.frames(0, len(source) - 1))) == len(source)
+            source.close()
+
+
+def test_rows_of_a_database_that_go_back_do_not_go_on_for_ever(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "drive", "sqlite3", camera("sqlite3", scenes(5)))
+    scanned = damaged.open_damaged(file_of(bag))
+    rows = [(n, 1, stamps(5)[n % 5], b"x") for n in (1, 2, 3, 2, 1)]
+
+    class Cycle:
+        """A table whose rows lead back to where they were, as damaged pages may."""
+
+        def execute(self, *_: object) -> Iterator[tuple[int, int, int, bytes]]:
+            yield from rows
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+        def close(self) -> None:
+            pass
+
+    scanned._database = Cycle()  # type: ignore[attr-defined]
+    assert len(list(scanned.messages([TOPIC]))) == 3
 
 
 def test_a_recorder_that_was_killed_leaves_no_metadata(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ class _Mcap(_Chunked):
                 chunk = self._chunk(at + 9, length, end)
                 if chunk is not None:
                     yield chunk
-            if kind == 0x0F or kind == 0x02:  # the end of the data: a summary, which is not needed
+            if kind == 0x02:  # the footer, after a summary that names the channels again
                 return
             if not 0x01 <= kind <= 0x0F or after > end or length > _LARGEST_RECORD:
                 if kind == 0x06 and after > end:
@@ -439,6 +439,8 @@ class _Sqlite(Bag):
                     (after,),
                 )
                 for number, topic_id, when, data in rows:
+                    if number <= after:
+                        continue  # in damaged pages; going back would never end
                     after, step = number, 1
                     if not (isinstance(when, int) and isinstance(data, bytes)):
                         continue  # of a page that is not what it was
