@@ -5,12 +5,15 @@ python recordings_forks.py      reads a line of JSON for each run, answers its p
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +51,34 @@ class Forks:
         self._process.stdin.write(json.dumps(values) + "\n")
         self._process.stdin.flush()
         return self._process.stdout.readline()
+
+
+def descendants(pid: int) -> list[tuple[int, int, str]]:
+    """(process, its parent, its command) of all processes below one."""
+    children: dict[int, list[tuple[int, int, str]]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                children.setdefault(parent, []).append((int(folder.name), parent, words))
+    found: list[tuple[int, int, str]] = []
+    stack = [pid]
+    while stack:
+        below = children.get(stack.pop(), [])
+        found += below
+        stack += [own for own, _, _ in below]
+    return found
+
+
+def kill_one(out: Path, choose: Callable[[], list[int]]) -> list[int]:
+    """Kills one of the processes that are chosen once a stretch of a run was written; which."""
+    for _ in range(6000):
+        if list(out.rglob("*.zip")) and (chosen := choose()):
+            os.kill(chosen[0], signal.SIGKILL)
+            return chosen[:1]
+        time.sleep(0.01)
+    return []
 
 
 def _serve() -> None:

@@ -10,6 +10,7 @@ import signal
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
-from recordings_forks import Forks
+from recordings_forks import Forks, descendants, kill_one
 from recordings_helpers import SIZE, camera, file_of, hashes, scenes, seeds_file, stamps, write_bag
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
@@ -25,6 +26,7 @@ from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
 from stremn_ros.recordings.exporting import FORMATS, checked_formats, run_lengths
 from stremn_ros.recordings.job import Job, label
+from stremn_ros.recordings.joining import TIE
 from stremn_ros.recordings.passes import Settings
 from stremn_ros.recordings.plan import SeedPoint, make_sections
 from stremn_ros.recordings.workers import on_processes
@@ -123,7 +125,9 @@ def test_a_later_seed_corrects_and_the_change_is_where_both_agree(
     assert iou(masks[13], truth(13), DISC) > 0.4
     assert iou(masks[19], truth(19), DISC) > 0.4
     agreements = {int(r["frame"]): float(r["agreement"]) for r in rows_of(tmp_path / "out")[1:14]}
-    assert max(agreements.values()) == pytest.approx(agreements[join["at"]])
+    good = [n for n, value in agreements.items() if value >= max(agreements.values()) - TIE]
+    assert join["at"] in good
+    assert abs(join["at"] - 7) == min(abs(n - 7) for n in good)
 
 
 def test_nothing_crosses_an_accepted_frame(tmp_path: Path) -> None:
@@ -527,7 +531,19 @@ def test_two_workers_give_the_files_of_one(drive: Path, tmp_path: Path) -> None:
         {"frame": 4, "mask": truth(4)},
         {"frame": 12, "mask": truth(12), "accepted": True},
     )
-    one = job_of(drive, seeds, tmp_path / "one", formats=("davis", "coco"))
+    settings = replace(SETTINGS, stretch=2)
+    one = job_of(drive, seeds, tmp_path / "one", formats=("davis", "coco"), settings=settings)
     label(one)
     label(replace(one, out=tmp_path / "two"), on_processes(2))
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
+
+    # a worker is killed in the run; workers are copies of a process that imported for them
+    def workers() -> list[int]:
+        servers = {pid: parent for pid, parent, w in descendants(os.getpid()) if "forkserver" in w}
+        return [pid for pid, parent in servers.items() if parent in servers]
+
+    with ThreadPoolExecutor() as threads:
+        killed = threads.submit(kill_one, tmp_path / "killed", workers)
+        label(replace(one, out=tmp_path / "killed"), on_processes(2))
+        assert killed.result()
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "killed")

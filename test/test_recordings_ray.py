@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from recordings_forks import descendants, kill_one
 from recordings_helpers import camera, hashes, scenes, seeds_file, write_bag
 from test_recordings_label import job_of, truth
 
@@ -70,45 +69,16 @@ def test_a_cluster_gives_the_files_of_one_process(job: Job, tmp_path: Path) -> N
     label(replace(job, out=tmp_path / "ray"), on_ray(""))
     assert hashes(tmp_path / "ray") == hashes(tmp_path / "one")
 
-    # one worker is killed in the run
-    done = threading.Event()
+    # one worker is killed in the run; a worker bears its task's name
+    def workers() -> list[int]:
+        own = descendants(os.getpid())
+        return [pid for pid, _, words in own if words.startswith("ray::drive ")]
 
-    def kill() -> None:
-        while not done.is_set():
-            if list((tmp_path / "killed").rglob("*.zip")):
-                for pid in workers():
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-                    return
-            time.sleep(0.01)
-
-    killed: list[int] = []
-    thread = threading.Thread(target=kill)
-    thread.start()
-    label(replace(job, out=tmp_path / "killed"), on_ray(""))
-    done.set()
-    thread.join()
-    assert killed
+    with ThreadPoolExecutor() as threads:
+        killed = threads.submit(kill_one, tmp_path / "killed", workers)
+        label(replace(job, out=tmp_path / "killed"), on_ray(""))
+        assert killed.result()
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "one")
-
-
-def workers() -> list[int]:
-    """Processes of this cluster that run a task now; they bear its name."""
-    found = []
-    own = subprocess.run(
-        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
-    ).stdout
-    children: dict[int, list[tuple[int, str]]] = {}
-    for line in own.splitlines()[1:]:
-        pid, parent, words = line.split(None, 2)
-        children.setdefault(int(parent), []).append((int(pid), words))
-    stack = [os.getpid()]  # below this process only
-    while stack:
-        for pid, words in children.get(stack.pop(), []):
-            stack.append(pid)
-            if words.startswith("ray::drive "):
-                found.append(pid)
-    return found
 
 
 def test_no_cluster_is_told(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from stremn_ros.recordings.seeds import Labels
 from stremn_ros.recordings.track import Track
 from stremn_ros.segmenter import ObjectState
 
-TIE = 0.02  # of IoU: frames whose agreement differs by less are as good as each other
+TIE = 0.05  # of IoU: frames whose agreement differs by less are as good as each other
 GIVEN, FORWARD, BACKWARD = "given", "forward", "backward"
 
 
