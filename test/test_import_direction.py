@@ -62,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nodes": ONLINE | {"messages", "spatial", "stream"},
     "client": GROUND | {"messages", "nodes", "stream"},
     "demo": GROUND | {"client", "messages", "nodes"},
+    "recordings": ONLINE | {"messages", "stream"},
     "data": GROUND,
     "training": ONLINE | {"data", "evaluation"},
     "evaluation": ONLINE | {"data"},
@@ -69,7 +70,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     # what may fail to import, each in a process of its own
     "doctor.probes": ONLINE,
     "cli": ONLINE
-    | {"client", "data", "demo", "doctor", "evaluation", "messages", "nodes", "training"},
+    | {
+        "client",
+        "data",
+        "demo",
+        "doctor",
+        "evaluation",
+        "messages",
+        "nodes",
+        "recordings",
+        "training",
+    },
 }
 # for type checkers alone; they are loaded when a name is first used (test_package.py)
 PACKAGE_EXPORTS = {"imaging", "options", "predictor", "segmenter"}

@@ -17,6 +17,7 @@ from stremn_ros.cli import (
     evaluate,
     export,
     inspect,
+    label,
     predict,
     seed,
     segment,
@@ -80,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     segment.add(commands, common)
+    label.add(commands, common)
     predict.add(commands, common)
     evaluate.add(commands, common)
     inspect.add(commands, common)

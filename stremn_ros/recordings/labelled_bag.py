@@ -1,0 +1,314 @@
+"""Labels as ROS messages in an MCAP bag, written by rosbags: alone, or beside the recording's own.
+
+Topics, as the node has them, under /stremn, or under /stremn/CAMERA where several cameras of a
+recording are labelled: `mask` (sensor_msgs/Image, mono8), `objects`
+(stremn_interfaces/ObjectArray), `seed` (the masks that were given) and `label_info`
+(vision_msgs/LabelInfo). A message has the header of the frame that it is of, and is recorded when
+that frame was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import io
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from stremn_ros.errors import InputError
+from stremn_ros.messages.reading import NANOSECONDS
+from stremn_ros.recordings.bag import IMAGE
+from stremn_ros.recordings.bags import is_bag, open_bag
+from stremn_ros.recordings.joining import Labelled
+from stremn_ros.recordings.sources import Frame
+from stremn_ros.recordings.track import Track
+from stremn_ros.resources import shared_places
+
+VERSION: Literal[8] = 8  # of rosbag2's metadata: Humble reads it, too
+OBJECTS = "stremn_interfaces/msg/ObjectArray"
+OBJECT = "stremn_interfaces/msg/TrackedObject"
+LABEL_INFO = "vision_msgs/msg/LabelInfo"
+HEADER, TIME = "std_msgs/msg/Header", "builtin_interfaces/msg/Time"
+
+# vision_msgs 4.1, which may not be installed
+_VISION = {
+    "vision_msgs/msg/VisionClass": "uint16 class_id\nstring class_name\n",
+    LABEL_INFO: (
+        "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n"
+    ),
+}
+
+
+def label_types() -> Any:
+    """A typestore with the messages of the labels, read from their .msg files.
+
+    Raises:
+        InputError: the definitions of stremn_interfaces are nowhere.
+    """
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+    store = get_typestore(Stores.LATEST)
+    texts = dict(_VISION)
+    folder = _definitions()
+    for path in sorted(folder.glob("*.msg")):
+        texts[f"stremn_interfaces/msg/{path.stem}"] = path.read_text(encoding="utf-8")
+    types: dict[str, Any] = {}
+    for name, text in texts.items():
+        types.update(get_types_from_msg(text, name))
+    store.register({name: kind for name, kind in types.items() if name not in store.fielddefs})
+    return store
+
+
+def _definitions() -> Path:
+    places = shared_places("stremn_interfaces/msg")
+    # where the interfaces are installed as a package of their own
+    places += [path.parents[2] / "stremn_interfaces" / "msg" for path in places[1:]]
+    for path in places:
+        if (path / "ObjectArray.msg").is_file():
+            return path
+    looked = ", ".join(str(path) for path in places)
+    raise InputError(f"the message definitions of stremn_interfaces were not found in {looked}")
+
+
+class _Messages:
+    """Makes messages; fields that are not named have their defaults, whatever the version has."""
+
+    def __init__(self, store: Any) -> None:
+        from rosbags.convert.converter import default_message
+
+        self._store, self._default = store, default_message
+
+    def make(self, kind: str, **values: Any) -> Any:
+        message = self._default(self._store, kind)
+        for name, value in values.items():
+            setattr(message, name, value)
+        return message
+
+    def header(self, stamp: int, frame_id: str) -> Any:
+        time = self.make(TIME, sec=stamp // NANOSECONDS, nanosec=stamp % NANOSECONDS)
+        return self.make(HEADER, stamp=time, frame_id=frame_id)
+
+    def image(self, header: Any, labels: Any) -> Any:
+        rows, columns = labels.shape
+        data = np.ascontiguousarray(labels).reshape(-1)
+        return self.make(
+            IMAGE,
+            header=header,
+            height=rows,
+            width=columns,
+            encoding="mono8",
+            step=columns,
+            data=data,
+        )
+
+    def objects(self, header: Any, item: Labelled) -> Any:
+        made = []
+        for found in item.objects:
+            message = self.make(
+                OBJECT,
+                id=found.id,
+                name=found.name,
+                state=int(found.state),
+                score=float(found.score),
+                area=found.area,
+            )
+            x, y, width, height = found.box
+            message.box.x_offset, message.box.y_offset = x, y
+            message.box.width, message.box.height = width, height
+            message.centroid.x, message.centroid.y = found.centroid
+            made.append(message)
+        return self.make(OBJECTS, header=header, objects=made)
+
+    def label_info(self, header: Any, names: Sequence[tuple[int, str]]) -> Any:
+        kind = "vision_msgs/msg/VisionClass"
+        classes = [self.make(kind, class_id=n, class_name=text) for n, text in names]
+        return self.make(LABEL_INFO, header=header, class_map=classes)
+
+
+def _latched() -> list[Any]:
+    """QoS of what a late subscriber gets, too."""
+    from rosbags.convert.converter import LATCH
+
+    return list(LATCH)
+
+
+def _writer(folder: Path) -> Any:
+    """A writer of a folder of rosbag2 with one MCAP file, compressed by chunks."""
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+    writer = Writer(folder, version=VERSION, storage_plugin=StoragePlugin.MCAP)
+    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    return writer
+
+
+class Sidecar:
+    """Writes the labels of a track as a bag of their own, OUT/mcap/NAME or in the folder of work.
+
+    Attributes: problems, what could not be written, in words.
+    """
+
+    def __init__(self, track: Track, folder: Path) -> None:
+        self.problems: list[str] = []
+        self._track, self._folder = track, folder
+        # the name of the file in it is that of the folder
+        self._temporary = track.folder / "bag" / folder.name
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.parent.mkdir(parents=True, exist_ok=True)
+        self._store = label_types()
+        self._make = _Messages(self._store)
+        self._frame_id = _frame_id(track)
+        self._writer = _writer(self._temporary)
+        self._writer.open()
+        prefix = topic_prefix(track)
+        self._topics = {
+            name: self._writer.add_connection(
+                f"{prefix}/{name}",
+                kind,
+                typestore=self._store,
+                offered_qos_profiles=_latched() if name == "label_info" else (),
+            )
+            for name, kind in label_topics().items()
+        }
+        index = track.index
+        self._times = index.recorded[index.places] if len(index.recorded) else index.stamps
+        first = self._make.header(int(index.stamps[0]), self._frame_id)
+        names = [(0, "background"), *((n, track.name_of(n)) for n in track.ids)]
+        self._write("label_info", int(self._times.min()), self._make.label_info(first, names))
+
+    def _write(self, name: str, when: int, message: Any) -> None:
+        kind = label_topics()[name]
+        self._writer.write(self._topics[name], when, self._store.serialize_cdr(message, kind))
+
+    def add(self, item: Labelled, frame: Frame | None) -> None:
+        """Takes the next frame."""
+        if item.labels is None:
+            return
+        when = int(self._times[item.frame])
+        header = self._make.header(item.stamp, self._frame_id)
+        if item.given:
+            given = np.where(np.isin(item.labels, item.given), item.labels, 0).astype(np.uint8)
+            self._write("seed", when, self._make.image(header, given))
+        self._write("mask", when, self._make.image(header, item.labels))
+        self._write("objects", when, self._make.objects(header, item))
+
+    def finish(self) -> None:
+        """Gives the folder its name."""
+        self._writer.close()
+        _put(self._temporary, self._folder)
+
+
+def label_topics() -> dict[str, str]:
+    """Names under the prefix, and their types."""
+    return {"mask": IMAGE, "objects": OBJECTS, "label_info": LABEL_INFO, "seed": IMAGE}
+
+
+def topic_prefix(track: Track) -> str:
+    """What the topics of a track begin with."""
+    return f"/stremn/{track.camera}" if track.camera else "/stremn"
+
+
+def _frame_id(track: Track) -> str:
+    """Of the camera's first message; ``camera`` for a video."""
+    path = Path(track.recording)
+    if track.topic:
+        with contextlib.suppress(InputError), open_bag(path, track.scanned) as bag:
+            for _, _, data in bag.messages([track.topic]):
+                return str(bag.decode(track.topic, data).header.frame_id)
+    return "camera"
+
+
+def _put(temporary: Path, folder: Path) -> None:
+    """Moves a whole folder to its name; one that is there is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def copy_bag(source: Path, folder: Path) -> None:
+    """Copies a bag of this module's under another name; it is there when it is whole.
+
+    Its file keeps the name that its metadata gives it.
+    """
+    temporary = source.with_name(f"{source.name}.copy")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    _put(temporary, folder)
+
+
+def sidecar_folder(track: Track, out: Path, alone: bool) -> Path:
+    """Where the labels of a track are written: among the results, or to be merged."""
+    return out / "mcap" / track.name if alone else track.folder / "sidecar"
+
+
+def write_again(recording: Path, tracks: Sequence[Track], folder: Path, work: Path) -> str:
+    """Writes a recording again with the labels of its tracks added; why not, or nothing.
+
+    Topics that the labels bring, too, are left out of the recording's own.
+
+    Args:
+        tracks: whose sidecars were written. work: a folder for what is not whole yet.
+    """
+    if not is_bag(recording):
+        return f"{recording} is no bag: the labels are written alone"
+    if any(track.scanned for track in tracks):
+        return (
+            f"{recording} is damaged, or rosbags does not read it, so it is not written again: the "
+            "labels are written alone"
+        )
+    from rosbags.convert.converter import create_connections_converters
+    from rosbags.highlevel import AnyReader
+    from rosbags.rosbag2 import Reader
+    from rosbags.typesys import Stores, get_typestore
+
+    temporary = work / folder.name
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    new = {f"{topic_prefix(track)}/{name}" for track in tracks for name in label_topics()}
+    try:
+        with contextlib.ExitStack() as stack:
+            reader = stack.enter_context(
+                AnyReader([recording], default_typestore=get_typestore(Stores.LATEST))
+            )
+            writer = stack.enter_context(_writer(temporary))
+            own = [c for c in reader.connections if c.topic not in new]
+            with contextlib.redirect_stdout(io.StringIO()):  # it tells what it converts
+                places, converters = create_connections_converters(own, None, reader, writer)
+            # the messages by our own reader, as rosbags may pass over some (``HealthyBag``)
+            bag = stack.enter_context(open_bag(recording))
+            known = {c.topic: (places[c.id, c.owner], converters[c.msgtype]) for c in own}
+            streams: list[Iterator[tuple[int, Any, Any]]] = [
+                (
+                    (when, known[topic][0], known[topic][1](bag.plain(topic, data)))
+                    for topic, when, data in bag.messages(list(known))
+                )
+            ]
+            store = label_types()
+            for track in tracks:
+                sidecar: Any = stack.enter_context(Reader(track.folder / "sidecar"))
+                targets = {
+                    c.id: writer.add_connection(
+                        c.topic,
+                        c.msgtype,
+                        typestore=store,
+                        offered_qos_profiles=c.ext.offered_qos_profiles,
+                    )
+                    for c in sidecar.connections
+                }
+                streams.append(_stream(sidecar, targets))
+            for when, target, data in heapq.merge(*streams, key=lambda item: item[0]):
+                writer.write(target, when, data)
+    except OSError as error:
+        raise InputError(f"{temporary}: cannot be written ({error.strerror or error})") from None
+    except Exception as error:  # rosbags raises many things for types that it does not know
+        return f"{recording} cannot be written again ({error}): the labels are written alone"
+    _put(temporary, folder)
+    return ""
+
+
+def _stream(reader: Any, targets: dict[int, Any]) -> Iterator[tuple[int, Any, Any]]:
+    for connection, when, data in reader.messages():
+        yield when, targets[connection.id], data

@@ -1,0 +1,172 @@
+"""Labels as ROS messages: bags that rosbags reads, messages that ROS reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rclpy.serialization import deserialize_message
+from recordings_helpers import IMAGE, camera, file_of, hashes, scenes, seeds_file, stamps, write_bag
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import QosDurability
+from sensor_msgs.msg import Image
+from shapes import DISC
+from test_recordings_label import SIZE, job_of, masks_of, truth
+
+from stremn_interfaces.msg import ObjectArray
+from stremn_ros.imaging.video import VideoWriter
+from stremn_ros.messages import image_read
+from stremn_ros.recordings.job import label
+from stremn_ros.recordings.labelled_bag import LABEL_INFO, OBJECTS, label_types
+from stremn_ros.recordings.sources import read_indexes
+
+TOPIC = "/camera/image_raw"
+
+
+def messages(bag: Path) -> dict[str, list[tuple[int, Any, bytes]]]:
+    """(recorded at, message, its bytes) by topic."""
+    found: dict[str, list[tuple[int, Any, bytes]]] = {}
+    with AnyReader([bag]) as reader:
+        for connection, when, data in reader.messages():
+            message = reader.deserialize(data, connection.msgtype)
+            found.setdefault(connection.topic, []).append((when, message, bytes(data)))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["mcap", "mcap_zstd", "sqlite3", "sqlite3_zstd", "bag1"])
+def test_the_recording_comes_again_with_the_labels(kind: str, tmp_path: Path) -> None:
+    frames = scenes(10)
+    bag = write_bag(tmp_path / "drive", kind, camera(kind, frames))
+    seeds = seeds_file(tmp_path, {"frame": 3, "id": DISC, "name": "disc", "mask": truth(3)})
+    out = tmp_path / "out"
+    result = label(job_of(bag, seeds, out, formats=("davis", "mcap")))
+    assert result["tracks"][0]["problems"] == []
+    found = messages(out / "mcap" / "drive")
+    names = {"/stremn/label_info", "/stremn/mask", "/stremn/objects", "/stremn/seed"}
+    assert found.keys() == {TOPIC, *names}
+    own, masks, objects = (found[n] for n in (TOPIC, "/stremn/mask", "/stremn/objects"))
+    labels = masks_of(out)
+    assert [when for when, _, _ in own] == stamps(10)
+    for number in range(10):
+        assert np.array_equal(image_read.decode_rgb(own[number][1]), frames[number])
+        when, mask, data = masks[number]
+        assert when == stamps(10)[number]
+        assert np.array_equal(image_read.decode_labels(mask), labels[number])
+        assert mask.header == own[number][1].header
+        # as ROS itself reads it
+        read = deserialize_message(data, Image)
+        assert (read.encoding, read.header.frame_id) == ("mono8", "camera")
+        array = deserialize_message(objects[number][2], ObjectArray)
+        assert [item.name for item in array.objects] == ["disc"]
+        assert array.objects[0].area == int((labels[number] == DISC).sum())
+    assert len(found["/stremn/seed"]) == 1
+    info = found["/stremn/label_info"][0][1]
+    assert [(c.class_id, c.class_name) for c in info.class_map] == [(0, "background"), (1, "disc")]
+    # what was written can be labelled again
+    assert list(read_indexes(out / "mcap" / "drive")) == [TOPIC]
+
+
+@pytest.mark.parametrize("kind", ["mcap", "sqlite3_zstd"])
+def test_no_message_is_passed_over_where_the_metadata_words_the_qos_otherwise(
+    kind: str, tmp_path: Path
+) -> None:
+    frames = scenes(5)
+    bag = write_bag(tmp_path / "drive", kind, camera(kind, frames))
+    metadata = bag / "metadata.yaml"
+    text = metadata.read_text()
+    old = "offered_qos_profiles: ''"
+    assert old in text
+    profile = "- history: 1\\n  depth: 1\\n  reliability: 1\\n  durability: 2\\n  deadline:\\n"
+    profile += "    sec: 0\\n    nsec: 0\\n  lifespan:\\n    sec: 0\\n    nsec: 0\\n  liveliness: 1"
+    profile += "\\n  liveliness_lease_duration:\\n    sec: 0\\n    nsec: 0\\n"
+    profile += "  avoid_ros_namespace_conventions: false"
+    metadata.write_text(text.replace(old, f'offered_qos_profiles: "{profile}"'))
+    with AnyReader([bag]) as reader:  # as rosbags has it
+        assert list(reader.messages()) == []
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    result = label(job_of(bag, seeds, tmp_path / "out", formats=("davis", "mcap")))
+    assert result["tracks"][0]["labelled"] == 5
+    assert result["tracks"][0]["problems"] == []
+    own = messages(tmp_path / "out" / "mcap" / "drive")[TOPIC]
+    assert [np.array_equal(image_read.decode_rgb(m), f) for (_, m, _), f in zip(own, frames)] == [
+        True
+    ] * 5
+
+
+def test_the_labels_alone_and_two_cameras(tmp_path: Path) -> None:
+    records = camera("mcap", scenes(4), "/left/image") + camera("mcap", scenes(4), "/right/image")
+    bag = write_bag(tmp_path / "drive", "mcap", records)
+    seeds = seeds_file(
+        tmp_path,
+        {"topic": "/left/image", "frame": 0, "mask": truth(0)},
+        {"topic": "/right/image", "frame": 0, "mask": truth(0)},
+    )
+    label(job_of(bag, seeds, tmp_path / "alone", formats=("mcap-sidecar",)))
+    left = messages(tmp_path / "alone" / "mcap" / "drive_left_image")
+    assert all(name.startswith("/stremn/left_image/") for name in left)
+    label(job_of(bag, seeds, tmp_path / "whole", formats=("mcap",)))
+    found = messages(tmp_path / "whole" / "mcap" / "drive")
+    for name, items in left.items():
+        assert [(when, data) for when, _, data in found[name]] == [(w, d) for w, _, d in items]
+    assert len(found["/left/image"]) == len(found["/stremn/right_image/mask"]) == 4
+    assert len(list((tmp_path / "whole" / "mcap").iterdir())) == 1
+
+
+def test_what_was_recorded_live_is_replaced(tmp_path: Path) -> None:
+    live = camera("mcap", [np.zeros(SIZE, np.uint8)] * 3, "/stremn/mask", "mono8")
+    records = camera("mcap", scenes(3)) + live
+    bag = write_bag(tmp_path / "drive", "mcap", records)
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    label(job_of(bag, seeds, tmp_path / "out", formats=("mcap",)))
+    masks = messages(tmp_path / "out" / "mcap" / "drive")["/stremn/mask"]
+    assert len(masks) == 3
+    assert all(image_read.decode_labels(mask).any() for _, mask, _ in masks)
+
+
+def test_a_video_and_a_damaged_bag_get_the_labels_alone(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+        for frame in scenes(3):
+            writer.write(frame)
+    bag = write_bag(tmp_path / "cut", "mcap", camera("mcap", scenes(150)))
+    content = file_of(bag).read_bytes()
+    file_of(bag).write_bytes(content[: len(content) - 100])
+    for recording, name in ((tmp_path / "clip.mp4", "clip"), (file_of(bag), "cut")):
+        seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+        out = tmp_path / f"out_{name}"
+        result = label(job_of(recording, seeds, out, formats=("mcap",)))
+        assert "the labels are written alone" in " ".join(result["tracks"][0]["problems"])
+        found = messages(out / "mcap" / name)
+        assert IMAGE not in found
+        assert len(found["/stremn/mask"]) == result["tracks"][0]["labelled"]
+
+
+def test_the_types_have_the_hashes_of_the_installed_interfaces(tmp_path: Path) -> None:
+    store = label_types()
+    places = [Path(place) / "stremn_interfaces" / "msg" for place in sys.path]
+    share = Path(sys.prefix) / "share" / "stremn_interfaces" / "msg"
+    described = [path for path in (share, *places) if (path / "ObjectArray.json").is_file()]
+    if not described:
+        pytest.skip("the interfaces are installed without their type hashes")
+    for name in ("ObjectArray", "TrackedObject"):
+        kind = f"stremn_interfaces/msg/{name}"
+        values = json.loads((described[0] / f"{name}.json").read_text())
+        known = {item["type_name"]: item["hash_string"] for item in values["type_hashes"]}
+        assert store.hash_rihs01(kind) == known[kind]
+    assert OBJECTS in store.fielddefs
+    assert LABEL_INFO in store.fielddefs
+
+
+def test_the_label_info_is_for_late_subscribers(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(2)))
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    for name in ("one", "two"):
+        label(job_of(bag, seeds, tmp_path / name, formats=("mcap",)))
+    with AnyReader([tmp_path / "one" / "mcap" / "drive"]) as reader:
+        (connection,) = reader.topics["/stremn/label_info"].connections
+        profile = connection.ext.offered_qos_profiles[0]
+        assert profile.durability is QosDurability.TRANSIENT_LOCAL
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "two")

@@ -1,0 +1,550 @@
+"""`stremn label`: masks equal the segmenter's, corrections, borders, files, stops and resumes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from recordings_forks import Forks, descendants, kill_one
+from recordings_helpers import SIZE, camera, file_of, hashes, scenes, seeds_file, stamps, write_bag
+from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
+
+from stremn_ros.data.videos import VideoClips
+from stremn_ros.errors import InputError
+from stremn_ros.imaging.video import VideoWriter, open_frames, read_image
+from stremn_ros.imaging.visualization import read_label_png
+from stremn_ros.recordings.exporting import FORMATS, checked_formats, run_lengths
+from stremn_ros.recordings.job import label
+from stremn_ros.recordings.joining import TIE
+from stremn_ros.recordings.passes import Settings
+from stremn_ros.recordings.plan import SeedPoint, make_sections
+from stremn_ros.recordings.spec import Job
+from stremn_ros.recordings.workers import on_processes
+from stremn_ros.segmenter import Segmenter
+
+KILLS = int(os.environ.get("STREMN_TEST_KILLS", "5"))
+OPTIONS = {"processing_size": 64}
+SETTINGS = Settings(str(TINY_MODEL), "cpu", "torch", False, tuple(OPTIONS.items()), stretch=7)
+MODEL = ["--model", str(TINY_MODEL), "--runtime", "torch", "--processing-size", "64"]
+
+
+def truth(step: int, object_id: int = 0) -> np.ndarray:
+    mask = scene(step, SIZE)[1]
+    return np.where(mask == object_id, mask, 0).astype(np.uint8) if object_id else mask
+
+
+def job_of(recording: Path, seeds: Path | str, out: Path, **changes: Any) -> Job:
+    return replace(Job((str(recording),), str(seeds), out, settings=SETTINGS), **changes)
+
+
+def masks_of(out: Path, name: str = "drive") -> list[np.ndarray]:
+    folder = out / "davis" / "Annotations" / "480p" / name
+    return [read_label_png(path) for path in sorted(folder.glob("*.png"))]
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "objects.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    return write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(20)))
+
+
+# ---------------------------------------------------------------- what is labelled
+
+
+@pytest.mark.parametrize("kind", ["mcap", "sqlite3", "bag1"])
+def test_one_seed_at_the_start_gives_the_bits_of_the_segmenter(kind: str, tmp_path: Path) -> None:
+    frames = scenes(20)
+    bag = write_bag(tmp_path / "drive", kind, camera(kind, frames))
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    label(job_of(bag, seeds, tmp_path / "out"))
+    segmenter = Segmenter.load(
+        str(TINY_MODEL), device="cpu", runtime="torch", max_objects=2, **OPTIONS
+    )
+    segmenter.seed(frames[0], truth(0))
+    expected = [truth(0), *(segmenter.step(frame).labels for frame in frames[1:])]
+    found = masks_of(tmp_path / "out")
+    assert len(found) == 20
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected))
+    assert iou(found[-1], truth(19), SQUARE) > 0.3
+
+
+def test_a_seed_in_the_middle_acts_both_ways_and_objects_come_later(
+    drive: Path, tmp_path: Path
+) -> None:
+    seeds = seeds_file(
+        tmp_path,
+        {"frame": 8, "id": DISC, "name": "disc", "mask": truth(8)},
+        {"time": stamps(20)[12] / 1e9, "id": SQUARE, "mask": truth(12)},
+    )
+    result = label(job_of(drive, seeds, tmp_path / "out"))
+    rows = rows_of(tmp_path / "out")
+    origins = {(int(row["frame"]), int(row["id"])): row["origin"] for row in rows}
+    for object_id, seeded in ((DISC, 8), (SQUARE, 12)):
+        found = [origins[n, object_id] for n in range(20)]
+        assert found == ["backward"] * seeded + ["given"] + ["forward"] * (19 - seeded)
+    for number, mask in enumerate(masks_of(tmp_path / "out")):
+        assert iou(mask, truth(number), DISC) > 0.3
+        assert iou(mask, truth(number), SQUARE) > 0.3
+    assert result["tracks"][0]["objects"]["1"]["name"] == "disc"
+    assert {row["stamp"] for row in rows} == {f"{t // 10**9}.{t % 10**9:09d}" for t in stamps(20)}
+
+
+def test_a_later_seed_corrects_and_the_change_is_where_both_agree(
+    drive: Path, tmp_path: Path
+) -> None:
+    # the first seed is wrong (the square's place): only the second makes the frames after it right
+    wrong = (truth(0) == SQUARE).astype(np.uint8)
+    seeds = seeds_file(
+        tmp_path,
+        {"frame": 0, "id": DISC, "mask": wrong},
+        {"frame": 14, "id": DISC, "mask": truth(14, DISC)},
+    )
+    result = label(job_of(drive, seeds, tmp_path / "out"))
+    join = result["tracks"][0]["joins"][0]
+    assert join["seeds"] == [0, 14]
+    origins = [row["origin"] for row in rows_of(tmp_path / "out")]
+    middle = ["forward"] * (join["at"] - 1) + ["backward"] * (14 - join["at"])
+    assert origins == ["given", *middle, "given", *["forward"] * 5]
+    masks = masks_of(tmp_path / "out")
+    assert iou(masks[13], truth(13), DISC) > 0.4
+    assert iou(masks[19], truth(19), DISC) > 0.4
+    agreements = {int(r["frame"]): float(r["agreement"]) for r in rows_of(tmp_path / "out")[1:14]}
+    good = [n for n, value in agreements.items() if value >= max(agreements.values()) - TIE]
+    assert join["at"] in good
+    assert abs(join["at"] - 7) == min(abs(n - 7) for n in good)
+
+
+def test_nothing_crosses_an_accepted_frame(tmp_path: Path) -> None:
+    frames = scenes(20)
+    entries = [
+        {"frame": 0, "mask": truth(0)},
+        {"frame": 10, "mask": truth(10), "accepted": True},
+    ]
+    found = []
+    for number, changed in enumerate((False, True)):
+        shown = list(frames)
+        if changed:  # what is before the border is another scene
+            shown[1:10] = [255 - frame for frame in frames[1:10]]
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        bag = write_bag(folder / "drive", "mcap", camera("mcap", shown))
+        label(job_of(bag, seeds_file(folder, *entries), folder / "out"))
+        found.append(masks_of(folder / "out"))
+    assert any(not np.array_equal(a, b) for a, b in zip(found[0][1:10], found[1][1:10]))
+    assert all(np.array_equal(a, b) for a, b in zip(found[0][10:], found[1][10:]))
+    accepted = (tmp_path / "0" / "out" / "davis" / "ImageSets" / "accepted.txt").read_text()
+    assert accepted == "drive 10\n"
+
+
+def test_sections_cover_every_frame_once() -> None:
+    rng = random.Random(5)
+    for _ in range(300):
+        frames = rng.randrange(1, 12)
+        chosen = sorted(rng.sample(range(frames), rng.randrange(1, frames + 1)))
+        seeds = [SeedPoint(n, (1,), rng.random() < 0.5) for n in chosen]
+        sections = make_sections(frames, seeds)
+        assert sections[0].first == 0
+        assert sections[-1].last == frames - 1
+        borders = {seed.frame for seed in seeds if seed.accepted}
+        for section in sections:
+            assert section.seeds
+            for each in section.passes():
+                inside = set(range(min(each.start, each.end), max(each.start, each.end) + 1))
+                assert not (inside - {each.start}) & borders
+                assert inside <= set(range(section.first, section.last + 1))
+                assert each.start in {seed.frame for seed in section.seeds}
+                assert [each.position(n) is not None for n in range(frames)].count(True) == len(
+                    each
+                )
+
+
+def test_hints_make_masks_and_a_video_is_labelled(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+        for frame in scenes(6, (120, 160)):
+            writer.write(frame)
+    seeds = seeds_file(
+        tmp_path,
+        {"frame": 2, "id": 5, "name": "square", "box": [100, 35, 45, 45]},
+        {"time": 0.2, "id": 7, "points": [[50, 62]]},
+    )
+    label(job_of(tmp_path / "clip.mp4", seeds, tmp_path / "out"))
+    masks = masks_of(tmp_path / "out", "clip")
+    assert len(masks) == 6
+    right = scene(2, (120, 160))[1]
+    assert ((masks[2] == 5) & (right == SQUARE)).sum() > 0.8 * (right == SQUARE).sum()
+    assert ((masks[2] == 7) & (right == DISC)).sum() > 0.6 * (right == DISC).sum()
+    frames = list(open_frames(tmp_path / "clip.mp4"))
+    shown = read_image(tmp_path / "out" / "davis" / "JPEGImages" / "480p" / "clip" / "00003.jpg")
+    assert np.abs(shown.astype(int) - frames[3]).mean() < 3
+
+
+def test_two_cameras_of_one_recording_and_two_recordings(tmp_path: Path) -> None:
+    records = camera("mcap", scenes(4), "/left/image") + camera("mcap", scenes(4), "/right/image")
+    one = write_bag(tmp_path / "one", "mcap", records)
+    two = write_bag(tmp_path / "two", "mcap", camera("mcap", scenes(3)))
+    seeds = seeds_file(
+        tmp_path,
+        {"recording": "one", "topic": "/left/image", "frame": 0, "mask": truth(0)},
+        {"recording": "one", "topic": "/right/image", "frame": 3, "mask": truth(3)},
+        {"recording": str(two), "frame": 1, "mask": truth(1)},
+    )
+    job = job_of(one, seeds, tmp_path / "out", recordings=(str(one), str(two)))
+    result = label(job)
+    counts = {track["name"]: track["labelled"] for track in result["tracks"]}
+    assert counts == {"one_left_image": 4, "one_right_image": 4, "two": 3}
+    assert len(masks_of(tmp_path / "out", "one_right_image")) == 4
+    only = label(
+        replace(job, out=tmp_path / "left", topics=("/left/image",), recordings=(str(one),))
+    )
+    assert [track["topic"] for track in only["tracks"]] == ["/left/image"]
+
+
+def test_a_recording_that_cannot_be_read_does_not_stop_the_others(
+    drive: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mcap"
+    broken.write_bytes(b"no bag at all")
+    seeds = seeds_file(
+        tmp_path,
+        {"recording": "broken.mcap", "frame": 0, "mask": truth(0)},
+        {"recording": "drive", "frame": 0, "mask": truth(0)},
+    )
+    job = job_of(drive, seeds, tmp_path / "out", recordings=(str(broken), str(drive)))
+    with pytest.raises(InputError, match=r"1 of 2 cameras could not be labelled: .*broken\.mcap"):
+        label(job)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["state"] == "running"
+    assert list(manifest["errors"]) == [str(broken)]
+    assert [track["labelled"] for track in manifest["tracks"]] == [20]
+    assert len(masks_of(tmp_path / "out")) == 20
+
+
+def test_seeds_that_were_recorded_are_taken_at_their_stamps(tmp_path: Path) -> None:
+    frames = scenes(8)
+    masks = [
+        camera("mcap", [truth(step)], "/stremn/seed", "mono8", [stamps(8)[step]])[0]
+        for step in (2, 6)
+    ]
+    # the mask of frame 2 came late, a third one fits no frame
+    late = [(a, b, when + 250_000_000, m) for a, b, when, m in masks]
+    strange = camera("mcap", [truth(1)], "/stremn/seed", "mono8", [stamps(8)[1] + 5])
+    records = sorted([*camera("mcap", frames), *late, *strange], key=lambda record: record[2])
+    bag = write_bag(tmp_path / "drive", "mcap", records)
+    result = label(job_of(bag, "/stremn/seed", tmp_path / "out"))
+    track = result["tracks"][0]
+    assert [seed["frame"] for seed in track["seeds"]] == [2, 6]
+    assert "no frame has its stamp" in " ".join(track["problems"])
+    found = masks_of(tmp_path / "out")
+    assert np.array_equal(found[2], truth(2))
+    assert np.array_equal(found[6], truth(6))
+
+
+def test_a_bag_that_was_cut_is_labelled_as_far_as_it_goes(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(150)))
+    whole = file_of(bag).read_bytes()
+    file_of(bag).write_bytes(whole[: int(0.6 * len(whole))])
+    seeds = seeds_file(tmp_path, {"frame": 3, "mask": truth(3)})
+    result = label(job_of(bag, seeds, tmp_path / "out"))
+    track = result["tracks"][0]
+    assert 40 < track["labelled"] < 150
+    assert "cut short" in " ".join(track["problems"])
+    assert "cut short" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_frame_that_cannot_be_decoded_is_left_out_and_named(tmp_path: Path) -> None:
+    records = camera("mcap", scenes(8), encoding=".png")
+    records[4][3].data = records[4][3].data[:60]
+    bag = write_bag(tmp_path / "drive", "mcap", records)
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    result = label(job_of(bag, seeds, tmp_path / "out", formats=("davis", "coco")))
+    track = result["tracks"][0]
+    assert (track["labelled"], track["undecodable"]) == (7, 1)
+    assert any("frame 4 cannot be decoded" in text for text in track["problems"])
+    names = sorted(p.stem for p in (tmp_path / "out").glob("davis/Annotations/480p/*/*.png"))
+    assert names == ["00000", "00001", "00002", "00003", "00005", "00006", "00007"]
+
+
+# ---------------------------------------------------------------- what is wrong, in words
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"id": 1, "box": [1, 1, 9, 9]}, "give either time .* or frame"),
+        ({"frame": 0, "time": 1.0, "id": 1, "box": [1, 1, 9, 9]}, "give either time"),
+        ({"frame": 99, "id": 1, "box": [1, 1, 9, 9]}, "the recording has the frames 0 to 19"),
+        ({"time": 5.0, "id": 1, "box": [1, 1, 9, 9]}, "the stamps go from 1700000000.000000"),
+        ({"frame": 0, "id": 1}, "say where the object is"),
+        ({"frame": 0, "box": [1, 1, 9, 9]}, "the id is missing"),
+        ({"frame": 0, "id": 300, "box": [1, 1, 9, 9]}, "ids are 1..255"),
+        ({"frame": 0, "id": 1, "box": [1, 1, 9]}, r"box has 3 entries, a list of four"),
+        ({"frame": 0, "id": 1, "box": [70, 1, 40, 9]}, "reaches outside the image"),
+        ({"frame": 0, "id": 1, "poligon": [[1, 1]]}, "did you mean polygon"),
+        ({"frame": "first", "id": 1, "box": [1, 1, 9, 9]}, "it takes whole numbers"),
+        ({"frame": 0, "id": 1, "mask": "absent.png"}, "absent.png"),
+        ({"frame": 0, "mask": np.ones((5, 5), np.uint8)}, "is 5x5 .* the frames are 60x80"),
+        ({"frame": 0, "mask": np.zeros(SIZE, np.uint8)}, "is empty"),
+        ({"frame": 0, "id": 3, "mask": scene(0, SIZE)[1]}, r"holds the objects \[1, 2\]"),
+        ({"frame": 0, "topic": "/front", "mask": scene(0, SIZE)[1]}, "no image topic /front"),
+        ({"recording": "other", "frame": 0, "id": 1, "box": [1, 1, 9, 9]}, "has no seed of"),
+    ],
+)
+def test_a_wrong_seed_is_told_with_what_would_be_right(
+    entry: dict[str, Any], said: str, drive: Path, tmp_path: Path
+) -> None:
+    job = job_of(drive, seeds_file(tmp_path, entry), tmp_path / "out")
+    with pytest.raises(InputError, match=said):
+        label(job)
+    # a seed that was put right needs no other folder
+    seeds_file(tmp_path, {"frame": 19, "mask": truth(19)})
+    if said == "is empty":
+        assert label(job)["state"] == "complete"
+
+
+def test_an_object_has_one_name(drive: Path, tmp_path: Path) -> None:
+    seeds = seeds_file(
+        tmp_path,
+        {"frame": 0, "id": 1, "name": "cup", "mask": truth(0)},
+        {"frame": 5, "id": 1, "name": "mug", "mask": truth(5)},
+    )
+    with pytest.raises(InputError, match="is called 'mug' here and 'cup' before"):
+        label(job_of(drive, seeds, tmp_path / "out"))
+
+
+def test_formats_are_checked() -> None:
+    assert checked_formats("coco, davis") == ("davis", "coco")
+    with pytest.raises(InputError, match=f"there are {', '.join(FORMATS)}"):
+        checked_formats("yolo")
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_coco_cvat_and_label_studio_hold_the_same_masks(drive: Path, tmp_path: Path) -> None:
+    seeds = seeds_file(tmp_path, {"frame": 4, "id": SQUARE, "name": "a & b", "mask": truth(4)})
+    out = tmp_path / "out"
+    label(job_of(drive, seeds, out, formats=("davis", "coco", "cvat", "label-studio")))
+    masks = masks_of(out)
+    coco = json.loads((out / "coco" / "drive.json").read_text())
+    assert len(coco["images"]) == 20
+    assert [category["name"] for category in coco["categories"]] == ["a & b"]
+    for found in coco["annotations"]:
+        mask = masks[found["image_id"]] == found["track_id"]
+        assert np.array_equal(coco_mask.decode(found["segmentation"]), mask)
+        assert found["area"] == mask.sum()
+    assert len(coco["annotations"]) == sum((mask == SQUARE).any() for mask in masks)
+    for image in coco["images"]:
+        assert (out / "davis" / "JPEGImages" / "480p" / image["file_name"]).is_file()
+
+    root = ElementTree.parse(out / "cvat" / "drive.xml").getroot()
+    assert root.findtext("meta/task/labels/label/name") == "a & b"
+    track = root.find("track")
+    assert track is not None
+    assert track.get("label") == "a & b"
+    for shape in track.findall("mask[@outside='0']"):
+        left, top, width, height = (
+            int(shape.get(k, "")) for k in ("left", "top", "width", "height")
+        )
+        lengths = [int(value) for value in shape.get("rle", "").split(", ")]
+        flat = np.repeat(np.arange(len(lengths)) % 2, lengths).reshape(height, width)
+        own = masks[int(shape.get("frame", ""))][top : top + height, left : left + width] == SQUARE
+        assert np.array_equal(flat.astype(bool), own)
+
+    task = json.loads((out / "label_studio" / "drive.json").read_text())[0]
+    found = task["predictions"][0]["result"][0]
+    assert found["value"]["labels"] == ["a & b"]
+    boxes = [box for box in found["value"]["sequence"] if box["enabled"]]
+    assert [box["frame"] for box in boxes] == [
+        n + 1 for n, mask in enumerate(masks) if (mask == SQUARE).any()
+    ]
+    ys, xs = np.nonzero(masks[0] == SQUARE)
+    assert boxes[0]["x"] == pytest.approx(100 * xs.min() / SIZE[1], abs=1e-3)
+    assert boxes[0]["height"] == pytest.approx(100 * (np.ptp(ys) + 1) / SIZE[0], abs=1e-3)
+
+
+def test_run_lengths_begin_with_zeros() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        mask = rng.random((3, 5)) < rng.random()
+        lengths = run_lengths(mask)
+        assert np.array_equal(
+            np.repeat(np.arange(len(lengths)) % 2, lengths).astype(bool), mask.ravel()
+        )
+
+
+def test_what_is_written_is_what_training_reads(drive: Path, tmp_path: Path) -> None:
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    label(job_of(drive, seeds, tmp_path / "out"))
+    clips = VideoClips(tmp_path / "out" / "davis")
+    assert list(clips.sequences) == ["drive"]
+    clip = clips.sample(np.random.default_rng(0), frames=3, size=48, objects=2, gap=2)
+    assert clip is not None
+
+
+# ---------------------------------------------------------------- stops
+
+
+ALL = ("davis", "coco", "cvat", "label-studio")
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as made:
+        yield made
+
+
+def words(recording: Path, seeds: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *("label", str(recording), "--seeds", str(seeds), "--out", str(out), "--quiet"),
+        *("--stretch", "5", *MODEL, "--format", ",".join(ALL), *more),
+    ]
+
+
+def whole(recording: Path, seeds: Path, out: Path) -> dict[str, str]:
+    """The files of a run in one go."""
+    label(job_of(recording, seeds, out, formats=ALL, settings=replace(SETTINGS, stretch=5)))
+    return hashes(out)
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_files(
+    forks: Forks, tmp_path: Path
+) -> None:
+    bag = write_bag(tmp_path / "drive", "mcap_zstd", camera("mcap_zstd", scenes(30)))
+    seeds = seeds_file(
+        tmp_path,
+        {"frame": 4, "mask": truth(4)},
+        {"frame": 22, "id": DISC, "mask": truth(22)},
+    )
+    out, said = tmp_path / "out", tmp_path / "said"
+    rng = random.Random(2)
+    kills = 0
+    for attempt in range(40):
+        pid = forks.start(words(bag, seeds, out, "--resume"), said)
+        begun = len(list(out.rglob("*.zip")))
+        deadline = time.monotonic() + 60
+        if attempt % 3:  # at any moment; else once something was done
+            deadline = time.monotonic() + rng.uniform(0.0, 1.5)
+        while len(list(out.rglob("*.zip"))) <= begun and time.monotonic() < deadline:
+            time.sleep(0.005)
+            if (out / "objects.csv").exists():
+                break
+        time.sleep(rng.uniform(0.0, 0.2))
+        if kills < KILLS:
+            os.kill(pid, signal.SIGKILL)
+        code = forks.wait(pid)
+        assert code in (0, -signal.SIGKILL), said.read_text()
+        if code == 0:
+            break
+        kills += 1
+    assert code == 0
+    assert kills >= 3
+    assert hashes(out) == whole(bag, seeds, tmp_path / "whole")
+
+
+def test_a_run_goes_on_only_with_what_it_was_made_from(
+    drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    out = tmp_path / "out"
+    job = job_of(drive, seeds, out)
+
+    def stopped(*_: Any) -> dict[str, str]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        label(job, stopped)
+    with pytest.raises(InputError, match="holds a run already: --resume"):
+        label(job)
+    again = replace(job, resume=True)
+    text = seeds.read_text()
+    seeds.write_text(text + "\n# a note\n")
+    with pytest.raises(InputError, match="cannot go on: the seeds changed"):
+        label(again)
+    seeds.write_text(text)
+    with pytest.raises(InputError, match="the options of the model differ"):
+        label(replace(again, settings=replace(SETTINGS, options=(("processing_size", 48),))))
+    with pytest.raises(InputError, match="--format was davis and is davis,coco"):
+        label(replace(again, formats=("davis", "coco")))
+    content = file_of(drive).read_bytes()
+    file_of(drive).write_bytes(content[:-2] + b"xx")
+    with pytest.raises(InputError, match="cannot go on: the recordings changed"):
+        label(again)
+    file_of(drive).write_bytes(content)
+    assert label(again)["state"] == "complete"
+    assert label(again)["state"] == "complete"  # nothing is left to do
+    assert not (out / "work").exists()
+
+
+def test_a_disk_that_refuses_leaves_what_is_whole_and_says_how_to_go_on(
+    forks: Forks, drive: Path, tmp_path: Path
+) -> None:
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    out, said = tmp_path / "out", tmp_path / "said"
+    # no file may be larger than this: the memory's is
+    code = forks.wait(forks.start(words(drive, seeds, out), said, largest_file=40_000))
+    text = said.read_text()
+    assert code == 2, text
+    assert "cannot be written" in text
+    assert "with --resume goes on" in text
+    assert "Traceback" not in text
+    assert not list(out.rglob("*.zip"))
+    assert not list(out.rglob("*.part"))
+    assert forks.wait(forks.start(words(drive, seeds, out, "--resume"), said)) == 0
+    assert hashes(out) == whole(drive, seeds, tmp_path / "whole")
+
+
+def test_an_interrupt_keeps_what_was_done(forks: Forks, drive: Path, tmp_path: Path) -> None:
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    out, said = tmp_path / "out", tmp_path / "said"
+    pid = forks.start(words(drive, seeds, out), said)
+    deadline = time.monotonic() + 60
+    while not list(out.rglob("*.zip")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGINT)
+    assert forks.wait(pid) == 130
+    text = said.read_text()
+    assert "with --resume goes on" in text
+    assert "Traceback" not in text
+    assert list(out.rglob("*.zip"))
+    assert not list(out.rglob("*.part"))
+
+
+def test_two_workers_give_the_files_of_one(drive: Path, tmp_path: Path) -> None:
+    seeds = seeds_file(
+        tmp_path,
+        {"frame": 4, "mask": truth(4)},
+        {"frame": 12, "mask": truth(12), "accepted": True},
+    )
+    settings = replace(SETTINGS, stretch=2)
+    one = job_of(drive, seeds, tmp_path / "one", formats=("davis", "coco"), settings=settings)
+    label(one)
+    label(replace(one, out=tmp_path / "two"), on_processes(2))
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
+
+    # a worker is killed in the run; workers are copies of a process that imported for them
+    def workers() -> list[int]:
+        servers = {pid: parent for pid, parent, w in descendants(os.getpid()) if "forkserver" in w}
+        return [pid for pid, parent in servers.items() if parent in servers]
+
+    with ThreadPoolExecutor() as threads:
+        killed = threads.submit(kill_one, tmp_path / "killed", workers)
+        label(replace(one, out=tmp_path / "killed"), on_processes(2))
+        assert killed.result()
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "killed")
