@@ -30,7 +30,7 @@ setup(
     maintainer="stremn_ros maintainers",
     maintainer_email="maintainers@stremn.example.org",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["py.typed"]},
+    package_data={NAME: ["py.typed", "web/page/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml", *glob("CHANGELOG.rst")]),
@@ -50,6 +50,7 @@ setup(
         "pycuda": ["pycuda"],
         "render": ["mujoco>=3.17"],
         "demo": ["scikit-video"],
+        "web": ["aiohttp>=3.9"],
     },
     zip_safe=True,
     entry_points={

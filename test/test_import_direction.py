@@ -45,6 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nodes": ONLINE | {"messages", "stream"},
     "client": GROUND | {"messages", "nodes", "stream"},
     "demo": GROUND | {"client", "messages", "nodes"},
+    "web": {"errors", "files", "imaging", "segmenter"},
+    "web.node_source": {"client", "errors", "messages", "web"},
     "data": GROUND,
     "training": ONLINE | {"data", "evaluation"},
     "evaluation": ONLINE | {"data"},
@@ -52,11 +54,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     # what may fail to import, each in a process of its own
     "doctor.probes": ONLINE,
     "cli": ONLINE
-    | {"client", "data", "demo", "doctor", "evaluation", "messages", "nodes", "training"},
+    | {"client", "data", "demo", "doctor", "evaluation", "messages", "nodes", "training"}
+    | {"web", "web.node_source"},
 }
 # for type checkers alone; they are loaded when a name is first used (test_package.py)
 PACKAGE_EXPORTS = {"imaging", "predictor", "segmenter"}
-MAY_USE_ROS = {"client", "demo", "nodes", "doctor.probes"}
+MAY_USE_ROS = {"client", "demo", "nodes", "doctor.probes", "web.node_source"}
 MAY_USE_MESSAGES = {"messages"}  # the classes, inside functions, where they are installed
 NODES_NEVER_NEED = {"training", "data"}
 
