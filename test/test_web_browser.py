@@ -20,7 +20,7 @@ from stremn_ros.web.video_source import VideoFrames, VideoSource
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
-SIZE = (480, 640)
+SIZE = (240, 320)
 FRAMES = 20
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
 
@@ -171,16 +171,16 @@ def test_a_click_is_shown_followed_and_removed(page: Page) -> None:
 def test_box_outline_names_and_a_second_object(page: Page) -> None:
     truth = scene(0, SIZE)[1]
     ys, xs = np.nonzero(truth == SQUARE)
-    page.mouse.move(*at(page, xs.min() - 20, ys.min() - 20))
+    page.mouse.move(*at(page, xs.min() - 10, ys.min() - 10))
     page.mouse.down()
-    page.mouse.move(*at(page, xs.max() + 20, ys.max() + 20), steps=5)
+    page.mouse.move(*at(page, xs.max() + 10, ys.max() + 10), steps=5)
     page.mouse.up()
     wait_preview(page)
     follow(page, "<b>square</b>")
     assert page.inner_text("#objects .name") == "<b>square</b>", "a name is text"
     page.click("text=Outline")
     x, y = middle(0, DISC)
-    radius = 100.0
+    radius = 50.0
     page.mouse.move(*at(page, x + radius, y))
     page.mouse.down()
     for step in range(1, 24):

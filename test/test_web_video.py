@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,6 +218,24 @@ def test_a_clip_is_read_exactly_and_one_that_is_cut_short_says_so(
     cut.write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError):
         VideoFrames(cut)
+
+
+def test_a_long_seek_does_not_keep_it_from_ending(
+    folder: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = VideoFrames(folder)
+    frames._reading = itertools.repeat(scene(0)[0])  # hours of video
+    monkeypatch.setattr(video_source, "CACHED_BYTES", 0)
+    segmenter.reset()
+    source = VideoSource(frames, "long", segmenter)
+    worker = threading.Thread(target=lambda: source.do(Request(1, "seek", number=10**15)))
+    worker.start()
+    wait_until(lambda: source.status()["doing"], "the seek")
+    begun = time.monotonic()
+    source.close()
+    worker.join(30)
+    assert not worker.is_alive()
+    assert time.monotonic() - begun < 10
 
 
 def test_old_frames_are_dropped_from_the_cache(

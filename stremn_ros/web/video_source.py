@@ -66,6 +66,9 @@ class Frames(Protocol):
     def get(self, number: int) -> NDArray[np.uint8] | None:
         """RGB uint8 [H, W, 3]; None past the end. Raises InputError where it cannot be read."""
 
+    def interrupt(self) -> None:
+        """From any thread: `get` comes back soon, with None."""
+
     def close(self) -> None: ...
 
 
@@ -83,6 +86,7 @@ class VideoFrames:
         frames = open_frames(path)
         self.fps, self.count, self.dropped = frames.fps, frames.count, 0
         self.problem = ""
+        self._ended = self._interrupted = False
         self._next, self._reading = 0, self._from(0)
         self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
 
@@ -97,14 +101,13 @@ class VideoFrames:
             return None
         if number < self._next:
             self._next, self._reading = number, self._from(number)
-        while True:
+        while not self._interrupted:
             frame = self._read()
             if frame is None:
                 return None
             if self._next > number:
                 return frame
-
-    _ended = False
+        return None
 
     def _read(self) -> NDArray[np.uint8] | None:
         """The next frame in order."""
@@ -124,6 +127,9 @@ class VideoFrames:
         self._next += 1
         self.count = max(self.count, self._next)
         return frame
+
+    def interrupt(self) -> None:
+        self._interrupted = True
 
     def close(self) -> None:
         self._kept.clear()
@@ -178,8 +184,13 @@ class CameraFrames:
             raise InputError("the camera gives no picture any more: is it unplugged?")
         return frame
 
-    def close(self) -> None:
+    def interrupt(self) -> None:
         self._closing = True
+        with self._condition:
+            self._condition.notify_all()
+
+    def close(self) -> None:
+        self.interrupt()
         self._thread.join(CAMERA_PATIENCE)
         if not self._thread.is_alive():  # a driver may hang in it, and must not be freed then
             self._capture.release()
@@ -300,6 +311,7 @@ class VideoSource:
 
     def close(self) -> None:
         self._closing = True
+        self._frames.interrupt()  # a seek may be reading through hours of video
         with contextlib.suppress(queue.Full):
             self._jobs.put_nowait(None)
         self._thread.join()

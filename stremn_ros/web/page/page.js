@@ -297,7 +297,7 @@ function useTool(name) {
 }
 
 function tell() {
-  $("hint").textContent = state.target && !state.hints.length
+  $("hint").textContent = state.asking ? "Making the mask …" : state.target && !state.hints.length
     ? `Seed object ${state.target} again: click on it.` : HINTS[tool()];
   const some = state.hints.length > 0;
   $("follow").disabled = !some || !state.mask;
@@ -347,6 +347,7 @@ async function preview() {
     return;
   }
   state.asking = true;
+  tell();
   do {
     state.again = false;
     const { stamp } = state;
