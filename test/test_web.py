@@ -435,6 +435,24 @@ def test_requests_that_take_long_do_not_pile_up(server: PageServer, source: Fake
         go_on.set()
 
 
+def test_a_reset_does_not_wait_for_masks(server: PageServer, source: FakeSource) -> None:
+    go_on = threading.Event()
+    source.work = lambda request: request.hints.inside and go_on.wait(PATIENCE)
+
+    async def run() -> None:
+        async with browser(server) as first, browser(server) as second:
+            for live in (first, second):
+                for action in ("preview", "follow", "preview"):
+                    hint = {"id": 1, "do": action, "stamp": "1", "inside": [[1, 1]]}
+                    await live.send_str(json.dumps(hint))
+            assert (await ask(second, do="reset"))["ok"]
+
+    try:
+        asyncio.run(run())
+    finally:
+        go_on.set()
+
+
 def test_a_hundred_browsers_are_too_many_and_the_others_go_on(
     server: PageServer, source: FakeSource
 ) -> None:
@@ -492,6 +510,26 @@ def test_half_open_sockets_are_closed_and_do_not_fill_the_server(
         asyncio.run(served(server, source))
         for connection in (*sockets, silent):
             connection.close()
+
+
+def test_requests_that_are_none_fill_no_log(
+    server: PageServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for text in (
+        "nonsense\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nX: " + "y" * 20_000 + "\r\n\r\n",
+        "GET /" + "z" * 20_000 + " HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "GET /live HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 99\r\n"
+        "Sec-WebSocket-Key: x\r\n\r\n",
+        "\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+    ):
+        with contextlib.suppress(ConnectionError):
+            line = raw(server.port, text)
+            assert not line or re.search(r" 4\d\d ", line), (text[:40], line)
+    assert [record.getMessage()[:80] for record in caplog.records] == []
 
 
 def test_a_browser_that_reads_nothing_costs_no_memory(
@@ -582,5 +620,7 @@ def test_the_mask_that_was_shown_is_the_one_that_is_used() -> None:
 def test_free_ids() -> None:
     assert free_id([]) == 1
     assert free_id({1, 2, 4}) == 3
+    assert free_id({1, 2}, after=7) == 8
+    assert free_id({255}, after=254) == 1
     with pytest.raises(InputError, match="all 255"):
         free_id(range(1, 256))

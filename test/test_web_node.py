@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +182,21 @@ def test_twenty_browsers_take_no_frame_from_the_node(peer: SegmentPeer, source: 
         segmented, lists = asyncio.run(run(server))
     assert segmented >= count - 3, f"{segmented} of {count}"
     assert all(len(got) > 5 for got in lists), [len(got) for got in lists]
+
+
+def test_the_command_waits_for_its_node_and_ends_at_ctrl_c(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "stremn_ros.cli", "view", "--node", "/nobody", "--port", "0"]
+    process = subprocess.Popen(command, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+    try:
+        wait_for(
+            lambda: "Ctrl-C ends it" in log.read_text() or process.poll() is not None, "a link"
+        )
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait(60)
+    assert code == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_a_node_that_is_not_there_is_said() -> None:

@@ -77,7 +77,7 @@ class NodeSource:
         self._objects: OrderedDict[int, Any] = OrderedDict()
         self._image: Any = None
         self._mask_times: deque[float] = deque(maxlen=60)
-        self._given: set[int] = set()  # ids that this page gave
+        self._given = 0  # the last id that this page gave
         self._latency = 0.0
         self._told: dict[str, str] = {}
         self._message = ""
@@ -112,8 +112,7 @@ class NodeSource:
         problem = self._problem
         if stopped and not problem:
             problem = f"The stream has stopped. {self._message}"
-        with contextlib.suppress(ValueError):
-            dropped = int(self._told.get("dropped", "0"))
+        dropped = self._told.get("dropped", "")
         return {
             "playing": playing,
             "position": 0,
@@ -122,7 +121,7 @@ class NodeSource:
             "live": True,
             "rate": (len(times) - 1) / span if span else 0.0,
             "latency": self._latency,
-            "dropped": dropped,
+            "dropped": int(dropped) if dropped.isdecimal() else 0,
             "doing": "",
             "problem": problem,
             "stopped": stopped,
@@ -145,8 +144,6 @@ class NodeSource:
             raise StremnError(answer.message)
         if request.do in ("pause", "play"):  # the diagnostics say it in a while
             self._told["enabled"] = "true" if request.do == "play" else "false"
-        if request.do == "reset":
-            self._given.clear()
         return {"message": answer.message or request.do}
 
     def _follow(self, request: Request) -> dict[str, Any]:
@@ -154,7 +151,8 @@ class NodeSource:
         _, mask = self._masks.make(request.stamp, request.hints)
         with self._wake:
             known = {item.id for array in self._objects.values() for item in array.objects}
-        object_id = request.object_id or free_id(known | self._given)
+        # not one that was given a moment ago, which no message tells of yet
+        object_id = request.object_id or free_id(known, self._given)
         stamp = Time(sec=request.stamp // SECOND, nanosec=request.stamp % SECOND)
         answer = self._client.seed_mask(
             mask * np.uint8(object_id),
@@ -169,7 +167,8 @@ class NodeSource:
                 if not answer.exact and answer.stamp.sec == 0
                 else answer.message
             )
-        self._given.update(answer.ids)
+        if not request.object_id:
+            self._given = object_id
         return {"message": answer.message, "object": answer.ids[0] if answer.ids else object_id}
 
     def _kept_frame(self, stamp: int) -> NDArray[np.uint8]:

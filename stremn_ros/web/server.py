@@ -92,7 +92,12 @@ class _Server(web.Server):
     """Closes connections that are too many, and those that send no request."""
 
     def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
-        super().__init__(self._count_in(handler), access_log=None, keepalive_timeout=IDLE)
+        # its traceback for each request that is none would let anybody fill the log
+        quiet = logging.getLogger(f"{__name__}.http")
+        quiet.setLevel(logging.CRITICAL)
+        super().__init__(
+            self._count_in(handler), access_log=None, keepalive_timeout=IDLE, logger=quiet
+        )
         self._busy: set[Any] = set()
 
     def _count_in(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> Any:
@@ -100,6 +105,11 @@ class _Server(web.Server):
             self._busy.add(request.protocol)
             try:
                 return await handler(request)
+            except ConnectionError:  # it is gone
+                raise
+            except Exception:
+                log.exception("a request failed")
+                raise
             finally:
                 self._busy.discard(request.protocol)
 
@@ -137,6 +147,8 @@ class PageServer:
         self._browsers: set[_Browser] = set()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds them weakly
         self._workers = ThreadPoolExecutor(AT_WORK, "web-request")
+        # apart, so that a pause or a reset never waits for masks that are being made
+        self._makers = ThreadPoolExecutor(2, "web-mask")
         self._encoder = ThreadPoolExecutor(1, "web-encode")
         self._encoded: tuple[int, asyncio.Future[bytes]] | None = None
         folder = resources.files("stremn_ros.web") / "page"
@@ -184,6 +196,7 @@ class PageServer:
                     )
             await runner.cleanup()
             self._workers.shutdown(wait=False, cancel_futures=True)
+            self._makers.shutdown(wait=False, cancel_futures=True)
             self._encoder.shutdown(wait=True, cancel_futures=True)
 
     # ------------------------------------------------------------------ requests
@@ -295,9 +308,10 @@ class PageServer:
         task.add_done_callback(self._tasks.discard)
 
     async def _work(self, browser: _Browser, request: Request) -> None:
+        makes = request.do in ("preview", "follow")
         try:
             answer = await asyncio.get_running_loop().run_in_executor(
-                self._workers, self._source.do, request
+                self._makers if makes else self._workers, self._source.do, request
             )
             mask = answer.pop("mask", None)
             if mask is not None:

@@ -6,7 +6,7 @@ import json
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -141,13 +141,14 @@ class MaskMaker:
             self._made.clear()
 
 
-def free_id(taken: Sequence[int] | set[int]) -> int:
-    """The lowest id that no object has.
+def free_id(taken: Collection[int], after: int = 0) -> int:
+    """The next id after `after` that no object has; after 255 comes 1.
 
     Raises:
         InputError: all 255 are taken.
     """
-    for number in range(1, 256):
+    for step in range(255):
+        number = (after + step) % 255 + 1
         if number not in taken:
             return number
     raise InputError("all 255 ids are in use: remove an object first")

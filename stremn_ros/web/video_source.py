@@ -33,6 +33,7 @@ WAITING = 64  # requests that may wait for the thread
 SEED_PATIENCE = 600.0  # seconds; an export before it may take long
 RATE_WINDOW = 30  # frames
 CAMERA_PATIENCE = 5.0  # seconds that a webcam may take for a frame
+STOPPED_AFTER = 2.0  # seconds without a frame of a webcam
 CACHED_BYTES = 192 * 2**20  # of frames that were read, for going back
 
 
@@ -257,7 +258,9 @@ class VideoSource:
     def status(self) -> dict[str, Any]:
         times, took = list(self._times), list(self._took)
         span = times[-1] - times[0] if len(times) > 1 else 0.0
-        fresh = bool(times) and time.monotonic() - times[-1] < 2.0
+        mean = sum(took) / len(took) if took else 0.0
+        # a large model on a slow machine may take seconds
+        fresh = bool(times) and time.monotonic() - times[-1] < max(STOPPED_AFTER, 3.0 * mean)
         picture = self._newest
         return {
             "playing": self._playing,
@@ -266,7 +269,7 @@ class VideoSource:
             "fps": self._frames.fps,
             "live": self._frames.live,
             "rate": (len(times) - 1) / span if span and fresh else 0.0,
-            "latency": sum(took) / len(took) if took else 0.0,
+            "latency": mean,
             "dropped": self._frames.dropped,
             "doing": self._doing,
             "problem": self._problem,
