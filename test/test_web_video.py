@@ -220,6 +220,17 @@ def test_a_clip_is_read_exactly_and_one_that_is_cut_short_says_so(
         VideoFrames(cut)
 
 
+def test_a_request_that_takes_too_long_is_answered(
+    source: VideoSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_source, "SEED_PATIENCE", 0.2)
+    monkeypatch.setattr(source, "_reset", lambda: time.sleep(1.0) or {})
+    with pytest.raises(StremnError, match=r"no answer within"):
+        do(source, "reset")
+    monkeypatch.undo()
+    assert do(source, "pause")["message"] == "paused", "it goes on"
+
+
 def test_a_long_seek_does_not_keep_it_from_ending(
     folder: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

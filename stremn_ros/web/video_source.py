@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -309,7 +310,7 @@ class VideoSource:
             raise StremnError("it is ending")
         try:
             return done.result(SEED_PATIENCE)
-        except TimeoutError:
+        except FutureTimeout:  # the builtin one from Python 3.11 on
             raise StremnError(f"no answer within {SEED_PATIENCE:.0f} s") from None
 
     def close(self) -> None:

@@ -6,8 +6,9 @@ const STATES = {
   TRACKED: "tracked", OCCLUDED: "hidden", LOST: "lost", GIVEN: "given", "NOT SEGMENTED": "not in this frame",
 };
 const HINTS = {
-  inside: "Click on the object. Drag for a box. Shift-click: not the object.",
-  outside: "Click on what is not the object.",
+  inside: matchMedia("(pointer: coarse)").matches
+    ? "Tap on the object, or drag a box around it." : "Click on the object. Drag for a box. Shift-click: not the object.",
+  outside: "Show what is not the object.",
   box: "Drag a box around the object.",
   polygon: "Draw around the object, or click the corners and double-click to close.",
 };
