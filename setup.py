@@ -30,7 +30,7 @@ setup(
     maintainer="stremn_ros maintainers",
     maintainer_email="maintainers@stremn.example.org",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["py.typed"]},
+    package_data={NAME: ["py.typed", "web/page/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml", *glob("CHANGELOG.rst")]),
@@ -54,6 +54,7 @@ setup(
         "demo": ["scikit-video"],
         "recordings": ["rosbags>=0.11", "lz4", "pycocotools>=2.0.8"],
         "ray": ["ray>=2.40"],
+        "web": ["aiohttp>=3.9"],
     },
     zip_safe=True,
     entry_points={

@@ -6,11 +6,13 @@ ros2 launch stremn_ros segment.launch.py cameras:=left=/left/image_raw,right=/ri
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction
 from launch_ros.actions import Node
 
 from stremn_ros.client.launching import (
@@ -19,6 +21,7 @@ from stremn_ros.client.launching import (
     full_name,
     given_parameters,
     lifecycle_node,
+    number,
     parameter_arguments,
     reader,
     shared_arguments,
@@ -67,6 +70,19 @@ ARGUMENTS = [
         "rviz_config",
         default_value=os.path.join(SHARE, "config", "stremn.rviz"),
         description="Configuration of rviz2.",
+    ),
+    DeclareLaunchArgument(
+        "web",
+        default_value="false",
+        choices=["true", "false"],
+        description="Serve the live page (`stremn view`): click an object, and it is followed.",
+    ),
+    DeclareLaunchArgument("web_port", default_value="8765", description="Port of the live page."),
+    DeclareLaunchArgument(
+        "web_host",
+        default_value="127.0.0.1",
+        description="Address of the live page. 0.0.0.0: other machines reach it, by a link with a "
+        "token that is printed.",
     ),
 ]
 
@@ -121,6 +137,40 @@ def _rviz(value: Value, remappings: list[tuple[str, str]]) -> list:
     ]
 
 
+def _web(value: Value, node: str, camera: str, topic: str) -> list:
+    """The live page in a process of its own, where it is wished and aiohttp is installed."""
+    if value("web") != "true":
+        return []
+    port = number(value, "web_port", int)
+    if importlib.util.find_spec("aiohttp") is None:
+        return [
+            LogInfo(
+                msg="WARNING: web:=true, but the package aiohttp is not installed, so there is no "
+                "page: pip install aiohttp; the nodes run without it"
+            )
+        ]
+    words = ["--node", node, "--host", value("web_host"), "--port", str(port)]
+    words += ["--image-topic", _image_of(value, topic)]
+    if camera:
+        words += ["--camera", camera]
+    return [
+        ExecuteProcess(
+            cmd=[sys.executable, "-m", "stremn_ros.cli", "view", *words],
+            name="web",
+            output="screen",
+        )
+    ]
+
+
+def _image_of(value: Value, topic: str) -> str:
+    """The full name of the topic that the node's images come on."""
+    if not topic.startswith("/"):
+        topic = f"{value('namespace').strip('/')}/{topic}"
+    return (
+        "/" + topic.strip("/") + ("/compressed" if value("image_transport") == "compressed" else "")
+    )
+
+
 def _actions(context: LaunchContext) -> list:
     value = reader(context)
     parameters = given_parameters(value, SEGMENT, NODE_PARAMETERS)
@@ -157,7 +207,7 @@ def _actions(context: LaunchContext) -> list:
             ("/stremn/overlay", f"{below}/overlay"),
         ],
     )
-    return [*node, *shows]
+    return [*node, *shows, *_web(value, name, first, shown)]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -209,6 +209,16 @@ def test_segment_launch_activates_the_node_and_ends_cleanly(launched) -> None:
 
 
 @needs_launch
+def test_the_live_page_comes_with_the_node_and_ends_with_it(launched) -> None:
+    launch = launched("segment.launch.py", f"model:={TINY}", "web:=true", "web_port:=0")
+    launch.wait_for("stremn view: open http://127.0.0.1:")
+    launch.wait_for("active: waiting for images on /image")
+    log = launch.interrupt()
+    assert log.count("process has finished cleanly") >= 2
+    assert "Traceback" not in log
+
+
+@needs_launch
 def test_predict_launch_activates_the_node_and_ends_cleanly(launched, tmp_path) -> None:
     model = tiny_prediction_model(tmp_path / "tiny")
     launch = launched("predict.launch.py", f"model:={model}", "image_topic:=/cam", "horizon:=2")

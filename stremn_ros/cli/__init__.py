@@ -23,6 +23,7 @@ from stremn_ros.cli import (
     segment,
     sweep,
     train,
+    view,
 )
 from stremn_ros.errors import StremnError
 
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         train.add(commands, common)
     if _exists("stremn_ros.demo.run"):
         demo.add(commands, common)
+    view.add(commands, common)
     seed.add(commands, common)
     doctor.add(commands, common)
     return parser

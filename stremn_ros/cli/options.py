@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,52 @@ def size(text: str) -> int | tuple[int, int]:
     if len(sides) not in (1, 2):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a side (240) nor HxW (240x432)")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = [math.nan]
+    if not all(math.isfinite(value) for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas")
+    return values
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    values = _numbers(text)
+    if len(values) != 4 or any(value != int(value) or value < 0 for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,WIDTH,HEIGHT in whole pixels")
+    x, y, width, height = (int(value) for value in values)
+    return x, y, width, height
+
+
+def _points(text: str) -> list[tuple[float, float]]:
+    pairs = [_numbers(part) for part in text.split(";") if part.strip()]
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y;X,Y in pixels")
+    return [(x, y) for x, y in pairs]
+
+
+def add_hints(parser: argparse.ArgumentParser) -> None:
+    """Where an object is, typed by hand."""
+    parser.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the object lies within")
+    parser.add_argument("--polygon", type=_points, metavar="X,Y;X,Y;X,Y", help="around the object")
+    parser.add_argument("--points", type=_points, metavar="X,Y;X,Y", help="on the object")
+    parser.add_argument(
+        "--not", dest="outside", type=_points, metavar="X,Y;X,Y", help="beside the object"
+    )
+
+
+def hint_names(options: argparse.Namespace) -> list[str]:
+    """The options of `add_hints` that were given."""
+    hints = {
+        "--box": options.box,
+        "--polygon": options.polygon,
+        "--points": options.points,
+        "--not": options.outside,
+    }
+    return [name for name, value in hints.items() if value]
 
 
 def load_segmenter(options: argparse.Namespace, max_objects: int) -> Any:

@@ -7,32 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from stremn_ros.cli.options import add_hints, hint_names
 from stremn_ros.errors import InputError, StremnError
 
 ON_OVERLAP = ("again", "replace", "both", "refuse")
 SIZE_WAIT = 3.0  # seconds to wait for a mask of the node, which tells the size of its images
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas") from None
-
-
-def _box(text: str) -> tuple[int, int, int, int]:
-    values = _numbers(text)
-    if len(values) != 4 or any(value != int(value) or value < 0 for value in values):
-        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,WIDTH,HEIGHT in whole pixels")
-    x, y, width, height = (int(value) for value in values)
-    return x, y, width, height
-
-
-def _points(text: str) -> list[tuple[float, float]]:
-    pairs = [_numbers(part) for part in text.split(";") if part.strip()]
-    if not pairs or any(len(pair) != 2 for pair in pairs):
-        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y;X,Y in pixels")
-    return [(x, y) for x, y in pairs]
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -49,12 +28,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", default="/stremn", help="full name of the node (/stremn)")
     parser.add_argument("--camera", default="", help="of a node with several cameras: its name")
     parser.add_argument("--mask", type=Path, help="label mask (PNG), each value 1..255 an object")
-    parser.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the object lies within")
-    parser.add_argument("--polygon", type=_points, metavar="X,Y;X,Y;X,Y", help="around the object")
-    parser.add_argument("--points", type=_points, metavar="X,Y;X,Y", help="on the object")
-    parser.add_argument(
-        "--not", dest="outside", type=_points, metavar="X,Y;X,Y", help="beside the object"
-    )
+    add_hints(parser)
     parser.add_argument("--name", default="", help="of the object; with --mask one for each: A,B")
     parser.add_argument("--id", type=int, default=0, help="of the object; 0: a free one")
     parser.add_argument(
@@ -78,13 +52,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    hints = {
-        "--box": options.box,
-        "--polygon": options.polygon,
-        "--points": options.points,
-        "--not": options.outside,
-    }
-    given = [name for name, value in hints.items() if value]
+    given = hint_names(options)
     if options.mask is None and not set(given) - {"--not"}:
         raise InputError("say where the object is: --mask, --box, --polygon or --points")
     if options.mask is not None and given:

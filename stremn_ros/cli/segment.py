@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.cli.options import (
+    add_hints,
     add_model_options,
     counted,
     empty_folder,
     first_mask,
+    hint_names,
     load_segmenter,
     object_ids,
 )
-from stremn_ros.errors import StremnError
+from stremn_ros.errors import InputError, StremnError
 from stremn_ros.files import write_json
 from stremn_ros.results import ObjectState
 
@@ -34,17 +36,18 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="follow the objects of a first mask through a video",
         description="Follows every object of the first frame's mask through a video or a folder "
-        "of images. Writes OUT/masks/*.png (indexed, pixel value = object id), OUT/overlay.mp4, "
+        "of images; or one object, from a box, points or a polygon in that frame. Writes "
+        "OUT/masks/*.png (indexed, pixel value = object id), OUT/overlay.mp4, "
         "OUT/contact_sheet.png and OUT/summary.json.",
     )
     parser.add_argument("video", metavar="VIDEO_OR_FOLDER", help="video, or folder of images")
     parser.add_argument(
         "--mask",
-        required=True,
         metavar="FIRST.png",
         help="mask of the first frame, of its size; each value 1..255 is one object (a mask of "
         "0 and 255 is one object)",
     )
+    add_hints(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--start", type=int, default=0, metavar="N", help="first frame, the mask's (default: 0)"
@@ -64,13 +67,16 @@ def _run(options: argparse.Namespace) -> int:
     from stremn_ros.imaging.video import WhatComes, open_frames, write_image
     from stremn_ros.imaging.visualization import contact_sheet, overlay, write_label_png
 
+    _check(options)
     source = open_frames(options.video, options.start, options.end)
-    mask = first_mask(options.mask, source)
-    ids = object_ids(mask)
-    segmenter = load_segmenter(options, len(ids))
+    mask = None if options.mask is None else first_mask(options.mask, source)
     readable = WhatComes(source)
     frames = iter(readable)
     first = next(frames)  # before anything is written: there may be none from --start on
+    if mask is None:
+        mask = _mask_of_hints(options, first)
+    ids = object_ids(mask)
+    segmenter = load_segmenter(options, len(ids))
     out = Path(options.out)
     masks = empty_folder(out / "masks", options.overwrite)
     names = [Path(name).stem for name in source.names] if Path(options.video).is_dir() else []
@@ -136,6 +142,39 @@ def _run(options: argparse.Namespace) -> int:
     if failure is not None:
         raise failure
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    given = hint_names(options)
+    if options.mask is not None and given:
+        raise InputError(f"--mask already says where the objects are: leave out {given[0]}")
+    if options.mask is None and not set(given) - {"--not"}:
+        raise InputError(
+            "say where the object is in the first frame: --mask, --box, --polygon or --points; or "
+            f"click it: stremn view {options.video}"
+        )
+
+
+def _mask_of_hints(options: argparse.Namespace, frame: Any) -> Any:
+    """The mask of one object in the first frame, uint8 [H, W]; a doubtful one is told."""
+    from stremn_ros.imaging.seeding import DOUBTFUL, agreement, make_mask
+
+    hints = {
+        "box": options.box,
+        "polygon": options.polygon,
+        "inside": options.points,
+        "outside": options.outside,
+    }
+    mask = make_mask(frame, **hints)
+    agreed = agreement(frame, mask, **hints)
+    if agreed < DOUBTFUL:
+        log.warning(
+            "the mask made of these hints is doubtful (agreement %.2f, below %.2f): look at the "
+            "first mask, and give a closer box or more points",
+            agreed,
+            DOUBTFUL,
+        )
+    return mask
 
 
 class _Overlay:

@@ -1,0 +1,130 @@
+"""`stremn view`: the live page, on which a click on an object makes it followed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+from stremn_ros.cli.options import add_model_options, load_segmenter
+from stremn_ros.errors import InputError, StremnError
+
+PORT = 8765
+MAX_OBJECTS = 8
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "view",
+        parents=[common],
+        help="a page in the browser: click an object, and it is followed",
+        description="Opens a page for a video, a folder of images, a webcam or a running ROS node. "
+        "A click on an object, or a box or an outline around it, makes it followed.",
+        epilog="examples: stremn view clip.mp4   stremn view 0   stremn view --node /stremn",
+    )
+    parser.add_argument(
+        "video",
+        nargs="?",
+        metavar="VIDEO|FOLDER|0",
+        help="video, folder of images, or the number of a webcam",
+    )
+    parser.add_argument("--node", help="full name of a running segmentation node (/stremn)")
+    parser.add_argument("--camera", default="", help="of a node with several cameras: its name")
+    parser.add_argument(
+        "--image-topic", default="", help="of the node's images; without it, it is looked up"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine alone); on any other one "
+        "the page is opened by a link with a token",
+    )
+    parser.add_argument(
+        "--port", type=int, default=PORT, help="port (default: %(default)s; 0: a free one)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/view"),
+        metavar="DIR",
+        help="folder that exports are put into, each in a new one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-objects", type=int, default=MAX_OBJECTS, help="most objects (default: %(default)s)"
+    )
+    add_model_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if (options.video is None) == (options.node is None):
+        raise InputError("say what to show: a video, a folder, a webcam's number, or --node NAME")
+    if not 0 <= options.port <= 65535:
+        raise InputError(f"--port is {options.port}: 1 to 65535, or 0 for a free one")
+    try:
+        from stremn_ros.web.server import PageServer
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "aiohttp":
+            raise
+        raise StremnError(
+            "the page needs the package aiohttp: pip install aiohttp (`make setup` brings it)"
+        ) from None
+    from stremn_ros.web.access import Access
+
+    access = Access(options.host)
+    source = _node(options) if options.node is not None else _video(options)
+    try:
+        return _serve(PageServer(source, access, options.port), access)
+    finally:
+        source.close()
+
+
+def _video(options: argparse.Namespace) -> Any:
+    from stremn_ros.web.video_source import CameraFrames, VideoFrames, VideoSource
+
+    live = options.video.isdecimal() and not os.path.exists(options.video)
+    path = None if live else Path(options.video)
+    # before the model is loaded, which takes a while
+    frames = CameraFrames(int(options.video)) if path is None else VideoFrames(path)
+    try:
+        segmenter = load_segmenter(options, options.max_objects)
+    except BaseException:
+        frames.close()
+        raise
+    title = f"webcam {options.video}" if path is None else path.name
+    return VideoSource(frames, title, segmenter, path, options.out)
+
+
+def _node(options: argparse.Namespace) -> Any:
+    try:
+        from stremn_ros.web.node_source import NodeSource
+    except ImportError as error:
+        raise StremnError(
+            f"ROS 2 is not there for this ({error}): `make setup` and use .venv/bin/stremn, or "
+            "source a ROS distribution and the workspace; `stremn doctor` says more"
+        ) from None
+    return NodeSource(options.node, options.camera, options.image_topic)
+
+
+def _serve(server: Any, access: Any) -> int:
+    import asyncio
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+
+        def ready() -> None:
+            everywhere = access.host in ("0.0.0.0", "::")
+            name = socket.gethostname() if everywhere else ""
+            print(f"stremn view: open {access.link(server.port, name)}", flush=True)
+            print("stremn view: Ctrl-C ends it", flush=True)
+
+        await server.run(stop, ready)
+
+    asyncio.run(serve())
+    return 0

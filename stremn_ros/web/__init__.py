@@ -1,0 +1,1 @@
+"""The live page: a picture with masks in a browser, and clicks that seed objects."""

@@ -1,0 +1,292 @@
+"""The live page in a real browser: a click seeds an object. Skipped, loudly, without one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
+from web_helpers import serving, wait_until
+
+from stremn_ros.imaging.video import write_image
+from stremn_ros.segmenter import Segmenter
+from stremn_ros.web.video_source import VideoFrames, VideoSource
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+SIZE = (240, 320)
+FRAMES = 20
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
+
+try:
+    from playwright.sync_api import Page, sync_playwright
+except ImportError:
+    CHROMIUM = ""
+if not CHROMIUM:
+    warnings.warn(
+        "THE LIVE PAGE IS NOT TESTED IN A BROWSER: Chromium or playwright is missing "
+        "(apt-get install chromium)",
+        stacklevel=1,
+    )
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoSource]:
+    folder = tmp_path_factory.mktemp("shapes")
+    for number in range(FRAMES):
+        write_image(folder / f"{number:02d}.png", scene(number, SIZE)[0])
+    segmenter = Segmenter.load(str(TINY_MODEL), runtime="torch")
+    made = VideoSource(VideoFrames(folder), "shapes", segmenter, folder, folder.parent / "out")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def server(source: VideoSource) -> Iterator[str]:
+    with serving(source) as running:
+        yield f"http://127.0.0.1:{running.port}/"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[object]:
+    with sync_playwright() as playwright:
+        # as root, in CI, Chromium's own sandbox cannot start
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(chromium, server: str, source: VideoSource) -> Iterator[Page]:
+    """The page on a desktop; at the end nothing may stand in its console."""
+    yield from opened(chromium, server, DESKTOP)
+
+
+@pytest.fixture
+def phone(chromium, server: str) -> Iterator[Page]:
+    yield from opened(chromium, server, PHONE, has_touch=True, device_scale_factor=2)
+
+
+def opened(chromium, server: str, size: dict[str, int], **options) -> Iterator[Page]:
+    context = chromium.new_context(viewport=size, color_scheme="dark", **options)
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(server)
+    until(page, "stremn.shown !== null")
+    page.click("#reset")
+    until(page, "stremn.shown.head.objects.length === 0")
+    go_to(page, 0)
+    yield page
+    context.close()
+    assert said == []
+
+
+def until(page: Page, condition: str) -> None:
+    """Waits; Playwright's own wait_for_function needs an eval, which the page's policy forbids."""
+    wait_until(lambda: page.evaluate(f"Boolean({condition})"), condition)
+
+
+def go_to(page: Page, number: int) -> None:
+    page.evaluate(
+        "n => { const bar = document.getElementById('seek'); bar.value = n; bar.onchange(); }",
+        number,
+    )
+    until(page, f"stremn.shown.head.position === {number} && !stremn.seeking")
+
+
+def at(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where a pixel of the video is on the screen."""
+    box = page.locator("#marks").bounding_box()
+    return box["x"] + x * box["width"] / SIZE[1], box["y"] + y * box["height"] / SIZE[0]
+
+
+def middle(number: int, object_id: int) -> tuple[float, float]:
+    ys, xs = np.nonzero(scene(number, SIZE)[1] == object_id)
+    return float(xs.mean()), float(ys.mean())
+
+
+def masks_on(page: Page, what: str = "shown") -> np.ndarray:
+    """The labels that the page shows, uint8 [H, W]."""
+    values = page.evaluate(f"Array.from(stremn.{what}.labels)")
+    return np.array(values, np.uint8).reshape(SIZE)
+
+
+def wait_preview(page: Page) -> None:
+    until(page, "stremn.mask !== null && !stremn.asking")
+
+
+def picture_of(page: Page, name: str) -> None:
+    """A screenshot, where STREMN_SCREENSHOTS names a folder for them."""
+    if folder := os.environ.get("STREMN_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def follow(page: Page, name: str = "") -> None:
+    count = page.evaluate("stremn.newest.head.objects.length")
+    if name:
+        page.fill("#name", name)
+    page.click("#follow")
+    until(page, f"stremn.shown.head.objects.length === {count + 1}")
+
+
+def test_a_click_is_shown_followed_and_removed(page: Page) -> None:
+    page.mouse.click(*at(page, *middle(0, DISC)))
+    wait_preview(page)
+    assert iou(masks_on(page, "mask"), scene(0, SIZE)[1], DISC) > 0.8
+    assert page.evaluate("stremn.shown.head.objects.length") == 0, "nothing is seeded yet"
+    picture_of(page, "preview")
+    follow(page, "disc")
+    assert page.inner_text("#objects .name") == "disc"
+    page.click("#play")
+    until(page, f"stremn.shown.head.position === {FRAMES - 1}")
+    truth = scene(FRAMES - 1, SIZE)[1]
+    assert iou(masks_on(page), truth, DISC) > 0.6
+    # what is painted is red there, and grey beside it
+    pixels = page.evaluate(
+        "([x, y]) => Array.from(document.getElementById('picture').getContext('2d')"
+        ".getImageData(x, y, 1, 1).data)",
+        [round(value) for value in middle(FRAMES - 1, DISC)],
+    )
+    assert pixels[0] > pixels[1] + 60
+    page.click("#objects .remove")
+    until(page, "stremn.shown.head.objects.length === 0")
+    assert not masks_on(page).any()
+
+
+def test_box_outline_names_and_a_second_object(page: Page) -> None:
+    truth = scene(0, SIZE)[1]
+    ys, xs = np.nonzero(truth == SQUARE)
+    page.mouse.move(*at(page, xs.min() - 10, ys.min() - 10))
+    page.mouse.down()
+    page.mouse.move(*at(page, xs.max() + 10, ys.max() + 10), steps=5)
+    page.mouse.up()
+    wait_preview(page)
+    follow(page, "<b>square</b>")
+    assert page.inner_text("#objects .name") == "<b>square</b>", "a name is text"
+    page.click("text=Outline")
+    x, y = middle(0, DISC)
+    radius = 50.0
+    page.mouse.move(*at(page, x + radius, y))
+    page.mouse.down()
+    for step in range(1, 24):
+        angle = 2 * np.pi * step / 24
+        page.mouse.move(*at(page, x + radius * np.cos(angle), y + radius * np.sin(angle)))
+    page.mouse.up()
+    wait_preview(page)
+    follow(page, "disc")
+    labels = masks_on(page)
+    assert iou(labels == 1, truth == SQUARE, True) > 0.8
+    assert iou(labels == 2, truth == DISC, True) > 0.8
+    page.click("text=Object >> nth=0")
+    picture_of(page, "desktop")
+    page.click("#theme")
+    picture_of(page, "light")
+    page.click("#theme")
+
+
+def test_a_shift_click_takes_away_and_undo_brings_it_back(page: Page) -> None:
+    page.mouse.click(*at(page, *middle(0, DISC)))
+    wait_preview(page)
+    first = masks_on(page, "mask").sum()
+    page.keyboard.down("Shift")
+    page.mouse.click(*at(page, *middle(0, SQUARE)))
+    page.keyboard.up("Shift")
+    until(page, "stremn.hints.length === 2 && !stremn.asking")
+    assert [hint["kind"] for hint in page.evaluate("stremn.hints")] == ["inside", "outside"]
+    page.click("#undo")
+    until(page, "stremn.hints.length === 1 && !stremn.asking")
+    assert masks_on(page, "mask").sum() == first
+    page.keyboard.press("Escape")
+    until(page, "stremn.hints.length === 0 && stremn.mask === null")
+
+
+def test_a_late_click_seeds_the_frame_that_was_clicked(page: Page, source: VideoSource) -> None:
+    go_to(page, 5)
+    page.mouse.click(*at(page, *middle(5, SQUARE)))
+    wait_preview(page)
+    page.evaluate("ask('seek', {number: 12})")
+    until(page, "stremn.newest.head.position === 12")
+    assert page.evaluate("stremn.shown.head.position") == 5, "the picture is held"
+    page.click("#follow")
+    until(page, "stremn.shown.head.objects.length === 1")
+    assert page.evaluate("stremn.shown.head.position") == 5
+    assert iou(masks_on(page) == 1, scene(5, SIZE)[1] == SQUARE, True) > 0.8
+
+
+def test_the_keyboard_alone(page: Page) -> None:
+    page.focus("#marks")
+    x, y = middle(0, SQUARE)
+    pace = SIZE[1] / 50
+    across, down = (x - SIZE[1] / 2) / pace, (y - SIZE[0] / 2) / pace
+    for key, count in (
+        ("ArrowRight" if across > 0 else "ArrowLeft", abs(across)),
+        ("ArrowDown" if down > 0 else "ArrowUp", abs(down)),
+    ):
+        for _ in range(round(count)):
+            page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    wait_preview(page)
+    assert iou(masks_on(page, "mask") == 1, scene(0, SIZE)[1] == SQUARE, True) > 0.8
+    page.keyboard.press("f")
+    until(page, "stremn.shown.head.objects.length === 1")
+    page.focus("#marks")
+    page.keyboard.press(".")
+    until(page, "stremn.shown.head.position === 1")
+    page.keyboard.press(" ")
+    until(page, "stremn.shown.head.position > 2")
+    picture_of(page, "keyboard")
+    # every control can be reached and shows where the focus is
+    seen = set()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
+    assert {"marks", "play", "step", "seek", "name", "again", "remove", "reset"} <= seen
+
+
+def test_a_phone_has_all_of_it_in_360_pixels(phone: Page) -> None:
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+    phone.touchscreen.tap(*at(phone, *middle(0, DISC)))
+    wait_preview(phone)
+    follow(phone, "a name that is much too long for so small a screen")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+    assert iou(masks_on(phone), scene(0, SIZE)[1], DISC) > 0.8
+    picture_of(phone, "phone")
+    for name in ("follow", "undo", "cancel", "play", "step", "reset", "export"):
+        box = phone.locator(f"#{name}").bounding_box()
+        assert box["x"] >= 0, name
+        assert box["x"] + box["width"] <= 360, name
+        assert box["height"] >= 32, name
+
+
+def test_the_page_says_that_the_server_is_gone_and_comes_back(
+    chromium, source: VideoSource
+) -> None:
+    context = chromium.new_context(viewport=DESKTOP)
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    with serving(source) as server:
+        port = server.port
+        page.goto(f"http://127.0.0.1:{port}/")
+        until(page, "stremn.shown !== null")
+    page.wait_for_selector("text=Connection lost")
+    picture_of(page, "lost")
+    with serving(source, port=port):
+        until(page, "!document.getElementById('link').className.includes('bad')")
+        wait_until(lambda: page.evaluate("stremn.last > 0"), "a picture")
+        assert page.is_hidden("#notice")
+    context.close()
