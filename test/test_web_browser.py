@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
-from web_helpers import serving, wait_until
+from web_helpers import FakeSource, serving, wait_until
 
 from stremn_ros.imaging.video import write_image
 from stremn_ros.segmenter import Segmenter
@@ -289,4 +289,26 @@ def test_the_page_says_that_the_server_is_gone_and_comes_back(
         until(page, "!document.getElementById('link').className.includes('bad')")
         wait_until(lambda: page.evaluate("stremn.last > 0"), "a picture")
         assert page.is_hidden("#notice")
+    context.close()
+
+
+def test_the_page_says_that_the_stream_has_stopped(chromium) -> None:
+    fake = FakeSource()
+    context = chromium.new_context(viewport=DESKTOP)
+    page = context.new_page()
+    with serving(fake) as server:
+        fake.show(1)
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        until(page, "stremn.shown !== null")
+        assert page.inner_text("#link") == "live"
+        assert page.inner_text("#title") == FakeSource.title, "a title is text"
+        fake.stopped = True
+        page.wait_for_selector("text=The stream has stopped")
+        fake.stopped = False
+        fake.show(2)
+        until(page, "stremn.shown.head.number === 2")
+        until(page, "document.getElementById('notice').hidden")
+        # a refusal is shown
+        page.evaluate("order('remove', {object: 9})")
+        page.wait_for_selector("text=object 9 is not tracked")
     context.close()

@@ -32,6 +32,7 @@ class FakeSource:
 
     def __init__(self) -> None:
         self.newest: Picture | None = None
+        self.stopped = False
         self.requests: list[Request] = []
         self.work: Callable[[Request], None] = lambda request: None
         self._changed: Callable[[], None] = lambda: None
@@ -45,7 +46,7 @@ class FakeSource:
         self._changed()
 
     def status(self) -> dict[str, Any]:
-        return {"playing": True, "dropped": 0, "live": True, "problem": "", "stopped": False}
+        return {"playing": True, "dropped": 0, "live": True, "problem": "", "stopped": self.stopped}
 
     def do(self, request: Request) -> dict[str, Any]:
         self.requests.append(request)
