@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from recordings_forks import descendants, kill_one
 from recordings_helpers import camera, hashes, scenes, seeds_file, write_bag
-from test_recordings_label import job_of, truth
+from test_recordings_label import SETTINGS, job_of, truth
 
 from stremn_ros.errors import InputError
 from stremn_ros.recordings.job import label
@@ -27,7 +27,7 @@ ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster() -> Iterator[None]:
     """A cluster of two workers with a folder of its own; Ray chooses ports that are free."""
     # the paths of its sockets must be short
@@ -61,7 +61,9 @@ def job(tmp_path: Path) -> Job:
         {"frame": 4, "mask": truth(4)},
         {"frame": 20, "mask": truth(20), "accepted": True},
     )
-    return job_of(bag, seeds, tmp_path / "one", formats=("davis", "coco", "mcap"))
+    settings = replace(SETTINGS, stretch=2)  # often something new on the disk
+    formats = ("davis", "coco", "mcap")
+    return job_of(bag, seeds, tmp_path / "one", formats=formats, settings=settings)
 
 
 @pytest.mark.usefixtures("cluster")
