@@ -26,7 +26,7 @@ from stremn_ros.doctor import (
     ros_checks,
 )
 from stremn_ros.files import sha256
-from stremn_ros.runtime.build.cache import write_key
+from stremn_ros.runtime.building.cache import write_key
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Path(__file__).resolve().parent / "data" / "tiny_model"

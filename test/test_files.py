@@ -126,7 +126,7 @@ def test_no_other_module_replaces_a_file() -> None:
         for path in PACKAGE.rglob("*.py")
         if moves.search(path.read_text())
     }
-    assert found == {"files.py", "data/rendered.py", "runtime/build/cache.py"}
+    assert found == {"files.py", "data/rendered.py", "runtime/building/cache.py"}
 
 
 def test_a_figure_appears_whole_and_in_its_size(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import ModelError, RuntimeUnavailableError
 from stremn_ros.model_folder import load_network
-from stremn_ros.runtime.build import builder, process
+from stremn_ros.runtime.building import builder, process
 from stremn_ros.runtime.choose import make_stages
 from stremn_ros.runtime.cuda.stages import CudaStages
 from stremn_ros.runtime.tensorrt import backend

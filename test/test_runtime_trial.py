@@ -19,7 +19,7 @@ from stremn_ros.model_folder import load_network
 from stremn_ros.network import Decoded, Query
 from stremn_ros.runtime import choose, trial
 from stremn_ros.runtime.base import TorchStages
-from stremn_ros.runtime.build import process
+from stremn_ros.runtime.building import process
 from stremn_ros.runtime.cuda.stages import CudaStages
 from stremn_ros.runtime.trial import MOST_DIFFERENT, Outcome, compare, outcomes
 

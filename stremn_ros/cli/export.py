@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> int:
         return _tensorrt(folder, options.size)
     if options.size is not None:
         raise InputError("--size is for tensorrt: an ONNX export works at every size")
-    from stremn_ros.runtime.build.builder import build_onnx
+    from stremn_ros.runtime.building.builder import build_onnx
     from stremn_ros.runtime.onnx.export import STAGES, checked_files, entry_folder
 
     build_onnx(folder, _tell)
@@ -118,7 +118,7 @@ def _int8(folder: Path, clips: list[tuple[str, str]], frames: int) -> None:
 def _tensorrt(folder: Path, wanted: int | tuple[int, int] | None) -> int:
     from stremn_ros.imaging.sizes import fitted_size
     from stremn_ros.model_folder import read_config
-    from stremn_ros.runtime.build.builder import build_tensorrt
+    from stremn_ros.runtime.building.builder import build_tensorrt
     from stremn_ros.runtime.tensorrt.stages import PLANS, plan_folder
 
     if wanted is None:

@@ -11,7 +11,7 @@ import torch
 from stremn_ros.errors import ModelError, RuntimeUnavailableError
 from stremn_ros.network import SegmentationNetwork
 from stremn_ros.runtime.base import TorchStages
-from stremn_ros.runtime.build.builder import build_onnx, build_tensorrt
+from stremn_ros.runtime.building.builder import build_onnx, build_tensorrt
 from stremn_ros.runtime.cuda.stages import CudaStages
 from stremn_ros.runtime.device import choose_device
 from stremn_ros.runtime.onnx.export import checked_files

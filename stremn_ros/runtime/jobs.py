@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import StremnError
-from stremn_ros.runtime.build.cache import new_entry, write_key
-from stremn_ros.runtime.build.process import ERROR, MARK
+from stremn_ros.runtime.building.cache import new_entry, write_key
+from stremn_ros.runtime.building.process import ERROR, MARK
 
 
 def _say(line: str) -> None:

@@ -24,7 +24,7 @@ from stremn_ros.errors import ModelError, RuntimeUnavailableError
 from stremn_ros.files import sha256
 from stremn_ros.model_folder import CONFIG, WEIGHTS
 from stremn_ros.runtime.base import TorchStages
-from stremn_ros.runtime.build.cache import (
+from stremn_ros.runtime.building.cache import (
     KEY,
     checked_entry,
     keyed_folder,
@@ -32,7 +32,7 @@ from stremn_ros.runtime.build.cache import (
     one_builder,
     write_key,
 )
-from stremn_ros.runtime.build.process import run
+from stremn_ros.runtime.building.process import run
 from stremn_ros.runtime.tensorrt.graphs import masks_of
 from stremn_ros.runtime.tensorrt.stages import gpu_key, plan_folder, plan_sizes
 

@@ -9,7 +9,7 @@ from typing import Any
 from stremn_ros.doctor.probes import describe
 from stremn_ros.files import sha256
 from stremn_ros.model_folder import WEIGHTS, model_folders
-from stremn_ros.runtime.build.cache import KEY, cache_folder
+from stremn_ros.runtime.building.cache import KEY, cache_folder
 
 
 def values() -> dict[str, Any]:

@@ -12,8 +12,8 @@ import torch
 from stremn_ros.errors import RuntimeUnavailableError
 from stremn_ros.files import sha256
 from stremn_ros.model_folder import CONFIG, WEIGHTS, load_network
-from stremn_ros.runtime.build.cache import checked_entry, keyed_folder, new_entry, write_key
-from stremn_ros.runtime.build.export_stage import OPSET, difference, export_stage
+from stremn_ros.runtime.building.cache import checked_entry, keyed_folder, new_entry, write_key
+from stremn_ros.runtime.building.export_stage import OPSET, difference, export_stage
 from stremn_ros.runtime.onnx.graphs import cpu_specs
 from stremn_ros.runtime.onnx.library import check_export
 

@@ -19,7 +19,7 @@ from stremn_ros.memory.fusion import FusionCell
 from stremn_ros.memory.similarity import align, mutual_similarity, selective_terms
 from stremn_ros.network import Query, SegmentationNetwork, space_time_read
 from stremn_ros.network.blocks import ResidualBlock
-from stremn_ros.runtime.build.export_stage import StageSpec
+from stremn_ros.runtime.building.export_stage import StageSpec
 from stremn_ros.runtime.cuda.precision import folded
 from stremn_ros.runtime.onnx.winograd import Winograd
 from stremn_ros.runtime.tensorrt.graphs import (

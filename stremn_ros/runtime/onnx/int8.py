@@ -23,14 +23,14 @@ from torch import Tensor
 from stremn_ros.errors import InputError, RuntimeUnavailableError
 from stremn_ros.model_folder import load_network
 from stremn_ros.network import Query, SegmentationNetwork
-from stremn_ros.runtime.build.cache import (
+from stremn_ros.runtime.building.cache import (
     checked_entry,
     keyed_folder,
     new_entry,
     one_builder,
     write_key,
 )
-from stremn_ros.runtime.build.export_stage import export_stage
+from stremn_ros.runtime.building.export_stage import export_stage
 from stremn_ros.runtime.onnx.export import checked_files, wanted_key
 from stremn_ros.runtime.onnx.graphs import cpu_specs
 from stremn_ros.runtime.onnx.library import import_onnxruntime

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stremn_ros.network import Decoded, Query, SegmentationConfig, SegmentationNetwork
-from stremn_ros.runtime.build.export_stage import StageSpec
+from stremn_ros.runtime.building.export_stage import StageSpec
 
 
 class Part(nn.Module):

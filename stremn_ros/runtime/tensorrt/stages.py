@@ -22,7 +22,7 @@ from stremn_ros.errors import ModelError, RuntimeUnavailableError
 from stremn_ros.files import sha256
 from stremn_ros.model_folder import CONFIG, WEIGHTS, load_network
 from stremn_ros.network import Decoded, Query, Seen, SegmentationNetwork
-from stremn_ros.runtime.build.cache import (
+from stremn_ros.runtime.building.cache import (
     KEY,
     cache_folder,
     checked_entry,
@@ -30,7 +30,7 @@ from stremn_ros.runtime.build.cache import (
     new_entry,
     write_key,
 )
-from stremn_ros.runtime.build.export_stage import OPSET, StageSpec, difference, export_stage
+from stremn_ros.runtime.building.export_stage import OPSET, StageSpec, difference, export_stage
 from stremn_ros.runtime.cuda.precision import folded
 from stremn_ros.runtime.cuda.stages import CudaStages
 from stremn_ros.runtime.onnx.library import check_export

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stremn_ros.errors import RuntimeUnavailableError, StremnError
-from stremn_ros.runtime.build.cache import one_builder
-from stremn_ros.runtime.build.process import Progress, run
+from stremn_ros.runtime.building.cache import one_builder
+from stremn_ros.runtime.building.process import Progress, run
 
 log = logging.getLogger(__name__)
 
