@@ -19,8 +19,7 @@ from torch import Tensor
 from stremn_ros.errors import InputError
 from stremn_ros.frame_reader import FrameReader, SeenFrame, Template
 from stremn_ros.imaging.overlap import REST_DEPTH, Overlap, depth, is_cut, overlaps
-from stremn_ros.imaging.resize import resize
-from stremn_ros.imaging.sizes import too_small
+from stremn_ros.imaging.resize import resize, too_small
 from stremn_ros.object_states import ObjectStates
 
 log = logging.getLogger(__name__)

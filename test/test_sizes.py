@@ -10,7 +10,8 @@ from prediction_helpers import tiny_prediction_model
 from shapes import DISC, TINY_MODEL, iou, scene
 
 from stremn_ros.errors import InputError
-from stremn_ros.imaging.sizes import checked_size, fitted_size, size_is_possible, too_small
+from stremn_ros.imaging.resize import too_small
+from stremn_ros.imaging.sizes import checked_size, fitted_size, size_is_possible
 from stremn_ros.predictor import Predictor
 from stremn_ros.segmenter import Segmenter
 

@@ -6,15 +6,18 @@ node's parameter and the documentation are all made from it. It needs no PyTorch
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from stremn_ros.errors import InputError
 
-Table = NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Table: TypeAlias = "NDArray[np.float32]"
 Pairs = list[tuple[int, int]]
 
 
@@ -44,10 +47,8 @@ class Rule:
     grows: bool = False
 
 
-def _extreme(table: Table, choose: Callable[..., np.intp]) -> Pairs:
-    rows, columns = np.triu_indices(len(table), k=1)
-    picked = int(choose(table[rows, columns]))
-    return [(int(rows[picked]), int(columns[picked]))]
+def _extreme(table: Table, choose: Callable[..., tuple[int, int]]) -> Pairs:
+    return [choose(itertools.combinations(range(len(table)), 2), key=lambda pair: table[pair])]
 
 
 def _none(table: Table) -> Pairs:
@@ -67,17 +68,17 @@ RULES: dict[str, Rule] = {
     ),
     "least_similar": Rule(
         "C: of the least similar pair the older goes and updates the other",
-        lambda table: _extreme(table, np.argmin),
-        lambda similarity: int(np.argmin(similarity)),
+        lambda table: _extreme(table, min),
+        lambda similarity: int(similarity.argmin()),
     ),
     "most_similar": Rule(
         "D: of the most similar pair the older goes and updates the other",
-        lambda table: _extreme(table, np.argmax),
-        lambda similarity: int(np.argmax(similarity)),
+        lambda table: _extreme(table, max),
+        lambda similarity: int(similarity.argmax()),
     ),
     "learned": Rule(
         "a trained scorer chooses the pair; for models that have one",
-        lambda table: _extreme(table, np.argmax),
+        lambda table: _extreme(table, max),
         scored=True,
     ),
     "first_and_previous": Rule(

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.imaging.overlap import Overlap, overlaps
+from stremn_ros.imaging.resize import too_small
 from stremn_ros.imaging.seeding import DOUBTFUL, agreement, make_mask
-from stremn_ros.imaging.sizes import too_small
 from stremn_ros.messages.reading import decode, frame_size
 from stremn_ros.results import MAX_ID, ObjectState
 from stremn_ros.segmenter import Segmenter
