@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import sys
 import warnings
 from collections.abc import Sequence
-from types import ModuleType
+from types import CodeType, ModuleType
 
 MOVED = {
     "stremn_ros.mask_reading": "stremn_ros.imaging.mask_reading",
@@ -45,6 +46,14 @@ class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module = importlib.import_module(new)
         spec.loader_state = module.__spec__
         return module
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """For ``python -m`` with the old name."""
+        spec = importlib.util.find_spec(MOVED[fullname])
+        loader = spec.loader if spec is not None else None
+        if not isinstance(loader, importlib.abc.InspectLoader):
+            return None
+        return loader.get_code(MOVED[fullname])
 
     def exec_module(self, module: ModuleType) -> None:
         """The module was run under its new name; it keeps the specification of that one."""

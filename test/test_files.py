@@ -119,14 +119,19 @@ def test_a_file_can_be_read_as_the_umask_says(tmp_path: Path) -> None:
 
 
 def test_no_other_module_replaces_a_file() -> None:
-    """Only whole folders are moved elsewhere: a clip's, and an entry of the cache."""
+    """Only whole folders are moved elsewhere: a clip's, a bag's, and an entry of the cache."""
     moves = re.compile(r"os\.(replace|rename)\(|(temporary|source|path)\.(replace|rename)\(")
     found = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
         if moves.search(path.read_text())
     }
-    assert found == {"files.py", "data/rendered.py", "runtime/building/cache.py"}
+    assert found == {
+        "files.py",
+        "data/rendered.py",
+        "recordings/labelled_bag.py",
+        "runtime/building/cache.py",
+    }
 
 
 def test_a_figure_appears_whole_and_in_its_size(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "messages": {"errors", "imaging", "results"},
     "memory": {"errors", "memory.rules"},
     "memory.rules": {"errors"},  # without PyTorch
-    "spatial": {"errors"},
+    "spatial": {"errors", "imaging"},
     "network": {"errors", "mappings", "memory"},
     "snapshot": GROUND | {"model_folder", "network"},
     "model_folder": {"errors", "files", "forking", "network", "resources", "text_files"},

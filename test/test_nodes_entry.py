@@ -23,10 +23,10 @@ from stremn_ros.snapshot import Snapshot
 EXECUTABLES = ("segment_node", "predict_node", "segment_predict_node", "video_source_node")
 
 
-def start(module, *words, **environment):
+def start(module, *words, room="nodes", **environment):
     """A main function as a process, with these variables (None: without)."""
     env = {key: value for key, value in {**os.environ, **environment}.items() if value is not None}
-    command = [sys.executable, "-m", f"stremn_ros.nodes.{module}", *words]
+    command = [sys.executable, "-m", f"stremn_ros.{room}.{module}", *words]
     return subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -41,7 +41,8 @@ def ended(process):
 
 def test_without_a_folder_for_the_log_every_executable_says_so_in_a_sentence(tmp_path):
     started = [start(name, HOME=None, ROS_LOG_DIR=None, ROS_HOME=None) for name in EXECUTABLES]
-    started.append(start("bring_up", "/stremn", HOME=None, ROS_LOG_DIR=None, ROS_HOME=None))
+    nowhere = {"HOME": None, "ROS_LOG_DIR": None, "ROS_HOME": None}
+    started.append(start("bring_up", "/stremn", room="client", **nowhere))
     texts = [ended(process) for process in started]
     for name, text in zip((*EXECUTABLES, "bring_up"), texts):
         assert text == (

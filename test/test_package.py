@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -125,3 +126,17 @@ except ModuleNotFoundError:
     print("done")
 """
     assert in_fresh_python(code) == "done\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("rclpy") is None, reason="rclpy is not installed")
+def test_an_old_name_is_run_as_a_program_too() -> None:
+    """Launch files of users may start it so."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stremn_ros.nodes.bring_up", "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower()

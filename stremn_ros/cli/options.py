@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.errors import InputError
+from stremn_ros.errors import InputError, StremnError
 from stremn_ros.options import TUNABLES
 from stremn_ros.runtime.table import LISTED
 
@@ -179,3 +179,11 @@ def check_writable(path: str | None) -> None:
 
 def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def without_ros(error: ImportError) -> StremnError:
+    """What a command says that needs ROS 2 where it cannot be imported."""
+    return StremnError(
+        f"ROS 2 is not there for this ({error}): `make setup` and use .venv/bin/stremn, or "
+        "source a ROS distribution and the workspace; `stremn doctor` says more"
+    )

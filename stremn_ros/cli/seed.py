@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import add_hints, hint_names
+from stremn_ros.cli.options import add_hints, hint_names, without_ros
 from stremn_ros.errors import InputError, StremnError
 
 ON_OVERLAP = ("again", "replace", "both", "refuse")
@@ -70,10 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         from stremn_ros.client.segment_client import SegmentClient, fit_mask
     except ImportError as error:
-        raise StremnError(
-            f"ROS 2 is not there for this ({error}): `make setup` and use .venv/bin/stremn, or "
-            "source a ROS distribution and the workspace; `stremn doctor` says more"
-        ) from None
+        raise without_ros(error) from None
     from stremn_ros.imaging.visualization import read_label_png
     from stremn_ros.messages.reading import frame_size
 

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import add_model_options, load_segmenter
+from stremn_ros.cli.options import add_model_options, load_segmenter, without_ros
 from stremn_ros.errors import InputError, StremnError
 
 PORT = 8765
@@ -102,10 +102,7 @@ def _node(options: argparse.Namespace) -> Any:
     try:
         from stremn_ros.web.node_source import NodeSource
     except ImportError as error:
-        raise StremnError(
-            f"ROS 2 is not there for this ({error}): `make setup` and use .venv/bin/stremn, or "
-            "source a ROS distribution and the workspace; `stremn doctor` says more"
-        ) from None
+        raise without_ros(error) from None
     return NodeSource(options.node, options.camera, options.image_topic)
 
 

@@ -1,4 +1,4 @@
-"""The processes that a runtime's files are built and tried in; started by `build.process.run`."""
+"""Processes that a runtime's files are made and tried in; `building.process.run` starts them."""
 
 from __future__ import annotations
 

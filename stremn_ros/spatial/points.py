@@ -51,19 +51,6 @@ class PointCloud:
         return np.asarray(self.data["label"])
 
 
-def check_image(image: Any) -> None:
-    """Refuses what is no RGB image, uint8 [H, W, 3].
-
-    Raises:
-        InputError: it is something else; the message says what.
-    """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-        kind = getattr(image, "dtype", type(image).__name__)
-        raise InputError(f"the image must be a uint8 array [H, W, 3], not {kind}")
-    if image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(f"the image must have the shape [H, W, 3], not {list(image.shape)}")
-
-
 def color_codes(image: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """0x00RRGGBB of an RGB image uint8 [H, W, 3]: uint32 [H, W]."""
     bgra = np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGRA))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
+from stremn_ros.imaging.checks import check_frame
 from stremn_ros.spatial.camera import Intrinsics, same_view
 from stremn_ros.spatial.depth import (
     Depth,
@@ -25,7 +26,6 @@ from stremn_ros.spatial.motion import IDS, MotionFilters
 from stremn_ros.spatial.points import (
     POINT,
     PointCloud,
-    check_image,
     check_voxel,
     color_codes,
     downsampled,
@@ -272,7 +272,7 @@ def _fitted_colors(
     image: NDArray[np.uint8], shape: tuple[int, ...], part: tuple[slice, slice]
 ) -> NDArray[np.uint32]:
     """Color codes of a part of a depth image, from the RGB image of the same view."""
-    check_image(image)
+    check_frame(image)
     if image.shape[:2] != shape:
         if not same_view((image.shape[0], image.shape[1]), (shape[0], shape[1])):
             raise InputError(

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from stremn_ros.errors import RuntimeUnavailableError, StremnError
 from stremn_ros.runtime.building.cache import one_builder
 from stremn_ros.runtime.building.process import Progress, run
 
@@ -42,7 +41,12 @@ def build_tensorrt(
         RuntimeUnavailableError: it failed; the message says why.
     """
     from stremn_ros.runtime.tensorrt.backend import find_tensorrt
-    from stremn_ros.runtime.tensorrt.stages import checked_onnx, checked_plans, plan_folder, plan_jobs
+    from stremn_ros.runtime.tensorrt.stages import (
+        checked_onnx,
+        checked_plans,
+        plan_folder,
+        plan_jobs,
+    )
 
     trt = find_tensorrt()
     with one_builder(plan_folder(model, size)):
