@@ -969,7 +969,7 @@ def test_points_have_the_colors_and_labels_of_their_pixels() -> None:
     small = cv2.resize(image, (320, 240))
     assert len(tracker.cloud(small)) == len(cloud)
     for wrong in (image[:, :300], image[..., 0], image.astype(np.float32)):
-        with pytest.raises(InputError, match="image|frame"):
+        with pytest.raises(InputError, match=r"image|frame"):
             tracker.cloud(wrong)
 
 
