@@ -86,6 +86,8 @@ def _serve() -> None:
     import stremn_ros.recordings.workers  # noqa: F401
     from stremn_ros.cli import main
 
+    # a shell that starts the tests in the background has them ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in sys.stdin:
         asked = json.loads(line)
         if "wait" in asked:
