@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def rosbags_part(module: str) -> Any:
         ) from None
 
 
-class Bag:
+class Bag(ABC):
     """Messages of a recording in the order in which they were recorded.
 
     Attributes:
@@ -46,6 +47,7 @@ class Bag:
         self.problems: list[str] = []
         self._store: Any = None
 
+    @abstractmethod
     def messages(
         self, topics: Collection[str], start: int | None = None, stop: int | None = None
     ) -> Iterator[Message]:
@@ -54,7 +56,6 @@ class Bag:
         Raises:
             InputError: the bag is damaged, and reading by ``damaged`` would go further.
         """
-        raise NotImplementedError
 
     def decode(self, topic: str, data: bytes) -> Any:
         """The message, with the attributes that the ROS type has.
@@ -89,7 +90,7 @@ class Bag:
         except Exception as error:  # its library has its own
             raise InputError(f"a message of {topic} cannot be unpacked ({error})") from None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  a recording may have none to close
         """Closes the files."""
 
     def __enter__(self) -> Bag:

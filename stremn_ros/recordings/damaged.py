@@ -16,6 +16,7 @@ import mmap
 import re
 import sqlite3
 import struct
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,16 +112,16 @@ class _Chunked(Bag):
             if topic in topics and not early and (stop is None or when < stop):
                 yield topic, when, data
 
+    @abstractmethod
     def _walk(self) -> Iterator[_Chunk]:
         """The chunks of the file; problems tells what is no record."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _records(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
         """(channel, time, message) of a chunk's data; channels are noted.
 
         struct.error, ValueError or IndexError where it ends in the middle.
         """
-        raise NotImplementedError
 
     def _every(
         self, chunks: list[_Chunk], start: int | None = None, stop: int | None = None

@@ -12,6 +12,7 @@ recorded from a loop), the order is that of the recording. Frame n of a video is
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Index:
     problems: list[str] = field(default_factory=list)
 
 
-class Source:
+class Source(ABC):
     """The frames of one camera.
 
     Attributes: path, index. Frames are uint8 [H, W, 3] RGB; None stands for one that cannot be
@@ -73,9 +74,9 @@ class Source:
     def __len__(self) -> int:
         return len(self.index.stamps)
 
+    @abstractmethod
     def frames(self, first: int, last: int) -> Iterator[Numbered]:
         """(number, frame) of the frames first to last, both included."""
-        raise NotImplementedError
 
     def backwards(self, last: int, first: int) -> Iterator[Numbered]:
         """(number, frame) from the last to the first, both included."""
@@ -105,7 +106,7 @@ class Source:
         """The number of the frame whose stamp is nearest."""
         return int(np.abs(self.index.stamps - stamp).argmin())
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  a recording may have none to close
         """Closes the files."""
 
     def _unreadable(self, number: int, why: str) -> None:
@@ -156,7 +157,7 @@ class BagSource(Source):
             self._unreadable(number, str(error))
             return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  a recording may have none to close
         self._bag.close()
 
 
