@@ -157,7 +157,7 @@ class BagSource(Source):
             self._unreadable(number, str(error))
             return None
 
-    def close(self) -> None:  # noqa: B027  a recording may have none to close
+    def close(self) -> None:
         self._bag.close()
 
 
