@@ -129,6 +129,22 @@ except ModuleNotFoundError:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rclpy") is None, reason="rclpy is not installed")
+def test_the_client_is_public() -> None:
+    code = """
+import sys
+import stremn_ros.client
+assert "rclpy" not in sys.modules
+from stremn_ros.client import SegmentClient
+assert SegmentClient.__module__ == "stremn_ros.client.segment_client"
+try:
+    from stremn_ros.client import Nothing
+except ImportError:
+    print("done")
+"""
+    assert in_fresh_python(code) == "done\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("rclpy") is None, reason="rclpy is not installed")
 def test_an_old_name_is_run_as_a_program_too() -> None:
     """Launch files of users may start it so."""
     done = subprocess.run(
