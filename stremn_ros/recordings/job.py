@@ -1,8 +1,10 @@
 """A run of `stremn label`: from recordings and seeds to labels, safe to stop at any moment.
 
-OUT/manifest.json       what it is made from and what came of it
-OUT/work/TRACK/         what goes on (``track``); removed at the end
-OUT/objects.csv, report.html, davis/, coco/, ...
+The folder of the results holds:
+
+manifest.json       what it is made from and what came of it
+work/TRACK/         what goes on (``track``); removed at the end
+objects.csv, report.html, davis/, coco/, ...
 """
 
 from __future__ import annotations
