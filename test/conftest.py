@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 from socket_guard import build, compiler, environment
 
 import stremn_ros  # noqa: F401  first: it switches ONNX Runtime's telemetry off
+
+# The suite tries the same examples at each run, so that a change passes or fails by what it is.
+# `pytest --hypothesis-profile search` looks for others.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("search", settings.get_profile("default"), print_blob=True)
+settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "test" / "data" / "tiny_model"

@@ -10,6 +10,7 @@ import gc
 import os
 import random
 import time
+from collections import defaultdict
 from pathlib import Path
 
 # Set before rclpy starts, for this process and all the nodes it starts. A process that a test
@@ -217,7 +218,8 @@ class SegmentPeer(Peer):
         self.masks: dict[int, Image] = {}
         self.objects: dict[int, ObjectArray] = {}
         self.overlays: list[Image] = []
-        self.diagnostics = {}
+        # a key that is not there yet is empty: who waits for a value may ask before the first comes
+        self.diagnostics = defaultdict(str)
         self.status = None
         self.status_count = 0
         self._overlay_subscription = None
@@ -239,7 +241,8 @@ class SegmentPeer(Peer):
     def _on_diagnostics(self, message):
         for status in message.status:
             if status.name == self._status_name:
-                self.diagnostics = {item.key: item.value for item in status.values}
+                values = {item.key: item.value for item in status.values}
+                self.diagnostics = defaultdict(str, values)
                 self.status = status
                 self.status_count += 1
 
@@ -298,6 +301,15 @@ class SegmentPeer(Peer):
         answer = self.call(SeedMask, f"{self.private}/seed_mask", mask=mask, **fields)
         assert answer.success, answer.message
         return answer
+
+    @property
+    def told(self):
+        """All reasons in the diagnostics: which stands first depends on what else is the matter."""
+        status = self.status
+        if status is None:
+            return ""
+        also = (item.value for item in status.values if item.key == "also")
+        return " | ".join([status.message, *also])
 
     def fresh_diagnostics(self):
         """The first diagnostics whose making began after this call."""

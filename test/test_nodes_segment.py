@@ -707,7 +707,7 @@ def test_a_qos_that_cannot_match_is_told(peer, node):
         wait_for(
             lambda: (
                 peer.status.level == DiagnosticStatus.WARN
-                and "set image_reliability to auto or best_effort" in peer.status.message
+                and "set image_reliability to auto or best_effort" in peer.told
             ),
             "diagnostics that name the remedy",
         )

@@ -329,11 +329,6 @@ def test_on_a_real_clip_the_masks_before_and_after_agree(run):
         assert score > 0.9
 
 
-def told(peer):
-    """All reasons in the diagnostics: which one stands first depends on what else is the matter."""
-    return peer.status.message + peer.diagnostics["also"]
-
-
 def test_save_and_load_by_hand_with_all_that_can_go_wrong(run, tmp_path):
     run.start(processing_size=240)  # so that a snapshot is larger than the log
     peer = run.peer
@@ -409,13 +404,13 @@ def test_save_and_load_by_hand_with_all_that_can_go_wrong(run, tmp_path):
     assert peer.set_parameter("autosave_period", 0.1) == (True, "")
     peer.segment(scene(3)[0])
     wait_for(
-        lambda: "autosave failed" in told(peer) and peer.status.level == DiagnosticStatus.WARN,
+        lambda: "autosave failed" in peer.told and peer.status.level == DiagnosticStatus.WARN,
         "the diagnostics to tell",
     )
     assert file.read_bytes() == content
     resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
     wait_for(lambda: "saved" in peer.diagnostics["snapshot"], "an autosave that works")
-    wait_for(lambda: "autosave failed" not in told(peer), "the diagnostics to calm down")
+    wait_for(lambda: "autosave failed" not in peer.told, "the diagnostics to calm down")
     wait_for(lambda: Snapshot.read(file).remembered == 3, "the snapshot")
     assert not list(run.snapshots.glob(".*"))
     assert not peer.set_parameter("snapshot_dir", "/tmp")[0]
@@ -444,7 +439,7 @@ def test_the_memory_is_saved_at_the_end_and_by_deactivation_if_asked(run):
     run.start(autoload=True, autosave_period=0.1)
     run.node.wait_for_log("autoload failed: ")
     peer.connect(scene(0)[0])
-    wait_for(lambda: "autoload failed" in told(peer), "the diagnostics to tell")
+    wait_for(lambda: "autoload failed" in peer.told, "the diagnostics to tell")
     with pytest.raises(InputError, match="damaged"):  # nothing has been written over it
         Snapshot.read(file)
     run.seed(scene(0)[1], ["cup", "box"])

@@ -144,7 +144,7 @@ def test_simulated_time(peer):
 
         def tick():
             peer.clock.publish(Clock(clock=to_time(now)))
-            return "on /clock" not in peer.status.message + peer.diagnostics["also"]
+            return "on /clock" not in peer.told
 
         wait_for(tick, "the clock to arrive", every=0.1)
         before = int(peer.fresh_diagnostics()["stale"])

@@ -282,21 +282,21 @@ def _undistort_lens(u: Vector, v: Vector, d: Vector, tolerance: float) -> tuple[
     x, y = u.copy(), v.copy()
     step = 1e-6
     with np.errstate(all="ignore"):  # of rays that do not converge, which are left out below
-        for _ in range(_ITERATIONS):
+        for iteration in range(_ITERATIONS + 1):
             fu, fv = distort(x, y)
             du, dv = fu - u, fv - v
             ux, vx = distort(x + step, y)
             uy, vy = distort(x, y + step)
             a, b, c, e = (ux - fu) / step, (uy - fu) / step, (vx - fv) / step, (vy - fv) / step
             area = a * e - b * c
+            off = np.hypot(du, dv)
+            # the last round only judges: what is off, and the slope, are those of (x, y) as it is
+            if iteration == _ITERATIONS or np.nanmax(off, initial=0.0) < 0.01 * tolerance:
+                break
             x -= (e * du - b * dv) / area
             y -= (a * dv - c * du) / area
-            off = np.hypot(du, dv)
-            if np.nanmax(off, initial=0.0) < 0.01 * tolerance:
-                break
-        fu, fv = distort(x, y)
         # beyond the fold of a model the image is mirrored: its polynomial is of no use there
-        right = (np.hypot(fu - u, fv - v) <= tolerance) & (area > 0)
+        right = (off <= tolerance) & (area > 0)
         right &= np.hypot(x, y) < math.tan(_STEEPEST)
     return np.where(right, x, np.nan), np.where(right, y, np.nan)
 
@@ -309,7 +309,7 @@ def _undistort_equidistant(
     powers = np.array([3, 5, 7, 9])
     angle = np.minimum(wanted, _STEEPEST)
     with np.errstate(all="ignore"):
-        for _ in range(_ITERATIONS):
+        for iteration in range(_ITERATIONS + 1):
             square = angle * angle
             value = angle * (
                 1 + square * (d[0] + square * (d[1] + square * (d[2] + square * d[3])))
@@ -318,7 +318,8 @@ def _undistort_equidistant(
                 factor * power * angle ** (power - 1) for factor, power in zip(d, powers)
             )
             off = value - wanted
-            if np.abs(off).max(initial=0.0) < 0.01 * tolerance:
+            # the last round only judges, as above
+            if iteration == _ITERATIONS or np.abs(off).max(initial=0.0) < 0.01 * tolerance:
                 break
             angle = angle - off / slope
         right = (np.abs(off) <= tolerance) & (slope > 0) & (angle >= 0) & (angle < _STEEPEST)

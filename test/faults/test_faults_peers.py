@@ -148,7 +148,7 @@ def test_a_camera_that_vanishes_and_returns(tracked, node):
             camera.kill()
             camera.wait()
         wait_for(
-            lambda: tracked.status.message.startswith("no image on /image for"),
+            lambda: tracked.told.startswith("no image on /image for"),
             "the diagnostics to miss the camera",
         )
         assert tracked.fresh_diagnostics()["objects"] == "2 of 8"
@@ -260,7 +260,7 @@ def test_a_folder_for_snapshots_that_nothing_can_be_written_to(tmp_path):
         assert not answer.success
         assert "the folder /proc/stremn cannot be made" in answer.message
         wait_for(
-            lambda: "autosave failed" in peer.status.message + peer.diagnostics["also"],
+            lambda: "autosave failed" in peer.told,
             "the diagnostics to tell",
         )
         assert peer.call(Trigger, "/sealed/reset").success
