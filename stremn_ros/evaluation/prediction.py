@@ -18,6 +18,7 @@ from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.evaluation.prediction_metrics import (
     Lpips,
     absolute_error,
+    can_measure_ssim,
     psnr,
     squared_error,
     ssim,
@@ -93,9 +94,13 @@ def _recolored(frames: Tensor, colours: int) -> Tensor:
 
 @dataclass
 class Scores:
-    """Sums over frames, by step ahead."""
+    """Sums over frames, by step ahead.
+
+    Without scikit-image the structural similarities are left out where `needs_ssim` is False.
+    """
 
     horizon: int
+    needs_ssim: bool = True
     clips: int = 0
     sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
@@ -106,10 +111,10 @@ class Scores:
         values = {
             "mse": squared_error(a, b),
             "mae": absolute_error(a, b),
-            "ssim": ssim(a, b),
-            "ssim_gaussian": ssim(a, b, gaussian=True),
             "psnr": psnr(a, b).clamp(max=MOST_PSNR),
         }
+        if self.needs_ssim or can_measure_ssim():
+            values |= {"ssim": ssim(a, b), "ssim_gaussian": ssim(a, b, gaussian=True)}
         if lpips is not None:
             values["lpips"] = lpips(a, b)
         for name, value in values.items():

@@ -6,7 +6,9 @@ MAE are sums over a frame (over its colors as well); a table's figure is their m
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +16,7 @@ from torch.nn import functional as F
 
 from stremn_ros.errors import InputError
 
-SSIM_K1, SSIM_K2 = 0.01, 0.03
-UNIFORM_WINDOW = 7
-GAUSSIAN_WINDOW, GAUSSIAN_SIGMA = 11, 1.5
+WINDOWS = {False: 7, True: 11}  # pixels; uniform, Gaussian
 
 
 def squared_error(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -35,53 +35,42 @@ def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
     return -10.0 * mean.log10()
 
 
-def ssim(
-    prediction: Tensor, truth: Tensor, gaussian: bool = False, mirrored: bool = False
-) -> Tensor:
-    """Structural similarity for a range of 0..1, the mean over the colors.
+def can_measure_ssim() -> bool:
+    """Whether scikit-image is installed."""
+    return find_spec("skimage") is not None
+
+
+def ssim(prediction: Tensor, truth: Tensor, gaussian: bool = False) -> Tensor:
+    """Structural similarity for a range of 0..1, the mean over the colors, by scikit-image.
+
+    Only windows that lie inside the frame count.
 
     Args:
         gaussian: False: windows of 7 x 7 pixels, all alike, and the sample covariance; what
             scikit-image does unless told otherwise, and with it the published tables of video
             prediction. True: the original definition (Wang et al., 2004), Gaussian windows of
             11 x 11 pixels, standard deviation 1.5. On Moving MNIST the first is the higher.
-        mirrored: False: only windows that lie inside the frame count, as in the original and in
-            scikit-image. True: one around every pixel, the frame mirrored at its edges, as
-            torchmetrics has it with Gaussian windows.
 
     Raises:
-        InputError: the frames are smaller than a window.
+        InputError: the frames are smaller than a window, or scikit-image is not installed.
     """
-    side = GAUSSIAN_WINDOW if gaussian else UNIFORM_WINDOW
+    side = WINDOWS[gaussian]
     if min(prediction.shape[-2:]) < side:
         raise InputError(f"SSIM needs frames of {side} x {side} pixels at least")
-    count, colors = prediction.shape[:2]
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise InputError(
+            f'SSIM needs scikit-image (pip install "stremn_ros[evaluation]"): {error}'
+        ) from None
+    options: dict[str, Any] = {"win_size": side}
     if gaussian:
-        far = torch.arange(side, dtype=prediction.dtype, device=prediction.device) - side // 2
-        line = (-0.5 * (far / GAUSSIAN_SIGMA).square()).exp()
-        line = line / line.sum()
-        correction = 1.0
-    else:
-        line = prediction.new_full((side,), 1.0 / side)
-        correction = side**2 / (side**2 - 1.0)
-
-    def mean(x: Tensor) -> Tensor:
-        x = F.conv2d(x, line.view(1, 1, side, 1))
-        return F.conv2d(x, line.view(1, 1, 1, side))
-
-    # Differences to a common middle: variances of small differences survive single precision
-    a, b = prediction.flatten(0, 1)[:, None], truth.flatten(0, 1)[:, None]
-    if mirrored:
-        a, b = (F.pad(x, (side // 2,) * 4, mode="reflect") for x in (a, b))
-    mean_a, mean_b = mean(a), mean(b)
-    centred_a, centred_b = a - 0.5, b - 0.5
-    var_a = correction * (mean(centred_a.square()) - (mean_a - 0.5).square())
-    var_b = correction * (mean(centred_b.square()) - (mean_b - 0.5).square())
-    both = correction * (mean(centred_a * centred_b) - (mean_a - 0.5) * (mean_b - 0.5))
-    c1, c2 = SSIM_K1**2, SSIM_K2**2
-    top = (2.0 * mean_a * mean_b + c1) * (2.0 * both + c2)
-    bottom = (mean_a.square() + mean_b.square() + c1) * (var_a + var_b + c2)
-    return (top / bottom).flatten(1).mean(dim=1).view(count, colors).mean(dim=1)
+        options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    pairs = zip(prediction.detach().cpu().numpy(), truth.detach().cpu().numpy(), strict=True)
+    values = [
+        structural_similarity(a, b, channel_axis=0, data_range=1.0, **options) for a, b in pairs
+    ]
+    return torch.tensor(values, dtype=torch.float64, device=prediction.device)
 
 
 class Lpips(nn.Module):

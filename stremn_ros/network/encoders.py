@@ -1,14 +1,11 @@
-"""Image encoders to stride 16, with timm's parameter names so that public weights load.
-
-Both return the features at strides 4, 8 and 16. They take normalised images whose height and width
-are multiples of 16; ``extra_channels`` adds input planes (object masks) through a second stem
-convolution whose result is summed with the image's, as in STM (Oh et al., 2019).
-"""
+"""Image encoders to stride 16, with timm's parameter names so that public weights load."""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +14,49 @@ from torch.nn import functional as F
 Features = tuple[Tensor, Tensor, Tensor]
 
 
+class Encoder(nn.Module, ABC):
+    """What the network and the runtimes use of a backbone.
+
+    Images are normalised; their height and width are multiples of 16. ``extra_channels`` of a
+    subclass adds input planes (object masks) through ``conv_extra``, a second stem whose result
+    is summed with the image's, as in STM (Oh et al., 2019).
+
+    Attributes:
+        channels: of the features at strides 4, 8 and 16.
+        mean, std: of the images (0..255) that the public weights were trained on, by color.
+        conv_extra: the stem of the extra planes; it has no bias. None without them.
+    """
+
+    channels: ClassVar[tuple[int, int, int]]
+    mean: ClassVar[tuple[float, float, float]]
+    std: ClassVar[tuple[float, float, float]]
+    conv_extra: nn.Conv2d | None
+
+    @property
+    @abstractmethod
+    def stem(self) -> nn.Conv2d:
+        """The convolution that reads the image. Runtimes change its weights and its inputs."""
+
+    @abstractmethod
+    def forward(self, image: Tensor, extra: Tensor | None = None) -> Features:
+        """Image [B, 3, H, W] (and extra [B, E, H, W]) -> features at strides 4, 8, 16."""
+
+    @abstractmethod
+    def frozen_parts(self) -> list[nn.Module]:
+        """The low-level parts that a short fine-tuning may leave as ImageNet made them."""
+
+    @classmethod
+    @abstractmethod
+    def translate(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a public file of weights, by the names that they have here."""
+
+
 class FrozenNorm(nn.Module):
     """Batch normalisation whose statistics stay as they were loaded; the affine part is trained.
 
     It is never run by itself: ``conv_norm`` folds it into the convolution before it, which leaves
-    half the operations and half the memory traffic, in training too.
+    half the operations and half the memory traffic, in training too. A module that owns some says
+    in ``FOLDS`` which convolution each belongs to, so that a runtime can fold it for good.
     """
 
     running_mean: Tensor
@@ -76,6 +111,8 @@ class SameConv2d(nn.Conv2d):
 class DepthwiseSeparable(nn.Module):
     """timm's DepthwiseSeparableConv: depthwise, then pointwise without activation."""
 
+    FOLDS: ClassVar = {"bn1": "conv_dw", "bn2": "conv_pw"}
+
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__()
         self.conv_dw = SameConv2d(inputs, inputs, kernel, stride, groups=inputs)
@@ -92,6 +129,8 @@ class DepthwiseSeparable(nn.Module):
 
 class InvertedResidual(nn.Module):
     """timm's InvertedResidual with an expansion of six and no squeeze-and-excite (Lite)."""
+
+    FOLDS: ClassVar = {"bn1": "conv_pw", "bn2": "conv_dw", "bn3": "conv_pwl"}
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -111,12 +150,13 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(Encoder):
     """EfficientNet-Lite0 up to stride 16: features of 24, 40 and 112 channels."""
 
     channels = (24, 40, 112)
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
+    FOLDS: ClassVar = {"bn1": "conv_stem"}
     # (kernel, stride of the first block, output channels, blocks)
     stages = ((3, 1, 16, 1), (3, 2, 24, 2), (5, 2, 40, 2), (3, 2, 80, 3), (5, 1, 112, 3))
 
@@ -138,6 +178,10 @@ class EfficientNetLite0(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
 
+    @property
+    def stem(self) -> nn.Conv2d:
+        return self.conv_stem
+
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Features:
         """Image [B, 3, H, W] (and extra [B, E, H, W]) -> features at strides 4, 8, 16.
 
@@ -153,7 +197,6 @@ class EfficientNetLite0(nn.Module):
         return stride4, stride8, stride16
 
     def frozen_parts(self) -> list[nn.Module]:
-        """The low-level parts that a short fine-tuning may leave as ImageNet made them."""
         return [self.conv_stem, self.bn1, self.blocks[0]]
 
     @classmethod
@@ -230,7 +273,7 @@ class Bottleneck(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet50(nn.Module):
+class ResNet50(Encoder):
     """ResNet-50 with group normalisation up to stride 16: 256, 512 and 1024 channels (paper)."""
 
     channels = (256, 512, 1024)
@@ -253,8 +296,11 @@ class ResNet50(nn.Module):
         first = [Bottleneck(inputs, width, stride)]
         return nn.Sequential(*first, *(Bottleneck(4 * width, width, 1) for _ in range(blocks - 1)))
 
+    @property
+    def stem(self) -> nn.Conv2d:
+        return self.conv1
+
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Features:
-        """Image [B, 3, H, W] (and extra [B, E, H, W]) -> features at strides 4, 8, 16."""
         x = self.conv1(image)
         if self.conv_extra is not None:
             x = x + self.conv_extra(extra)
@@ -264,7 +310,6 @@ class ResNet50(nn.Module):
         return stride4, stride8, self.layer3(stride8)
 
     def frozen_parts(self) -> list[nn.Module]:
-        """The low-level parts that a short fine-tuning may leave as ImageNet made them."""
         return [self.conv1, self.bn1]
 
     @classmethod
@@ -281,7 +326,7 @@ class ResNet50(nn.Module):
         }
 
 
-class TinyEncoder(nn.Module):
+class TinyEncoder(Encoder):
     """Four strided convolutions for tests: the same interface at a hundredth of the cost."""
 
     channels = (8, 12, 16)
@@ -298,8 +343,11 @@ class TinyEncoder(nn.Module):
             nn.Conv2d(i, o, 3, 2, padding=1) for i, o in ((8, 8), (8, 12), (12, 16))
         )
 
+    @property
+    def stem(self) -> nn.Conv2d:
+        return self.conv_stem
+
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Features:
-        """Image [B, 3, H, W] (and extra [B, E, H, W]) -> features at strides 4, 8, 16."""
         x = self.conv_stem(image)
         if self.conv_extra is not None:
             x = x + self.conv_extra(extra)
@@ -315,7 +363,7 @@ class TinyEncoder(nn.Module):
         return dict(weights)
 
 
-ENCODERS: dict[str, type[EfficientNetLite0] | type[ResNet50] | type[TinyEncoder]] = {
+ENCODERS: dict[str, type[Encoder]] = {
     "efficientnet_lite0": EfficientNetLite0,
     "resnet50_gn": ResNet50,
     "tiny": TinyEncoder,

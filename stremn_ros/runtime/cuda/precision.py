@@ -25,17 +25,11 @@ def folded(network: SegmentationNetwork) -> SegmentationNetwork:
     """
     network = copy.deepcopy(network)
     for module in network.modules():
-        children = dict(module.named_children())
-        for name, norm in children.items():
-            if isinstance(norm, FrozenNorm):
-                _fold(children[_convolution_of(name, children)], norm)
+        folds: dict[str, str] = getattr(module, "FOLDS", {})
+        for name, part in module.named_children():
+            if isinstance(part, FrozenNorm):
+                _fold(module.get_submodule(folds[name]), part)
     return network
-
-
-def _convolution_of(norm: str, children: dict[str, nn.Module]) -> str:
-    """The convolutions of a block, in order, are followed by bn1, bn2, bn3."""
-    convolutions = [name for name, part in children.items() if isinstance(part, SameConv2d)]
-    return convolutions[int(norm.removeprefix("bn")) - 1]
 
 
 @torch.no_grad()

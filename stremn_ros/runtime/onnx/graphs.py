@@ -100,7 +100,7 @@ class _FastMemoryEncoder(Part):
         super().__init__(network)
         assert network.memory_encoder is not None
         encoder = copy.deepcopy(network.memory_encoder)
-        stem = next(part for part in encoder.children() if isinstance(part, nn.Conv2d))
+        stem = encoder.stem
         assert encoder.conv_extra is not None
         joint = torch.cat([stem.weight.detach(), encoder.conv_extra.weight.detach()], dim=1)
         stem.weight, stem.in_channels = nn.Parameter(joint), joint.shape[1]
@@ -235,8 +235,7 @@ def _plain_image(network: SegmentationNetwork) -> SegmentationNetwork:
     """A copy that divides by the image's deviation, and normalises, in the first weights."""
     network = folded(network)
     for encoder in filter(None, (network.query_encoder, network.memory_encoder)):
-        stem = next(part for part in encoder.children() if isinstance(part, nn.Conv2d))
-        stem.weight.data.div_(network.std.view(1, 3, 1, 1))
+        encoder.stem.weight.data.div_(network.std.view(1, 3, 1, 1))
     network.std = torch.ones_like(network.std[:, :1])  # a division by one number 1 is left out
     return network.eval()
 
