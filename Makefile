@@ -11,13 +11,14 @@ PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint docs clean
 
 help:
 	@echo "make setup   make .venv: pinned packages, ROS 2, the interfaces, the command .venv/bin/stremn"
 	@echo "make demo    follow an object in a real video through real ROS 2 nodes; writes out/demo"
 	@echo "make test    every test (PYTEST_ARGS='-k words' chooses some)"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    the site of docs/, in out/site"
 	@echo "make clean   remove .venv and everything that was built"
 	@echo "PYTHON=python3.12 make setup   takes another Python (3.10 or newer)"
 
@@ -36,6 +37,10 @@ lint: setup
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m ruff format --check .
 	@$(VENV)/bin/python -m mypy
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	@echo "the site is in out/site: open out/site/index.html"
 
 clean:
 	rm -rf .venv .setup.lock build install log out .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -217,7 +217,10 @@ class Predictor:
         processing_size: shorter side that the network works at (the longer follows from the first
             frame's aspect), or (rows, columns); rounded to multiples of 8. Predictions come out at
             the frames' size.
-        slots, update_rule, update_every, memory_span: of the memory; see ``ClipState``.
+        slots: of the memory.
+        update_rule: of the memory; which two slots are fused.
+        update_every: of the memory; it is written with every n-th frame.
+        memory_span: the memory reaches back this many frames to twice as many; 0: to the start.
         observe: frames to see before the first prediction, at least 3.
 
     Raises:
@@ -271,7 +274,8 @@ class Predictor:
 
         Raises:
             ModelError: no such model, a damaged one, or one that cannot run online.
-            RuntimeUnavailableError: no such device. InputError: an option out of range.
+            RuntimeUnavailableError: no such device.
+            InputError: an option out of range.
         """
         network, spec = load_prediction_network(find_model(model))
         if isinstance(network, ConvLstm):
@@ -319,14 +323,15 @@ class Predictor:
         this frame and the one before it; None where nothing was predicted.
 
         Args:
-            frame: uint8 [H, W, 3], RGB; horizon: how many frames, None for the network's own.
+            frame: uint8 [H, W, 3], RGB.
+            horizon: how many frames to predict; None for the network's own number.
 
         Returns:
             uint8 [horizon, H, W, 3], or None until ``observe`` frames were seen.
 
         Raises:
             InputError: not such a frame, of another size than the ones before (reset first), or a
-            horizon out of range. Nothing is changed.
+                horizon out of range. Nothing is changed.
         """
         check_frame(frame)
         horizon = self.horizon if horizon is None else horizon

@@ -29,7 +29,9 @@ class TrackedObject:
     Attributes:
         score: how good the mask is, 0..1; 0 for an empty mask. It is the IoU that the network
             predicts for it, or, from a network without that head, the mean probability inside.
-        area: pixels of the mask; box: (x, y, width, height) in pixels; centroid: (x, y).
+        area: pixels of the mask.
+        box: (x, y, width, height) in pixels.
+        centroid: (x, y) in pixels.
     """
 
     id: int

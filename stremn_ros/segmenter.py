@@ -48,15 +48,16 @@ class Segmenter:
 
     Args:
         stages: the network on a runtime.
-        options: what it is tuned with; **changes: fields of it that are to be others.
+        options: what it is tuned with.
+        **changes: fields of the options that are to be others.
         defaults: of the segmenter that this one is a fork of.
 
     Attributes:
         defaults: the options that it was made with, before any ``change``.
 
     Raises:
-        InputError: an option out of range. ModelError: the update rule needs a scorer that the
-        model does not have.
+        InputError: an option out of range.
+        ModelError: the update rule needs a scorer that the model does not have.
     """
 
     max_objects = OptionAttribute[int]()
@@ -96,13 +97,15 @@ class Segmenter:
 
         Args:
             model: a name under models/, or a path to a model folder.
-            device: auto, cpu, cuda or cuda:N; runtime: auto or one of ``runtime.table.RUNTIMES``.
+            device: auto, cpu, cuda or cuda:N.
+            runtime: auto or one of ``runtime.table.RUNTIMES``.
             auto_build: export the model for the runtime where that has not been done.
             **options: fields of ``SegmenterOptions``; what is absent or None is the model's own.
 
         Raises:
-            ModelError: no such model, or a damaged one. RuntimeUnavailableError: device or
-            runtime not there. InputError: an option out of range.
+            ModelError: no such model, or a damaged one.
+            RuntimeUnavailableError: device or runtime not there.
+            InputError: an option out of range.
         """
         folder = find_model(model)
         network, spec = load_network(folder)
@@ -183,8 +186,8 @@ class Segmenter:
         """Changes options between two frames.
 
         Raises:
-            InputError: one of them is out of range, or cannot change any more. ModelError: the
-            update rule needs a scorer that the model does not have.
+            InputError: one of them is out of range, or cannot change any more.
+            ModelError: the update rule needs a scorer that the model does not have.
         """
         for name in options:
             if name in TUNABLES and not TUNABLES[name].run_time:
@@ -410,7 +413,8 @@ class Segmenter:
         """Gives an object another id.
 
         Raises:
-            UnknownObjectError: it is not tracked. InputError: the new id is in use, or is none.
+            UnknownObjectError: it is not tracked.
+            InputError: the new id is in use, or is none.
         """
         if not 1 <= new <= MAX_ID:
             raise InputError(f"{new} is no id; ids are 1..{MAX_ID}")
@@ -431,7 +435,8 @@ class Segmenter:
 
         Args:
             ids: of the objects it will follow; its memory is made for this many.
-            replace, forget: as ``adopt`` will be called.
+            replace: as ``adopt`` will be called.
+            forget: as ``adopt`` will be called.
 
         Raises:
             CapacityError: ``adopt`` could not take these.
@@ -453,15 +458,15 @@ class Segmenter:
         others lie on the same pixels, the two fight for them, unless one was told to ``give_way``.
 
         Args:
-            replace: forget all objects that were tracked before; forget: only these, if they are
-                tracked.
+            replace: forget all objects that were tracked before.
+            forget: forget only these, if they are tracked.
 
         Returns:
             The ids taken over, sorted.
 
         Raises:
-            InputError: another network, or another processing size. CapacityError: more objects
-            than max_objects. Nothing is changed in either case.
+            InputError: another network, or another processing size. Nothing is changed.
+            CapacityError: more objects than max_objects. Nothing is changed.
         """
         ids = other.ids
         self._check_capacity(ids, replace, forget)
@@ -543,8 +548,8 @@ class Segmenter:
 
         Raises:
             InputError: no such file, a damaged one, other slots or another processing size.
-            ModelError: the memory of another network. CapacityError: more objects than
-            max_objects. Nothing is changed in any case.
+            ModelError: the memory of another network.
+            CapacityError: more objects than max_objects. Nothing is changed in any case.
         """
         return self.restore(Snapshot.read(path))
 

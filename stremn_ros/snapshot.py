@@ -98,8 +98,8 @@ class Snapshot:
         """Reads a file and checks that it is whole and of this format.
 
         Raises:
-            InputError: no such file, one that cannot be read, is damaged, or of another format;
-            the message says which.
+            InputError: no such file, one that cannot be read, is damaged, or of another format; the
+                message says which.
         """
         path = Path(path)
         try:
@@ -145,8 +145,9 @@ class Snapshot:
             model: the fingerprint of its network. options: those of the segmenter.
 
         Raises:
-            ModelError: the memory of another network. CapacityError: more objects than
-            max_objects. InputError: other slots or another processing size.
+            ModelError: the memory of another network.
+            CapacityError: more objects than max_objects.
+            InputError: other slots or another processing size.
         """
         if self.model != model:
             raise ModelError(

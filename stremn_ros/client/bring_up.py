@@ -57,8 +57,9 @@ def bring_up(
     node: its full name. timeout: seconds, from now to active. alive: whether its process is there.
 
     Raises:
-        InputError: that is no name of a node. BringUpError: a transition failed, the node was
-        finalized, its process has ended, or the time was not enough.
+        InputError: that is no name of a node.
+        BringUpError: a transition failed, the node was finalized, its process has ended, or the
+            time was not enough.
     """
     check_name(node, "a node")
     end = time.monotonic() + timeout

@@ -57,12 +57,14 @@ class SegmentClient(Peer):
     Each call returns the service's response, with `success` and `message`.
 
     Args:
-        node: its full name. camera: of a node with several; empty for one with one.
-        name: of this client's own node. timeout: seconds that a call may take.
+        node: its full name.
+        camera: of a node with several; empty for a node with one.
+        name: of this client's own node.
+        timeout: seconds that a call may take.
 
     Raises:
-        InputError: what cannot be such a name. StremnError: ROS cannot be started here. Each call:
-        the node does not answer in time.
+        InputError: what cannot be such a name.
+        StremnError: ROS cannot be started here; of each call: the node does not answer in time.
     """
 
     def __init__(
@@ -182,7 +184,8 @@ class SegmentClient(Peer):
         It is asked for as its publishers offer it, reliably or not.
 
         Raises:
-            InputError: that is no name of a topic. StremnError: none comes in time.
+            InputError: that is no name of a topic.
+            StremnError: none comes in time.
         """
         check_name(topic, "a topic")
         topic = self.node.resolve_topic_name(topic)

@@ -62,8 +62,8 @@ def model_method(model: str, colours: int, device: str = "auto") -> Method:
     """A model as a method.
 
     Raises:
-        ModelError, InputError: it cannot be used on such frames. RuntimeUnavailableError: no such
-        device.
+        ModelError, InputError: it cannot be used on such frames.
+        RuntimeUnavailableError: no such device.
     """
     network, spec = load_prediction_network(find_model(model))
     wanted = network.config.colours

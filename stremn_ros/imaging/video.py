@@ -451,8 +451,9 @@ class VideoWriter:
         path: ending in .mp4. fps: frames per second.
 
     Raises:
-        InputError: a wrong frame, rate or name, or no frame at all. StremnError: the file could
-        not be opened or written; the message says why, as far as that can be found out.
+        InputError: a wrong frame, rate or name, or no frame at all.
+        StremnError: the file could not be opened or written; the message says why, as far as that
+            can be found out.
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float = DEFAULT_FPS) -> None:

@@ -277,7 +277,8 @@ class SlotMemory:
         """Gives an object another id.
 
         Raises:
-            UnknownObjectError: the id is not in the bank. InputError: the new one is.
+            UnknownObjectError: the id is not in the bank.
+            InputError: the new one is.
         """
         row = self._row(object_id)
         if new in self.rows:
@@ -319,8 +320,8 @@ class SlotMemory:
             other: of the same slots, shapes and types; it is only read.
 
         Raises:
-            InputError: banks that do not fit. CapacityError: not enough free rows. Nothing is
-            changed in either case.
+            InputError: banks that do not fit.
+            CapacityError: not enough free rows. Nothing is changed in either case.
         """
         pairs = list(zip(self._tensors, other._tensors, strict=True))
         if any(a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in pairs):

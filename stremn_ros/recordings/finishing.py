@@ -33,7 +33,8 @@ def finish_track(
     A step that was stopped is done again from the start; files are replaced by the same.
 
     Raises:
-        InputError: a file cannot be read or written. StremnError: a package is missing.
+        InputError: a file cannot be read or written.
+        StremnError: a package is missing.
     """
     if (track.folder / FINISHED).is_file():
         return

@@ -67,8 +67,8 @@ def label(job: Job, run: Runner = run_serially, quiet: bool = True) -> dict[str,
         The manifest, when all is written.
 
     Raises:
-        InputError: something given is wrong, or cannot be read or written; what was done stays,
-        and the same job with ``resume`` goes on from there.
+        InputError: something given is wrong, or cannot be read or written; what was done stays, and
+            the same job with ``resume`` goes on from there.
     """
     if not job.recordings:
         raise InputError("no recording is given")

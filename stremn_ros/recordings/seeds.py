@@ -103,7 +103,7 @@ def read_seeds(path: Path) -> list[SeedEntry]:
 
     Raises:
         InputError: it cannot be read, is no list, or an entry is wrong; the message names the entry
-        and what would be right.
+            and what would be right.
     """
     values = read_yaml(path)
     if not isinstance(values, list) or not values:

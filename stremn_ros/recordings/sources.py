@@ -211,7 +211,7 @@ def read_indexes(path: Path, topics: Sequence[str] = ()) -> dict[str, Index]:
 
     Raises:
         InputError: no recording, one without frames, or a topic that it does not have; the message
-        lists those that it has.
+            lists those that it has.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")

@@ -46,8 +46,8 @@ def make_stages(
             TensorRT's plans several.
 
     Raises:
-        RuntimeUnavailableError: the runtime or device is unknown or not there. ModelError: the
-        runtime was asked for, but its export is missing or damaged.
+        RuntimeUnavailableError: the runtime or device is unknown or not there.
+        ModelError: the runtime was asked for, but its export is missing or damaged.
     """
     if runtime not in ("auto", *RUNTIMES):
         raise RuntimeUnavailableError(

@@ -51,7 +51,8 @@ class NodeSource:
         image_topic: of its images; empty looks it up.
 
     Raises:
-        InputError: what cannot be such a name. StremnError: ROS cannot be started.
+        InputError: what cannot be such a name.
+        StremnError: ROS cannot be started.
     """
 
     abilities = frozenset({"preview", "follow", "remove", "reset", "pause", "play"})

@@ -64,7 +64,7 @@ def checked_entry(
 
     Raises:
         ModelError: there is no entry (``what``), it was made of something else (both keys are
-        named), or a file is missing, cut short or altered.
+            named), or a file is missing, cut short or altered.
     """
     try:
         found = json.loads((folder / KEY).read_text())

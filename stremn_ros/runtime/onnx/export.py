@@ -51,7 +51,7 @@ def checked_files(model: Path) -> dict[str, Path]:
 
     Raises:
         ModelError: there is no export, or it is incomplete, altered or of other weights; the
-        message names both keys where they differ, and the command that makes a new one.
+            message names both keys where they differ, and the command that makes a new one.
     """
     folder = entry_folder(model)
     names = {stage: f"{stage}.onnx" for stage in STAGES}
@@ -80,8 +80,9 @@ def export_onnx(
         The largest absolute difference of any output, for each stage.
 
     Raises:
-        ModelError: the model cannot be loaded. RuntimeUnavailableError: onnx, onnxscript or
-        onnxruntime are not installed, or a stage differs by more than 1e-2.
+        ModelError: the model cannot be loaded.
+        RuntimeUnavailableError: onnx, onnxscript or onnxruntime are not installed, or a stage
+            differs by more than 1e-2.
     """
     onnxruntime = check_export()
     network, _ = load_network(model)

@@ -144,7 +144,8 @@ def export_int8(
         over the last samples.
 
     Raises:
-        InputError: too few samples. ModelError: there is no export to quantise.
+        InputError: too few samples.
+        ModelError: there is no export to quantise.
         RuntimeUnavailableError: onnx or onnxruntime are not installed.
     """
     try:

@@ -58,8 +58,8 @@ class OnnxStages(TorchStages):
             kind: what they are, for the name.
 
     Raises:
-        RuntimeUnavailableError: onnxruntime cannot be imported. ModelError: there is no export of
-        this model, or one that is damaged.
+        RuntimeUnavailableError: onnxruntime cannot be imported.
+        ModelError: there is no export of this model, or one that is damaged.
     """
 
     def __init__(

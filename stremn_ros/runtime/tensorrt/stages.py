@@ -101,8 +101,9 @@ def export_half(
         largest value, for each stage.
 
     Raises:
-        ModelError: the model cannot be loaded. RuntimeUnavailableError: onnx, onnxscript or
-        onnxruntime are not installed, or a stage differs by more than 2 %.
+        ModelError: the model cannot be loaded.
+        RuntimeUnavailableError: onnx, onnxscript or onnxruntime are not installed, or a stage
+            differs by more than 2 %.
     """
     onnxruntime = check_export()
     network, _ = load_network(model)
@@ -200,8 +201,8 @@ def checked_plans(model: Path, size: tuple[int, int], trt: Any) -> dict[str, Pat
     """The plans of a model for this machine, compared with their key before any is deserialised.
 
     Raises:
-        ModelError: there are none, they were built for something else (both keys are named), or
-        a file is missing, cut short or altered.
+        ModelError: there are none, they were built for something else (both keys are named), or a
+            file is missing, cut short or altered.
     """
     folder = plan_folder(model, size)
     names = {name: f"{name}.plan" for name in PLANS}
@@ -317,8 +318,8 @@ class TensorRTStages(CudaStages):
         will do until a frame tells.
 
         Raises:
-            ModelError: there are no plans of this model at all. RuntimeUnavailableError: the build
-            failed.
+            ModelError: there are no plans of this model at all.
+            RuntimeUnavailableError: the build failed.
         """
         if self._build is not None:
             self._use(size)
@@ -332,8 +333,8 @@ class TensorRTStages(CudaStages):
         """The plans for a size, built first where that was asked for.
 
         Raises:
-            ModelError: no plans, or plans for something else. RuntimeUnavailableError: TensorRT
-            refuses them.
+            ModelError: no plans, or plans for something else.
+            RuntimeUnavailableError: TensorRT refuses them.
         """
         try:
             paths = checked_plans(self._model, size, self._trt)
