@@ -8,6 +8,9 @@ XMem, Cutie and STM have random weights: their time does not depend on them. Eac
 evaluation script does: a template every 5 frames, single precision. Where a checkout wants
 torchvision or omegaconf only for names, a small stand-in of this file takes their place.
 
+With ``--objects N`` the first object is the video's, and the others are rectangles of what lies
+beside it. Every object counts as seen by ours, so that each is remembered.
+
 Measured are medians and means of a frame: query, read, decode, and the memory's update when its
 turn comes. The memory of the others grows during the run and would go on growing; ours is full
 before the first frame that counts.
@@ -46,6 +49,7 @@ def ours(_: Path, first: np.ndarray, mask: np.ndarray, options: dict[str, Any]) 
         runtime=options["runtime"],
         processing_size=first.shape[:2],
         update_every=options["update_every"],
+        min_score=0.0,
     )
     segmenter.seed(first, mask)
     say(f"{segmenter.runtime_name}, memory updated every {segmenter.update_every} frames")
@@ -73,9 +77,11 @@ def xmem(checkout: Path, first: np.ndarray, mask: np.ndarray, _: dict[str, Any])
     }
     network = XMem(config).eval()
     core = InferenceCore(network, config)
-    core.set_all_labels([1])
+    labels = ids(mask)
+    core.set_all_labels(labels)
+    planes = np.stack([mask == label for label in labels]).astype(np.float32)
     with torch.inference_mode():
-        core.step(image(first, normalise=True), torch.from_numpy(mask)[None].float(), [1])
+        core.step(image(first, normalise=True), torch.from_numpy(planes), labels)
 
     def step(frame: np.ndarray) -> None:
         probability = core.step(image(frame, normalise=True))
@@ -109,7 +115,7 @@ def cutie(
     config = Settings(resolved(values, values))
     core = InferenceCore(CUTIE(config).eval(), cfg=config)
     with torch.inference_mode():
-        core.step(image(first), torch.from_numpy(mask), objects=[1])
+        core.step(image(first), torch.from_numpy(mask), objects=ids(mask))
 
     def step(frame: np.ndarray) -> None:
         core.output_prob_to_mask(core.step(image(frame))).to(torch.uint8).numpy()
@@ -133,12 +139,12 @@ def stm(checkout: Path, first: np.ndarray, mask: np.ndarray, _: dict[str, Any]) 
     from model import STM
 
     network = STM().eval()
-    count = torch.tensor([1])
-    label = torch.from_numpy(mask).float()
+    count = torch.tensor([len(ids(mask))])
+    planes = np.stack([mask == label for label in (0, *ids(mask))]).astype(np.float32)
     # what Run_video of its eval_DAVIS.py keeps: the previous frame, and every fifth
     state: dict[str, Any] = {
         "frame": image(first)[None],
-        "mask": torch.stack([1.0 - label, label])[None],
+        "mask": torch.from_numpy(planes)[None],
         "keys": None,
         "values": None,
         "number": 0,
@@ -253,6 +259,29 @@ def resnet50() -> Any:
     )
 
 
+def ids(mask: np.ndarray) -> list[int]:
+    return [int(value) for value in np.unique(mask) if value]
+
+
+def with_rectangles(mask: np.ndarray, count: int) -> np.ndarray:
+    """A mask of ``count`` objects: the one that is there, and tiles of the rest of the frame."""
+    result = mask.copy()
+    rows, columns = mask.shape
+    tiles = 1
+    while len(ids(result)) < count:
+        tiles += 1  # a finer grid, until enough tiles are free
+        result = mask.copy()
+        for row in range(tiles):
+            for column in range(tiles):
+                if len(ids(result)) == count:
+                    return result
+                top, left = row * rows // tiles, column * columns // tiles
+                part = result[top : top + rows // tiles, left : left + columns // tiles]
+                if not part.any():  # with a rim, so that tiles do not touch
+                    part[4:-4, 4:-4] = len(ids(result)) + 1
+    return result
+
+
 def image(frame: np.ndarray, normalise: bool = False) -> Any:
     """uint8 [H, W, 3] -> float [3, H, W] in 0..1, or ImageNet's normalisation of it."""
     import torch
@@ -290,6 +319,7 @@ def work(name: str, options: dict[str, Any]) -> None:
         torch.set_num_threads(options["threads"])
         torch.manual_seed(0)
         frames, mask = demo_frames(options["video"], options["mask"], options["size"])
+        mask = with_rectangles(mask, options["objects"])
         with contextlib.redirect_stdout(answers):
             say("starting")
         step = TRACKERS[name](Path(options["checkout"]), frames[0], mask, options)
@@ -353,8 +383,9 @@ def main() -> None:
     parser.add_argument("--model", default="segment_lite0")
     parser.add_argument("--runtime", default="auto")
     parser.add_argument(
-        "--update-every", type=int, default=5, help="ours; the others' is 5 (default: %(default)s)"
+        "--update-every", type=int, help="ours (default: the model's); the others' is 5"
     )
+    parser.add_argument("--objects", type=int, default=1, help="(default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=(240, 432), metavar=("H", "W"))
     parser.add_argument("--video", type=Path, help="default: the demo's")
     parser.add_argument("--mask", type=Path, help="of the video's first frame")
@@ -372,6 +403,7 @@ def main() -> None:
         "model": options.model,
         "runtime": options.runtime,
         "update_every": options.update_every,
+        "objects": options.objects,
         "size": list(options.size),
         "video": str(options.video) if options.video else None,
         "mask": str(options.mask) if options.mask else None,
