@@ -36,6 +36,8 @@ class Phase:
         late: part of the two-object clips whose second object is only there from a later frame on.
             Not where the memory is full before the clip ends: the bank of an object that came
             late is emptier than the others', which the unrolled memory cannot show.
+        damage: share of the predicted masks that are damaged before the memory and the next frame
+            see them (``training.damage``), so that the network learns to make mistakes good.
     """
 
     iterations: int
@@ -52,6 +54,7 @@ class Phase:
     composed: float = 0.0
     late: float = 0.0
     twins: float = 0.2
+    damage: float = 0.0
 
     def __post_init__(self) -> None:
         if self.late and self.frames > self.slots + 1:

@@ -32,6 +32,7 @@ from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.network.encoders import ENCODERS
 from stremn_ros.text_files import read_yaml
 from stremn_ros.training.curves import SEGMENTATION
+from stremn_ros.training.damage import MaskDamage
 from stremn_ros.training.loop import Task, choose_device, run_loop
 from stremn_ros.training.losses import (
     known_labels,
@@ -262,6 +263,7 @@ class SegmentTask(Task):
                 RULES[config.update_rule],
                 config.input_to_memory,
                 phase.update_every,
+                MaskDamage(phase.damage, config.seed + iteration) if phase.damage else None,
             )
         losses = [
             segmentation_loss(result.float(), known_labels(labels, done.given, t))

@@ -16,6 +16,7 @@ from stremn_ros.memory.rules import Rule
 from stremn_ros.memory.similarity import slot_similarity
 from stremn_ros.network import SegmentationNetwork, aggregate_logits, space_time_read
 from stremn_ros.network.prediction import PredictionNetwork
+from stremn_ros.training.damage import MaskDamage
 
 ABSENT = -20.0  # logit of an object that is not known yet
 
@@ -43,6 +44,7 @@ def unroll(
     rule: Rule,
     input_to_memory: bool = False,
     update_every: int = 1,
+    damage: MaskDamage | None = None,
 ) -> Unrolled:
     """Segments frames 1..T-1 of clips.
 
@@ -54,6 +56,7 @@ def unroll(
             A ``scored`` rule chooses by Gumbel-Softmax while the network is in training mode, so
             that the scorer gets a gradient, and else the best pair. input_to_memory: see memory.
         update_every: the memory takes in every n-th frame, and those that show a new object.
+        damage: of the masks that the memory and the next frame see; never of those that were given.
     """
     clips, length = frames.shape[:2]
     height, width = frames.shape[-2:]
@@ -106,9 +109,8 @@ def unroll(
         unknown = (given >= t)[..., None, None]
         new = (given == t)[..., None, None]
         coarse = decoded.logits.view(clips, objects, *decoded.logits.shape[-2:])
-        if network.previous_mask is not None:
-            previous = aggregate_logits(coarse.detach().masked_fill(unknown, ABSENT))
-            previous = _claimed(previous.softmax(dim=1)[:, 1:], F.avg_pool2d(truth[:, t], 4), new)
+        previous = aggregate_logits(coarse.detach().masked_fill(unknown, ABSENT))
+        previous = previous.softmax(dim=1)[:, 1:]
         logits = F.interpolate(coarse, size=(height, width), mode="bilinear")
         result = aggregate_logits(logits.masked_fill(unknown, ABSENT))
         results.append(result)
@@ -116,7 +118,11 @@ def unroll(
             presences.append(decoded.presence.view(clips, objects))
         if decoded.quality is not None:
             qualities.append(decoded.quality.view(clips, objects))
-        masks = _claimed(result.detach().softmax(dim=1)[:, 1:], truth[:, t], new)
+        masks = result.detach().softmax(dim=1)[:, 1:]
+        if damage is not None:
+            previous, masks = damage(previous, masks)
+        masks = _claimed(masks, truth[:, t], new)
+        previous = _claimed(previous, F.avg_pool2d(truth[:, t], 4), new)
     return Unrolled(results, presences, qualities, given)
 
 
