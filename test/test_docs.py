@@ -22,7 +22,7 @@ from stremn_ros.stream.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted(
-    [*(ROOT / "docs").glob("*.md"), *(ROOT / "models").glob("*/README.md"), ROOT / "README.md"]
+    [*(ROOT / "docs").rglob("*.md"), *(ROOT / "models").glob("*/README.md"), ROOT / "README.md"]
 )
 
 
