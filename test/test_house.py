@@ -173,6 +173,12 @@ INTERFACES = {
         "area": "uint32",
         "box": BOX,
         "centroid": "geometry_msgs/Point32",
+        "position_stamp": TIME,
+        "position_frame": "string",
+        "position": "geometry_msgs/Point",
+        "size": "geometry_msgs/Vector3",
+        "velocity": "geometry_msgs/Vector3",
+        "depth_valid": "float",
     },
     "msg.ObjectArray": {
         "header": "std_msgs/Header",
