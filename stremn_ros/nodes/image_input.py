@@ -108,6 +108,9 @@ class ImageInput:
 
     def stop(self) -> None:
         """Ends the subscription; more than once if need be."""
+        self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
         with self._lock:
             subscription, self._subscription = self._subscription, None
             if subscription is not None:
@@ -127,7 +130,7 @@ class ImageInput:
     def _ask_for(self, reliability: ReliabilityPolicy) -> None:
         name = "reliable" if reliability == RELIABLE else "best-effort"
         self._log("info", "", f"{self.topic}: asking for {name} images, as its publishers offer")
-        self.stop()
+        self._unsubscribe()
         self._subscribe(reliability)
 
     def _subscribe(self, reliability: ReliabilityPolicy) -> None:
