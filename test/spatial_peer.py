@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 from ros_helpers import SegmentPeer, image_message, to_stamp, to_time, wait_for
 from sensor_msgs.msg import CameraInfo, Image
 from shapes import DISC, SQUARE, scene
 
-from stremn_ros.spatial import Intrinsics
+from stremn_ros.spatial import Intrinsics, SpatialTracker
 
 DEPTH, INFO = "/camera/depth/image", "/camera/depth/camera_info"
 FRAME = "camera_optical"
@@ -26,6 +27,15 @@ def scene_depth(truth):
     for object_id, away in AWAY.items():
         depth[truth == object_id] = round(1000 * away)
     return depth
+
+
+def measured(labels, depth, stamp, **options):
+    """What a tracker that has seen nothing before makes of a mask and its depth, by id."""
+    state = SimpleNamespace(name="TRACKED")
+    objects = [SimpleNamespace(id=n, state=state, score=1.0) for n in (DISC, SQUARE)]
+    tracker = SpatialTracker()
+    found = tracker.update(labels, objects, depth, CAMERA, stamp, **options)
+    return {item.id: item for item in found}, tracker
 
 
 class SpatialPeer(SegmentPeer):

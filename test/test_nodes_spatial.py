@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import struct
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
-from ros_helpers import segment_node, to_stamp, wait_for
+from ros_helpers import image_message, segment_node, to_stamp, wait_for
 from sensor_msgs.msg import Image, PointCloud2
-from shapes import DISC, SQUARE, scene
-from spatial_peer import AWAY, CAMERA, DEPTH, FRAME, SpatialPeer, scene_depth
+from shapes import DISC, SQUARE, iou, scene
+from spatial_peer import AWAY, DEPTH, FOCAL, FRAME, K, SpatialPeer, measured, scene_depth
 from visualization_msgs.msg import Marker, MarkerArray
 
 from stremn_interfaces.msg import ObjectArray, TrackedObject
 from stremn_interfaces.srv import RemoveObject
 from stremn_ros.messages import image_read
-from stremn_ros.spatial import SpatialTracker, depth_without_objects, masked_depth
+from stremn_ros.spatial import depth_without_objects, masked_depth
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,15 +43,6 @@ def peer(node):
         yield peer
     finally:
         peer.close()
-
-
-def measured(labels, depth, stamp, **options):
-    """What a tracker that has seen nothing before makes of a mask and its depth, by id."""
-    state = SimpleNamespace(name="TRACKED")
-    objects = [SimpleNamespace(id=n, state=state, score=1.0) for n in (DISC, SQUARE)]
-    tracker = SpatialTracker()
-    found = tracker.update(labels, objects, depth, CAMERA, stamp, **options)
-    return {item.id: item for item in found}, tracker
 
 
 def test_objects_3d_are_of_the_image_and_objects_have_the_newest(node, peer):
@@ -182,3 +172,159 @@ def test_the_pose_of_the_followed_object_is_silent_when_it_is_lost(node, peer):
     assert peer.set_parameter("lost_after", -1)[0] or peer.set_parameter("lost_after", 0)[0]
     peer.segment(scene(0)[0])
     peer.seed(scene(0)[1], names=["cup", "box"])
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def plane(value, kind=np.float32, size=(120, 160)):
+    return np.full(size, value, kind)
+
+
+BAD = {
+    "another size": (lambda p, t: p.send_depth(plane(900, np.uint16, (120, 240)), t), "same view"),
+    "another encoding": (
+        lambda p, t: p.send_depth(np.zeros((120, 160, 3), np.uint8), t, "rgb8"),
+        "depth is 16UC1 or mono16",
+    ),
+    "another frame": (
+        lambda p, t: p.send_depth(scene_depth(scene(0)[1]), t, frame_id="elsewhere"),
+        "the depth image is in the frame 'elsewhere'",
+    ),
+    "NaN": (lambda p, t: p.send_depth(plane(math.nan), t), "100% NaN or infinite"),
+    "infinite": (lambda p, t: p.send_depth(plane(math.inf), t), "100% NaN or infinite"),
+    "zeros": (lambda p, t: p.send_depth(plane(0, np.uint16), t), "100% 0"),
+    "negative": (lambda p, t: p.send_depth(plane(-1.0), t), "100% negative"),
+    "millimeters as floats": (lambda p, t: p.send_depth(plane(900.0), t), "look like millimeters"),
+    "far away stamps": (
+        lambda p, t: p.send_depth(scene_depth(scene(0)[1]), t - 300_000_000),
+        "the smallest distance of their stamps was",
+    ),
+    "another clock": (
+        lambda p, t: p.send_depth(scene_depth(scene(0)[1]), t + 10**12),
+        "two clocks stamp the streams",
+    ),
+}
+BAD_INFO = {
+    "zeros": ({"k": (0.0,) * 9}, "k is all zeros"),
+    "no focal length": ({"k": (0.0, *K[1:])}, "focal lengths"),
+    "no size": ({"width": 0}, "the driver has not filled it"),
+    "another size": ({"width": 320}, "camera_info is for 320 x 120"),
+    "unknown lens": ({"distortion_model": "junk", "d": [0.1]}, "is not known"),
+    "NaN": ({"k": (math.nan, *K[1:])}, "NaN or infinite"),
+}
+
+
+def told(peer, text, send):
+    """Sends images with what `send(stamp)` adds until the diagnostics say so; the masks go on."""
+
+    def said():
+        stamp = peer.next_stamp(10**9)  # so far apart that no other image's depth is near
+        send(stamp)
+        labels, objects = peer.segment(scene(0)[0], stamp, frame_id=FRAME)
+        assert [item.id for item in objects.objects] == [DISC, SQUARE]
+        assert iou(labels, scene(0)[1], DISC) > 0.5
+        return text in peer.told
+
+    wait_for(said, f"{text!r} in the diagnostics, not {peer.told}", 30.0, every=0.05)
+    assert peer.status.level == b"\x01"  # a warning
+
+
+def recovered(peer, text):
+    """Positions come again, and the diagnostics no longer complain."""
+
+    def well():
+        peer.shown("objects_3d")
+        return text not in peer.told
+
+    wait_for(well, f"{text!r} to go", 30.0)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_depth_that_is_wrong_is_told_and_the_masks_go_on(node, peer, name):
+    peer.watch(ObjectArray, "objects_3d")
+    peer.shown("objects_3d")
+    send, text = BAD[name]
+
+    def both(stamp):
+        peer.send_info(stamp)
+        send(peer, stamp)
+
+    told(peer, text, both)
+    assert DEPTH in peer.told
+    recovered(peer, text)
+    peer.unwatch("objects_3d")
+
+
+@pytest.mark.parametrize("name", BAD_INFO)
+def test_a_camera_info_that_is_wrong_is_told_and_the_masks_go_on(node, peer, name):
+    peer.watch(ObjectArray, "objects_3d")
+    peer.shown("objects_3d")
+    changes, text = BAD_INFO[name]
+
+    def both(stamp):
+        peer.send_info(stamp, **changes)
+        peer.send_depth(scene_depth(scene(0)[1]), stamp)
+
+    told(peer, text, both)
+    recovered(peer, text)
+    peer.unwatch("objects_3d")
+
+
+def test_a_camera_info_that_changes_counts_from_the_next_image_on(node, peer):
+    peer.watch(ObjectArray, "objects_3d")
+    _, _, before = peer.shown("objects_3d")
+    zoomed = (2 * FOCAL, 0.0, K[2], 0.0, 2 * FOCAL, *K[5:])
+    depth = scene_depth(scene(0)[1])
+
+    def seen():  # the filter takes it for an outlier three times
+        stamp = peer.next_stamp()
+        peer.send_info(stamp, k=zoomed)
+        peer.send_depth(depth, stamp)
+        peer.segment(scene(0)[0], stamp, frame_id=FRAME)
+        found = peer.got["objects_3d"].get(stamp)
+        return found and abs(2 * found.objects[1].position.x - was) < 0.01
+
+    was = before.objects[1].position.x
+    wait_for(seen, "half as far from the axis", 30.0)
+    for _ in range(8):  # back, and settled
+        peer.shown("objects_3d")
+    peer.unwatch("objects_3d")
+
+
+def test_depth_that_is_cut_short_or_out_of_order_is_no_harm(node, peer):
+    peer.watch(ObjectArray, "objects_3d")
+    peer.shown("objects_3d")
+    depth = scene_depth(scene(0)[1])
+
+    def cut(stamp):
+        peer.send_info(stamp)
+        message = image_message(depth, stamp, "16UC1", FRAME)
+        message.data = message.data[:-1]
+        peer.depths.publish(message)
+
+    told(peer, "cut short", cut)
+    recovered(peer, "cut short")
+    # the depth images of four images, the newest first, and the masks only then
+    stamps = [peer.next_stamp() for _ in range(4)]
+    for stamp in reversed(stamps):
+        peer.send_depth(depth, stamp)
+    for stamp in stamps:
+        peer.segment(scene(0)[0], stamp, frame_id=FRAME)
+        wait_for(lambda at=stamp: at in peer.got["objects_3d"], "the image with its own depth")
+    peer.unwatch("objects_3d")
+
+
+def test_depth_that_stops_is_told(node, peer):
+    peer.watch(ObjectArray, "objects_3d")
+    stamp, *_ = peer.shown("objects_3d")
+    told(peer, "no depth image has come for", lambda stamp: None)
+    assert "two clocks" not in peer.told
+    # positions are told for two seconds, by their stamps, and then no more
+    for ahead in (1.0, 3.0):
+        at = stamp + int(ahead * 10**9)
+        _, objects = peer.segment(scene(0)[0], max(at, peer._stamp + 1), frame_id=FRAME)
+        peer._stamp = max(at, peer._stamp + 1)
+    assert all(math.isnan(item.position.z) for item in objects.objects)
+    recovered(peer, "no depth image has come for")
+    peer.unwatch("objects_3d")

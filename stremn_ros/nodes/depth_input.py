@@ -53,6 +53,8 @@ class DepthInput(ImageInput):
         self._take_info = take_info
         self._info: Any = None
 
+    _queue = 5  # each may be that of an image, also where several come at once
+
     @property
     def _compressed(self) -> bool:
         return self._name.rpartition("/")[2] in COMPRESSED

@@ -73,6 +73,8 @@ class ImageInput:
         self._number = 0  # of the subscription
         self.hint = ""
 
+    _queue = 1  # messages that wait to be taken: the newest image wins
+
     @property
     def _compressed(self) -> bool:
         return self._values["image_transport"] == "compressed"
@@ -147,7 +149,7 @@ class ImageInput:
             self._on_image_with_info if WITH_MESSAGE_INFO else self._on_image,
             QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
-                depth=1,
+                depth=self._queue,
                 reliability=reliability,
                 durability=DurabilityPolicy.VOLATILE,
             ),
