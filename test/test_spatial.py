@@ -1314,6 +1314,15 @@ def test_the_benchmark_of_times_runs(tmp_path: Path) -> None:
     assert all(times["wall"] > 0 for times in found.values())
 
 
+def test_the_benchmark_of_the_node_runs(tmp_path: Path) -> None:
+    arguments = ["--model", str(ROOT / "test" / "data" / "tiny_model"), "--images", "3"]
+    arguments += ["--turns", "1", "--phases", "nobody", "objects_3d"]
+    found = benchmark("spatial_node.py", tmp_path / "node.json", *arguments)["ms"]
+    assert set(found["nobody"]) == {"latency", "cpu"}  # nothing was computed in space
+    assert set(found["objects_3d"]) == {"latency", "cpu", "3D"}
+    assert all(value > 0 for times in found.values() for value in times.values())
+
+
 def test_rendered_scenes_are_measured_as_well_as_drawn_ones(tmp_path: Path) -> None:
     arguments = ("--scenes", "1", "--objects", "8", "--seconds", "1.3", "--rate", "10")
     found = benchmark("spatial_accuracy.py", tmp_path / "accuracy.json", *arguments)
