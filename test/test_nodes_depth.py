@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import itertools
 import re
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -141,6 +142,23 @@ def test_a_depth_topic_that_cannot_be_is_refused_in_configure(parameters, says):
     with own_node(f"model:={TINY_MODEL}", *parameters) as node:
         assert node.trigger_configure() != TransitionCallbackReturn.SUCCESS
         assert re.search(says, node._failure), node._failure
+
+
+def test_cycles_leave_no_thread_and_no_subscription():
+    with own_node(f"model:={TINY_MODEL}", "cameras:=[left, right]", "depth_topic:=left=/d") as node:
+        for _ in range(3):
+            assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+            left, right = node._cameras
+            assert (left._space is None, right._space is None) == (False, True)
+            left._depth.start()
+            assert {"/d", "/camera_info"} <= {item.topic_name for item in node.subscriptions}
+            left._depth.stop()
+            assert node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+            assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+            assert not [item for item in threading.enumerate() if item.name == "spatial"]
+            names = {item.topic_name for item in (*node.subscriptions, *node.publishers)}
+            assert not names & {"/d", "/camera_info", "/stremn/left/points"}
 
 
 def test_the_camera_info_is_beside_the_depth():

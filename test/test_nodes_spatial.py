@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 
+import cv2
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
@@ -181,7 +182,18 @@ def plane(value, kind=np.float32, size=(120, 160)):
     return np.full(size, value, kind)
 
 
+def holed():
+    """Depth of all but the disc, as of a thing of glass."""
+    depth = scene_depth(scene(0)[1])
+    depth[cv2.dilate((scene(0)[1] == DISC).astype(np.uint8), np.ones((9, 9))) > 0] = 0
+    return depth
+
+
 BAD = {
+    "a hole where an object is": (
+        lambda p, t: p.send_depth(holed(), t),
+        f"object {DISC} has no position: 0 of its mask's",
+    ),
     "another size": (lambda p, t: p.send_depth(plane(900, np.uint16, (120, 240)), t), "same view"),
     "another encoding": (
         lambda p, t: p.send_depth(np.zeros((120, 160, 3), np.uint8), t, "rgb8"),
