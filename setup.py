@@ -36,6 +36,7 @@ setup(
         (f"share/{NAME}", ["package.xml", *glob("CHANGELOG.rst")]),
         *shared("launch"),
         *shared("config"),
+        *shared("examples"),
         *shared("models"),
         # `stremn label` writes these messages into bags, with or without ROS
         *shared("stremn_interfaces/msg"),

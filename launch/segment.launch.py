@@ -2,6 +2,8 @@
 
 ros2 launch stremn_ros segment.launch.py image_topic:=/camera/image_raw rviz:=true
 ros2 launch stremn_ros segment.launch.py cameras:=left=/left/image_raw,right=/right/image_raw
+ros2 launch stremn_ros segment.launch.py image_topic:=/camera/color/image_raw \\
+    depth_topic:=/camera/aligned_depth_to_color/image_raw rviz:=true
 """
 
 from __future__ import annotations
@@ -37,6 +39,13 @@ NODE_PARAMETERS = (
     "image_transport",
     "image_reliability",
     "snapshot_dir",
+    "max_age",
+    "depth_topic",
+    "depth_camera_info_topic",
+    "depth_slop",
+    "points_voxel",
+    "follow_id",
+    "publish_tf",
     *(name for name, tunable in TUNABLES.items() if tunable.parameter),
 )
 
@@ -64,7 +73,8 @@ ARGUMENTS = [
         "rviz",
         default_value="false",
         choices=["true", "false"],
-        description="Open rviz2 with the image, the mask and the overlay.",
+        description="Open rviz2 with the image, the mask, the overlay, and with depth_topic the "
+        "points and boxes of the objects.",
     ),
     DeclareLaunchArgument(
         "rviz_config",
@@ -205,6 +215,8 @@ def _actions(context: LaunchContext) -> list:
             ("/image", shown),
             ("/stremn/mask", f"{below}/mask"),
             ("/stremn/overlay", f"{below}/overlay"),
+            ("/stremn/points", f"{below}/points"),
+            ("/stremn/markers", f"{below}/markers"),
         ],
     )
     return [*node, *shows, *_web(value, name, first, shown)]

@@ -189,7 +189,7 @@ class Peer(peer.Peer):
     def bring_up(self, process, node="/stremn"):
         """Configures and activates; process: whose log tells why not."""
         for step in ("configure", "activate"):
-            assert self.transition(step, node), node_process.log
+            assert self.transition(step, node), process.log
 
     def set_parameter(self, name, value, node="/stremn"):
         """(successful, reason)"""
@@ -227,7 +227,7 @@ class SegmentPeer(Peer):
         self.images = self.node.create_publisher(Image, image_topic, 10)
         self.queue = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
         self.node.create_subscription(Image, f"{self.private}/mask", self._on_mask, self.queue)
-        self.node.create_subscription(
+        self.objects_subscription = self.node.create_subscription(
             ObjectArray, f"{self.private}/objects", self._on_objects, self.queue
         )
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 50)

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from stremn_ros.errors import InputError
 from stremn_ros.messages.image_read import (
+    DEPTH_ENCODINGS,
     ENCODINGS,
     LABEL_ENCODINGS,
     checked_rows,
+    decode_depth,
     decode_labels,
     decode_rgb,
     frame_size,
@@ -427,3 +429,47 @@ def test_what_cv_bridge_cannot_read_is_refused_in_words(bridge):
     with pytest.raises(InputError, match="claims 6 x 4294967295"):
         frame_size(msg)
     assert len(bridge.asked) == asked
+
+
+# ---------------------------------------------------------------- depth
+
+
+@given(
+    encoding=st.sampled_from(DEPTH_ENCODINGS),
+    size=sizes,
+    pad=st.integers(0, 9),
+    big=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_depth_comes_back_exactly_with_any_padding_and_byte_order(encoding, size, pad, big, seed):
+    dtype = np.dtype(GREY_DTYPES[encoding])
+    depth = np.random.default_rng(seed).integers(0, 60000, size).astype(dtype)
+    if dtype.kind == "f":
+        depth.flat[0] = np.nan
+    msg = write(depth, encoding, step=size[1] * dtype.itemsize + pad, big_endian=big)
+    found = decode_depth(msg)
+    assert found.dtype == dtype
+    assert found.dtype.isnative
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, depth)
+
+
+def test_depth_that_lies_right_is_not_copied():
+    msg = write(np.arange(24, dtype=np.uint16).reshape(4, 6), "16UC1")
+    assert np.shares_memory(decode_depth(msg), np.frombuffer(msg.data, np.uint8))
+
+
+@pytest.mark.parametrize("encoding", [*sorted(set(ENCODINGS) - set(DEPTH_ENCODINGS)), "", "junk"])
+def test_another_encoding_is_no_depth(encoding):
+    with pytest.raises(InputError, match="depth is 16UC1 or mono16"):
+        decode_depth(message(encoding=encoding))
+
+
+def test_a_depth_message_is_checked_as_an_image_is():
+    msg = write(np.ones((4, 6), np.uint16), "16UC1")
+    msg.data = msg.data[:-1]
+    with pytest.raises(InputError, match="cut short"):
+        decode_depth(msg)
+    msg.step = 11
+    with pytest.raises(InputError, match="smaller than one row"):
+        decode_depth(msg)

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from stremn_ros.nodes import parameters
+from stremn_ros.nodes.outputs import OUTPUTS
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -174,6 +175,12 @@ INTERFACES = {
         "area": "uint32",
         "box": BOX,
         "centroid": "geometry_msgs/Point32",
+        "position_stamp": TIME,
+        "position_frame": "string",
+        "position": "geometry_msgs/Point",
+        "size": "geometry_msgs/Vector3",
+        "velocity": "geometry_msgs/Vector3",
+        "depth_valid": "float",
     },
     "msg.ObjectArray": {
         "header": "std_msgs/Header",
@@ -255,9 +262,40 @@ def test_the_parameter_file_has_the_defaults_of_the_table() -> None:
 def test_rviz_shows_the_topics_that_there_are() -> None:
     text = yaml.safe_load((ROOT / "config" / "stremn.rviz").read_text())
     displays = text["Visualization Manager"]["Displays"]
-    assert {item["Class"] for item in displays} == {"rviz_default_plugins/Image"}
-    topics = {item["Topic"]["Value"] for item in displays}
-    assert topics == {"/stremn/overlay", "/stremn/mask", "/image"}
+    classes = {item["Topic"]["Value"]: item["Class"].partition("/")[2] for item in displays}
+    assert classes == {
+        "/stremn/overlay": "Image",
+        "/stremn/mask": "Image",
+        "/image": "Image",
+        "/stremn/points": "PointCloud2",
+        "/stremn/markers": "MarkerArray",
+    }
+    made = {f"/stremn/{row.name}": row.kind.__name__ for row in OUTPUTS if row.kind is not None}
+    assert {
+        name: kind for name, kind in classes.items() if name != "/image"
+    }.items() <= made.items()
+    launched = (ROOT / "launch" / "segment.launch.py").read_text()
+    assert [name for name in classes if f'("{name}", ' not in launched] == []
+
+
+def test_the_costmap_takes_topics_that_there_are() -> None:
+    text = yaml.safe_load((ROOT / "config" / "nav2_costmap.yaml").read_text())
+    layers = text["local_costmap"]["local_costmap"]["ros__parameters"]
+    assert {layers[name]["plugin"] for name in layers["plugins"]} <= {
+        "nav2_costmap_2d::ObstacleLayer",
+        "nav2_costmap_2d::VoxelLayer",
+        "nav2_costmap_2d::InflationLayer",
+        "semantic_segmentation_layer::SemanticSegmentationLayer",
+    }
+    rows = {row.name: row.kind for row in OUTPUTS}
+    objects = layers["obstacle_layer"]["objects"]
+    assert rows[objects["topic"].removeprefix("/stremn/")].__name__ == objects["data_type"]
+    assert rows[layers["semantic_segmentation_layer"]["camera"]["segmentation_topic"][8:]]
+    # what is not the node's own is made in the guide
+    guide = (ROOT / "docs" / "nav2.md").read_text()
+    assert f"points:={layers['voxel_layer']['surroundings']['topic']}" in guide
+    assert "image_rect:=/stremn/depth_without_objects" in guide
+    assert "depth_without_objects" in rows
 
 
 # ---------------------------------------------------------------- the set-up

@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "seed_job": {"errors", "frame_reader", "imaging", "object_states"},
     "segmenter": LIBRARY | {"frame_reader", "object_states", "seed_job"},
     "predictor": LIBRARY - {"snapshot"},
-    "stream": ONLINE | {"messages"},
+    "stream": ONLINE | {"messages", "spatial"},
     "nodes": ONLINE | {"messages", "spatial", "stream"},
     "client": GROUND | {"messages", "nodes", "stream"},
     "demo": GROUND | {"client", "messages", "nodes"},

@@ -121,6 +121,46 @@ def test_parameters_of_the_demos_source_are_in_the_table() -> None:
     assert set(names) <= set(parameters.parameters_of(parameters.VIDEO_SOURCE))
 
 
+STAND_INS = """
+import sys
+from unittest.mock import MagicMock
+for name in ("launch", "launch.actions", "launch.event_handlers", "launch.substitutions",
+             "launch_ros", "launch_ros.actions", "ament_index_python",
+             "ament_index_python.packages"):
+    sys.modules[name] = MagicMock()
+from stremn_ros.client.launching import given_parameters
+from stremn_ros.nodes.parameters import SEGMENT
+def read(**given):
+    return given_parameters(lambda name: given[name], SEGMENT, given)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (
+            {"publish_tf": "false", "follow_id": "3", "depth_slop": "0.1", "depth_topic": "/d"},
+            {"publish_tf": False, "follow_id": 3, "depth_slop": 0.1, "depth_topic": "/d"},
+        ),
+        ({"publish_tf": "True", "depth_topic": ""}, {"publish_tf": True}),
+        ({"publish_tf": "maybe"}, "publish_tf:=maybe is not true or false"),
+        ({"follow_id": "one"}, "follow_id:=one is not a whole number"),
+    ],
+)
+def test_arguments_become_parameters_of_their_types(given: dict, wanted: object) -> None:
+    """With stand-ins of `launch`, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{STAND_INS}print(read(**{given!r}))"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if isinstance(wanted, dict):
+        assert ast.literal_eval(done.stdout) == wanted, done.stderr
+    else:
+        assert f"RuntimeError: {wanted}" in done.stderr
+
+
 # ---------------------------------------------------------------- with launch
 
 RUN = """
@@ -336,6 +376,7 @@ def processes_of(launch: Launched) -> list[str]:
         "cameras:=1left=/x",
         "cameras:=a-b=/x",
         "slots:=four",
+        "publish_tf:=maybe",
         "params_file:=/no/such/file.yaml",
         "rviz_config:=/no/such/file.rviz",
     ],

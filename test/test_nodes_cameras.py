@@ -142,7 +142,7 @@ def test_all_cameras_share_one_network(monkeypatch):
         assert {id(item._reader.stages) for item in segmenters} == {id(loads[0]._reader.stages)}
         assert len({id(item) for item in segmenters}) == 3
         assert [item.max_objects for item in segmenters] == [3, 3, 3]
-        assert node.threads == 18
+        assert node.threads == 3 + 6 * 3  # of the node, and of each camera
 
 
 @pytest.mark.parametrize(

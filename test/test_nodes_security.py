@@ -30,6 +30,22 @@ SOMETIMES = {
     ("subscribe", "/image/compressed"),
     ("subscribe", "/clock"),
     ("subscribe", "/parameter_events"),
+    # with a depth camera, the first two while somebody wants what is made of it
+    ("subscribe", "/depth"),
+    ("subscribe", "/camera_info"),
+    ("publish", "/stremn/detections_3d"),
+    ("publish", "/tf"),
+}
+IN_SPACE = {
+    ("publish", f"/stremn/{name}")
+    for name in (
+        "objects_3d",
+        "follow_pose",
+        "points",
+        "masked_depth",
+        "depth_without_objects",
+        "markers",
+    )
 }
 SUCCESS = TransitionCallbackReturn.SUCCESS
 
@@ -65,20 +81,30 @@ def used(node):
     return found
 
 
-def agreed(node):
-    """The node has what the policy allows, and nothing else."""
+def agreed(node, without=frozenset()):
+    """The node has what the policy allows, and nothing else. without: what it does without."""
     policy = allowed(node.get_name())
     wait_for(lambda: used(node) <= policy or None, f"all of {used(node) - policy} to be allowed")
     # get_type_description is new in Jazzy
     spare = {item for item in policy - used(node) if not item[1].endswith("/get_type_description")}
-    assert spare <= SOMETIMES
+    assert spare <= SOMETIMES | without
+    assert not without & used(node)
 
 
-def test_the_policy_lists_what_the_segmentation_node_has():
-    with own_node(f"model:={TINY_MODEL}") as node:
+@pytest.mark.parametrize("depth", [False, True])
+def test_the_policy_lists_what_the_segmentation_node_has(depth):
+    words = ["depth_topic:=depth", "publish_tf:=true"] if depth else []
+    with own_node(f"model:={TINY_MODEL}", *words) as node:
         assert node.trigger_configure() == SUCCESS
         assert node.trigger_activate() == SUCCESS
-        agreed(node)
+        agreed(node, frozenset() if depth else IN_SPACE)
+        if depth:
+            (camera,) = node._cameras
+            camera._depth.start()
+            heard = {("subscribe", "/depth"), ("subscribe", "/camera_info")}
+            wait_for(lambda: heard <= used(node), "the subscriptions to the depth camera")
+            agreed(node)
+            camera._depth.stop()
 
 
 def test_the_policy_lists_what_the_prediction_node_has(tmp_path):

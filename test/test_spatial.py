@@ -1150,6 +1150,32 @@ def test_stamps_that_never_pair_are_told_with_the_smallest_distance() -> None:
     assert "two clocks" in said
 
 
+def test_images_that_wait_for_another_reason_are_not_said_to_be_far_from_depth() -> None:
+    pairing = DepthPairing()
+    for step in range(20):  # no camera_info: the ring throws the images out
+        assert pairing.add_depth(step * FRAME, PLANE) == []
+        assert pairing.add_image(step * FRAME, "x", SIZE) == []
+    (said,) = pairing.explain()
+    assert "no camera_info" in said
+
+
+def test_depth_that_has_stopped_is_told_and_not_two_clocks() -> None:
+    pairing = paired()
+    pairing.add_depth(0, PLANE)
+    for step in range(1, 20):
+        assert pairing.add_image(step * SECOND, "x", SIZE) == []
+    (said,) = pairing.explain(silent=19.0)
+    assert "no depth image has come for 19.0 s" in said
+    assert "ros2 topic hz" in said
+
+
+def test_a_pair_tells_of_which_time_and_frame_its_depth_is() -> None:
+    pairing = paired()
+    pairing.add_depth(SECOND + 3, PLANE, "depth_optical")
+    (pair,) = pairing.add_image(SECOND, "one", SIZE, "color_optical")
+    assert (pair.depth_stamp, pair.depth_frame) == (SECOND + 3, "depth_optical")
+
+
 def test_what_is_missing_is_told_with_its_remedy() -> None:
     pairing = DepthPairing()
     pairing.add_image(0, "x", SIZE)
@@ -1286,6 +1312,15 @@ def test_the_benchmark_of_times_runs(tmp_path: Path) -> None:
     found = benchmark("spatial.py", tmp_path / "times.json", "--rounds", "1")["milliseconds"]
     assert {"3 objects", "points of a mask of the whole image", "pairing"} <= set(found)
     assert all(times["wall"] > 0 for times in found.values())
+
+
+def test_the_benchmark_of_the_node_runs(tmp_path: Path) -> None:
+    arguments = ["--model", str(ROOT / "test" / "data" / "tiny_model"), "--images", "3"]
+    arguments += ["--turns", "1", "--phases", "nobody", "objects_3d"]
+    found = benchmark("spatial_node.py", tmp_path / "node.json", *arguments)["ms"]
+    assert set(found["nobody"]) == {"latency", "cpu"}  # nothing was computed in space
+    assert set(found["objects_3d"]) == {"latency", "cpu", "3D"}
+    assert all(value > 0 for times in found.values() for value in times.values())
 
 
 def test_rendered_scenes_are_measured_as_well_as_drawn_ones(tmp_path: Path) -> None:

@@ -103,14 +103,28 @@ def given_parameters(value: Value, node: str, names: Iterable[str]) -> dict[str,
     """The node's parameters that were given as launch arguments; they win over the file.
 
     Raises:
-        RuntimeError: one that is a number was given as none.
+        RuntimeError: one that is a number, or true or false, was given as something else.
     """
     kinds = {name: type(spec.default) for name, spec in parameters_of(node).items()}
-    return {
-        name: value(name) if kinds[name] is str else number(value, name, kinds[name])
-        for name in names
-        if value(name)
-    }
+
+    def given(name: str) -> Any:
+        if kinds[name] is str:
+            return value(name)
+        return truth(value, name) if kinds[name] is bool else number(value, name, kinds[name])
+
+    return {name: given(name) for name in names if value(name)}
+
+
+def truth(value: Value, name: str) -> bool:
+    """An argument as true or false.
+
+    Raises:
+        RuntimeError: it is neither.
+    """
+    text = value(name).lower()
+    if text not in ("true", "false"):
+        raise RuntimeError(f"{name}:={value(name)} is not true or false")
+    return text == "true"
 
 
 def number(value: Value, name: str, kind: Callable[[str], Any]) -> Any:

@@ -69,9 +69,16 @@ def check_rclpy(result: Probe) -> Check:
     return Check("rclpy", OK, f"{result.values['where']}, middleware {result.values['rmw']}")
 
 
+# packages of messages that the nodes do without, and what is lacking then
+OPTIONAL = {
+    "vision_msgs": "detections and label_info are not published",
+    "tf2_msgs": "no transforms are published (publish_tf)",
+}
+
+
 def check_messages(result: Probe) -> list[Check]:
     missing = dict(result.values.get("missing", {}))
-    optional = {name: missing.pop(name) for name in ("vision_msgs", "cv_bridge") if name in missing}
+    optional = {name for name in (*OPTIONAL, "cv_bridge") if missing.pop(name, None)}
     if result.error:
         missing["messages"] = result.error
     checks = []
@@ -80,18 +87,15 @@ def check_messages(result: Probe) -> list[Check]:
         names = " ".join(f"ros-<distribution>-{name.replace('_', '-')}" for name in missing)
         checks.append(Check("messages", PROBLEM, found, f"install {names}", "nodes"))
     else:
-        checks.append(Check("messages", OK, "sensor, std, geometry, diagnostic, lifecycle"))
-    if "vision_msgs" in optional:
         checks.append(
-            Check(
-                "vision_msgs",
-                NOTE,
-                "not installed; detections and label_info are not published",
-                "wanted? install ros-<distribution>-vision-msgs",
-            )
+            Check("messages", OK, "sensor, std, geometry, diagnostic, lifecycle, visualization")
         )
-    elif not result.error:
-        checks.append(Check("vision_msgs", OK, "installed"))
+    for name, without in OPTIONAL.items():
+        if name in optional:
+            remedy = f"wanted? install ros-<distribution>-{name.replace('_', '-')}"
+            checks.append(Check(name, NOTE, f"not installed; {without}", remedy))
+        elif not result.error:
+            checks.append(Check(name, OK, "installed"))
     return checks
 
 

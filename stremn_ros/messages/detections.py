@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stremn_ros.messages.spatial import Detection3DTypes
 from stremn_ros.results import ObjectState, TrackedObject
 
 
@@ -39,6 +40,18 @@ def vision_types() -> VisionTypes | None:
         return None
     label_info, vision_class = (getattr(msg, name, None) for name in ("LabelInfo", "VisionClass"))
     return VisionTypes(array, detection, hypothesis, label_info, vision_class)
+
+
+def detection_3d_types() -> Detection3DTypes | None:
+    """Those of detections in space; None as above."""
+    if (types := vision_types()) is None:
+        return None
+    from vision_msgs import msg
+
+    array, detection = getattr(msg, "Detection3DArray", None), getattr(msg, "Detection3D", None)
+    if array is None or detection is None:
+        return None
+    return Detection3DTypes(array, detection, types.hypothesis)
 
 
 def to_detections(types: VisionTypes, header: Any, objects: Sequence[TrackedObject]) -> Any:

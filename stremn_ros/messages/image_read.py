@@ -136,6 +136,7 @@ TABLE: dict[str, Encoding] = {
 }
 ENCODINGS: tuple[str, ...] = tuple(TABLE)
 LABEL_ENCODINGS: tuple[str, ...] = ("mono8", "8UC1", "16UC1", "32FC1")
+DEPTH_ENCODINGS: tuple[str, ...] = ("16UC1", "mono16", "32FC1")
 
 
 def decode_rgb(message: ImageLike) -> NDArray[np.uint8]:
@@ -196,6 +197,27 @@ def decode_labels(message: ImageLike) -> NDArray[np.uint8]:
             f"0 (background) to {MAX_ID}"
         )
     return labels.astype(np.uint8)
+
+
+def decode_depth(message: ImageLike) -> NDArray[Any]:
+    """The depth image of a message: uint16 [H, W] in millimeters or float32 [H, W] in meters.
+
+    Reads 16UC1 and mono16 (millimeters) and 32FC1 (meters), as REP 118 has them. Values are not
+    looked at: 0, NaN, infinite and negative ones are holes. It is a view of the message's bytes
+    where they lie as an array does, so do not write to it.
+
+    Raises:
+        InputError: a malformed message, or another encoding.
+    """
+    if message.encoding not in DEPTH_ENCODINGS:
+        shown = str(message.encoding)[:40]
+        raise InputError(
+            f"the depth image has the encoding {shown!r}: depth is 16UC1 or mono16 (millimeters) "
+            "or 32FC1 (meters); set depth_topic to the camera's depth image, not to a color or "
+            "colorized one"
+        )
+    rows = checked_rows(message)[..., 0]
+    return np.ascontiguousarray(rows, rows.dtype.newbyteorder("="))
 
 
 def frame_size(message: ImageLike) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stremn_ros.messages import compressed_read, image_read
+from stremn_ros.messages import compressed_depth, compressed_read, image_read
 
 NANOSECONDS = 1_000_000_000
 
@@ -20,6 +20,14 @@ def decode(message: Any) -> NDArray[np.uint8]:
     if _is_compressed(message):
         return compressed_read.decode_rgb(message)
     return image_read.decode_rgb(message)
+
+
+def decode_depth(message: Any) -> NDArray[Any]:
+    """uint16 [H, W] (millimeters) or float32 [H, W] (meters) of an Image or a CompressedImage
+    (compressedDepth); InputError when it cannot be read."""
+    if _is_compressed(message):
+        return compressed_depth.decode_depth(message)
+    return image_read.decode_depth(message)
 
 
 def frame_size(message: Any) -> tuple[int, int]:

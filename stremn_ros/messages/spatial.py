@@ -62,6 +62,19 @@ class TransformTypes:
     transform: Any
 
 
+def transform_types(transform: Any) -> TransformTypes | None:
+    """The classes of a TFMessage; None where tf2_msgs is not installed.
+
+    Args:
+        transform: the class geometry_msgs/TransformStamped.
+    """
+    try:
+        from tf2_msgs.msg import TFMessage
+    except ImportError:
+        return None
+    return TransformTypes(TFMessage, transform)
+
+
 def to_point_cloud(types: CloudTypes, header: Any, cloud: Any) -> Any:
     """A PointCloud2 with the fields x, y, z (meters), rgb and label, one row of points.
 

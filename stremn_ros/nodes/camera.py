@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -26,28 +27,35 @@ from std_srvs.srv import SetBool, Trigger
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
 from stremn_ros.messages import image_write
 from stremn_ros.messages.reading import nanoseconds
+from stremn_ros.nodes import parameters
+from stremn_ros.nodes.depth_input import DepthInput
 from stremn_ros.nodes.image_input import (
     ImageInput,
     SubscriptionEventCallbacks,
     no_time_yet,
     policy_name,
 )
-from stremn_ros.nodes.outputs import Outputs
+from stremn_ros.nodes.outputs import TRANSFORM_TYPES, Outputs
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.stream.answers import Answer
+from stremn_ros.stream.answers import Answer, Segmented
 from stremn_ros.stream.autosave import Snapshots
 from stremn_ros.stream.diagnosis import Report
 from stremn_ros.stream.limited_log import LimitedLog
 from stremn_ros.stream.segment_core import SegmentCore
 from stremn_ros.stream.settings import Settings
+from stremn_ros.stream.spatial_core import SpatialCore
 from stremn_ros.stream.worker import Worker
 
 # Threads of the executor that one camera can hold: with an image, a mask of the topic, and a call
-# of each of the three kinds of services.
-THREADS = 5
+# of each of the three kinds of services; and with a depth image.
+THREADS = 6
 # taken at once, into the core's inbox; the depth is for a burst, one mask for each object
 SEEDS = QoSProfile(depth=16, reliability=ReliabilityPolicy.RELIABLE)
 _ENDING = "the node is being cleaned up"
+NO_TF = (
+    "publish_tf is true, but tf2_msgs is not installed, so no transforms are published: "
+    "sudo apt install ros-$ROS_DISTRO-tf2-msgs"
+)
 
 
 class Camera:
@@ -83,6 +91,8 @@ class Camera:
             node, f"{name}/image" if name else "image", values, self._on_image, self._log
         )
         self._core: SegmentCore | None = None
+        self._depth: DepthInput | None = None
+        self._space: SpatialCore | None = None
         self._snapshots: Snapshots | None = None
         self._resumed = False  # since `configure`
         self._enabled = True
@@ -116,11 +126,14 @@ class Camera:
         """Makes publishers, core and snapshots; no frame is taken yet."""
         values, node = self._values, self._node
 
-        self._outputs = Outputs(node, self._private, self._settings, values)
+        depth_topic = self._own_topic("depth_topic")
+        self._outputs = Outputs(node, self._private, self._settings, values, bool(depth_topic))
+        if depth_topic:
+            self._make_space(depth_topic, self._outputs)
         path = node.get_fully_qualified_name()
         self._core = SegmentCore(
             segmenter,
-            publish=self._outputs.publish,
+            publish=self._publish,
             log=self._log,
             seeded=self._tell,
             settings=self._settings,
@@ -137,6 +150,50 @@ class Camera:
         )
         self._resumed = False
 
+    def _own_topic(self, parameter: str) -> str:
+        """The topic that a parameter names for this camera; empty for none."""
+        cameras = parameters.camera_names(self._values["cameras"])
+        return parameters.camera_topics(parameter, self._values[parameter], cameras)[self.name]
+
+    def _make_space(self, depth_topic: str, outputs: Outputs) -> None:
+        """What works with the depth camera; it does not listen to it yet."""
+        values = self._values
+
+        def listen(on: bool) -> None:
+            (depth.start if on else depth.stop)()
+
+        space = SpatialCore(
+            publish=outputs.publish_in_space,
+            demand=outputs.demand,
+            listen=listen,
+            log=self._log,
+            settings=self._settings,
+            topic=self._node.resolve_topic_name(depth_topic),
+            slop=values["depth_slop"],
+            buffer=values["depth_buffer"],
+            rectified=values["depth_rectified"],
+        )
+        depth = DepthInput(
+            self._node,
+            depth_topic,
+            self._own_topic("depth_camera_info_topic"),
+            values,
+            space.on_depth,
+            space.on_info,
+            self._log,
+        )
+        self._space, self._depth = space, depth
+
+    def _publish(self, segmented: Segmented) -> None:
+        """The mask at once; what depends on depth when that has come."""
+        outputs, space = self._outputs, self._space
+        assert outputs is not None
+        if space is not None:
+            segmented = replace(segmented, known=space.known)
+        outputs.publish(segmented)
+        if space is not None:
+            space.put(segmented)
+
     def activate(self) -> str:
         """Starts the subscriptions; the name of the image topic."""
         assert self._core is not None
@@ -149,6 +206,8 @@ class Camera:
             self._snapshots.autoload()
         self._resumed = True
         self._core.activate()
+        if self._space is not None:
+            self._space.activate()
         self._seeds = self._node.create_subscription(
             Image,
             self._private + "seed",
@@ -170,6 +229,8 @@ class Camera:
         """Does the same, and ends the subscriptions; the objects are kept."""
         self.save()
         self._images.stop()
+        if self._space is not None:
+            self._space.deactivate()
         seeds, self._seeds = self._seeds, None
         if seeds is not None:
             self._node.destroy_subscription(seeds)
@@ -183,6 +244,9 @@ class Camera:
         core, self._core = self._core, None
         if core is not None:
             core.close()
+        space, self._space, self._depth = self._space, None, None
+        if space is not None:
+            space.close()
         outputs, self._outputs = self._outputs, None
         if outputs is not None:
             outputs.close()
@@ -196,12 +260,19 @@ class Camera:
     def report(self) -> Report | None:
         """For the diagnostics; None while not configured."""
         self._images.look()
-        core, snapshots = self._core, self._snapshots
+        core, snapshots, space, depth = self._core, self._snapshots, self._space, self._depth
         if core is None:
             return None
         last, problem = snapshots.status() if snapshots is not None else ("", "")
         problems = [problem, self._seed_hint]
-        return core.report(self._images.hint, last, problems, no_time_yet(self._node))
+        in_space = ""
+        if space is not None and depth is not None:
+            depth.look()
+            problems += space.problems(depth.hint)
+            in_space = space.text()
+        if self._values["publish_tf"] and TRANSFORM_TYPES is None:
+            problems.append(NO_TF)
+        return core.report(self._images.hint, last, problems, no_time_yet(self._node), in_space)
 
     def _on_image(self, message: Any, publisher: Any, sequence: int | None) -> None:
         core = self._core

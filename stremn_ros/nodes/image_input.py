@@ -73,6 +73,8 @@ class ImageInput:
         self._number = 0  # of the subscription
         self.hint = ""
 
+    _queue = 1  # messages that wait to be taken: the newest image wins
+
     @property
     def _compressed(self) -> bool:
         return self._values["image_transport"] == "compressed"
@@ -108,6 +110,9 @@ class ImageInput:
 
     def stop(self) -> None:
         """Ends the subscription; more than once if need be."""
+        self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
         with self._lock:
             subscription, self._subscription = self._subscription, None
             if subscription is not None:
@@ -127,7 +132,7 @@ class ImageInput:
     def _ask_for(self, reliability: ReliabilityPolicy) -> None:
         name = "reliable" if reliability == RELIABLE else "best-effort"
         self._log("info", "", f"{self.topic}: asking for {name} images, as its publishers offer")
-        self.stop()
+        self._unsubscribe()
         self._subscribe(reliability)
 
     def _subscribe(self, reliability: ReliabilityPolicy) -> None:
@@ -144,7 +149,7 @@ class ImageInput:
             self._on_image_with_info if WITH_MESSAGE_INFO else self._on_image,
             QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
-                depth=1,
+                depth=self._queue,
                 reliability=reliability,
                 durability=DurabilityPolicy.VOLATILE,
             ),

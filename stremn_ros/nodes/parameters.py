@@ -124,6 +124,46 @@ def wrong_cameras(value: Sequence[str]) -> str | None:
     return None
 
 
+_TOPIC = re.compile(r"(~?/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
+
+
+def camera_topics(parameter: str, text: str, cameras: Sequence[str]) -> dict[str, str]:
+    """The topic of each camera, of a parameter that names one for each; empty where it has none.
+
+    Args:
+        parameter: its name. text: TOPIC for a node with one camera, NAME=TOPIC,NAME=TOPIC for one
+            with several. cameras: as `camera_names`.
+
+    Raises:
+        InputError: another text, or a camera that there is not.
+    """
+    found = dict.fromkeys(cameras, "")
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, topic = part.rpartition("=")
+        if bool(equals) != bool(cameras[0]) or name not in found:
+            right = (
+                f"NAME=TOPIC,NAME=TOPIC with names of cameras ({', '.join(cameras)})"
+                if cameras[0]
+                else "one topic, as the node has one camera without a name"
+            )
+            raise InputError(f"{parameter} is {text!r}; it must be {right}")
+        if not _TOPIC.fullmatch(topic) or found[name]:
+            raise InputError(
+                f"{parameter} is {text!r}: "
+                + (f"{name} is there twice" if found[name] else f"{topic!r} is no name of a topic")
+            )
+        found[name] = topic
+    return found
+
+
+def _qos_time(value: float) -> str | None:
+    return "0.001 seconds or more, or 0 for none" if 0 < value < 0.001 else None
+
+
+def _voxel(value: float) -> str | None:
+    return "0.001 m or more, or 0 for every point" if 0 < value < 0.001 else None
+
+
 _SHARED = (
     ParameterSpec(
         "device", "auto", "Where it runs: auto, cpu, cuda or cuda:1 and so on.", UNCONFIGURED
@@ -357,6 +397,96 @@ _SEGMENT = (
         RUN_TIME,
         0.0,
         3600.0,
+    ),
+    ParameterSpec(
+        "max_age",
+        0.0,
+        "Seconds by which a stamp may lag behind the node's clock: older images are dropped, and "
+        "seeds for older images refused. 0 turns this off.",
+        RUN_TIME,
+        0.0,
+        3600.0,
+    ),
+    ParameterSpec(
+        "mask_deadline",
+        0.0,
+        "Deadline in the QoS of ~/mask: seconds within which the next mask comes, else subscribers "
+        "that ask for a deadline are told. 0 for none.",
+        UNCONFIGURED,
+        0.0,
+        3600.0,
+        check=_qos_time,
+    ),
+    ParameterSpec(
+        "mask_lifespan",
+        0.0,
+        "Lifespan in the QoS of ~/mask: seconds after which a mask that was not taken is not "
+        "delivered any more. 0 for ever.",
+        UNCONFIGURED,
+        0.0,
+        3600.0,
+        check=_qos_time,
+    ),
+    ParameterSpec(
+        "depth_topic",
+        "",
+        "Depth images that are aligned to the images, for positions, boxes and points in meters "
+        "(docs/spatial.md); a name that ends in /compressedDepth for compressed ones. With several "
+        "cameras NAME=TOPIC,NAME=TOPIC. Empty: no depth camera.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        "depth_camera_info_topic",
+        "",
+        "The camera_info of the depth images. Empty: the topic camera_info beside depth_topic. "
+        "With several cameras NAME=TOPIC,NAME=TOPIC.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        "depth_rectified",
+        False,
+        "The depth images are rectified: use the matrix P of camera_info and no lens distortion.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        "depth_slop",
+        0.05,
+        "Seconds that the stamps of an image and its depth image may be apart.",
+        UNCONFIGURED,
+        0.0,
+        10.0,
+    ),
+    ParameterSpec(
+        "depth_buffer",
+        30,
+        "Depth images kept until the mask of their image is there; more than come while an image "
+        "is segmented.",
+        UNCONFIGURED,
+        1,
+        600,
+    ),
+    ParameterSpec(
+        "points_voxel",
+        0.0,
+        "Edge in meters of the voxels of ~/points, which has one point for each; 0 for all points.",
+        RUN_TIME,
+        0.0,
+        10.0,
+        check=_voxel,
+    ),
+    ParameterSpec(
+        "follow_id",
+        0,
+        "Id of the object whose position goes out on ~/follow_pose; 0 for none.",
+        RUN_TIME,
+        0,
+        255,
+    ),
+    ParameterSpec(
+        "publish_tf",
+        False,
+        "Publish a transform on /tf for each object that has a position: <node>_<name>.",
+        UNCONFIGURED,
     ),
     _shared("diagnostics_period"),
     _shared("log_period"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import io
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -120,6 +121,8 @@ class _Messages:
             message.box.x_offset, message.box.y_offset = x, y
             message.box.width, message.box.height = width, height
             message.centroid.x, message.centroid.y = found.centroid
+            for place in (message.position, message.size, message.velocity):
+                place.x = place.y = place.z = math.nan  # a recording has no depth camera here
             made.append(message)
         return self.make(OBJECTS, header=header, objects=made)
 

@@ -40,6 +40,7 @@ class Pair:
         depth: uint16 or float32 [h, w], as `check_depth`. distance: seconds from the image's stamp
             to the depth's, negative where the depth is older.
         intrinsics: the newest of the depth camera.
+        depth_stamp: in nanoseconds; depth_frame: the depth's frame_id.
     """
 
     image: Any
@@ -47,6 +48,8 @@ class Pair:
     depth: Depth
     distance: float
     intrinsics: Intrinsics
+    depth_stamp: int = 0
+    depth_frame: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,14 @@ class DepthPairing:
             ready = self._resolved()
         return self._pairs(ready)
 
-    def explain(self, limits: DepthRange | None = None) -> list[str]:
+    def explain(self, limits: DepthRange | None = None, silent: float = 0.0) -> list[str]:
         """What keeps images from being paired, or depth from being used, each with its remedy.
 
         Looks at the newest depth image as a whole, so call it as often as a report is made, not
         for every image.
+
+        Args:
+            silent: seconds since the last depth image, where that is too long; else 0.
         """
         with self._lock:
             newest = self._depths[-1] if self._depths else None
@@ -172,6 +178,12 @@ class DepthPairing:
                 "no depth image has come: check that depth_topic names a topic that is published "
                 "(ros2 topic hz) and that its QoS fits (ros2 topic info --verbose)"
             )
+        elif silent:
+            said.append(
+                f"no depth image has come for {silent:.1f} s: check that its publisher still runs "
+                "(ros2 topic hz)"
+            )
+            newest = None  # what is old tells nothing of now
         if info_error:
             said.append(info_error)
         elif intrinsics is None:
@@ -255,7 +267,8 @@ class DepthPairing:
         self._since_pair += 1
         if self._depths:
             distance = min(abs(depth.stamp - image.stamp) for depth in self._depths)
-            if self._smallest is None or distance < self._smallest:
+            # one within the slop was of no use for another reason
+            if distance > self._slop and (self._smallest is None or distance < self._smallest):
                 self._smallest = distance
 
     def _pairs(self, ready: list[tuple[_Image, _Depth]]) -> list[Pair]:
@@ -274,7 +287,17 @@ class DepthPairing:
                 self._since_pair, self._smallest = 0, None
                 intrinsics = self._intrinsics
             distance = (depth.stamp - image.stamp) / SECOND
-            pairs.append(Pair(image.payload, image.stamp, found, distance, intrinsics))
+            pairs.append(
+                Pair(
+                    image.payload,
+                    image.stamp,
+                    found,
+                    distance,
+                    intrinsics,
+                    depth.stamp,
+                    depth.frame,
+                )
+            )
         return pairs
 
 

@@ -40,9 +40,15 @@ _BLOCK = 16384  # pixels
 class TrackedLike(Protocol):
     """What is needed of an object of a SegmentResult."""
 
-    id: int
-    state: Any  # an enumeration with the names TRACKED, OCCLUDED and LOST
-    score: float
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def state(self) -> Any:
+        """An enumeration with the names TRACKED, OCCLUDED and LOST."""
+
+    @property
+    def score(self) -> float: ...
 
 
 class SpatialTracker:

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.results import SegmentResult
+from stremn_ros.spatial.results import SpatialObject
 from stremn_ros.stream.intake import Frame
+
+KEPT_FOR = 2 * NANOSECONDS  # a position is predicted for so long without depth
+
+
+@dataclass(frozen=True)
+class Known:
+    """The newest that is known of the objects in space.
+
+    Attributes:
+        frame: frame_id of the image that it is of. objects: by id.
+    """
+
+    frame: str = ""
+    objects: Mapping[int, SpatialObject] = field(default_factory=dict)
+
+    def of(self, object_id: int, stamp: int) -> SpatialObject | None:
+        """Of an object in an image of a stamp; None where what is known is too old for it."""
+        found = self.objects.get(object_id)
+        old = found is None or abs(stamp - found.stamp) > KEPT_FOR
+        return None if old else found
 
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """A frame and what was found in it, for publishing."""
+    """A frame and what was found in it, for publishing.
+
+    Attributes:
+        known: of the objects in space when this was published; of an image before this one.
+    """
 
     frame: Frame
     rgb: NDArray[np.uint8]
     result: SegmentResult
     names: dict[int, str]
+    known: Known = field(default_factory=Known)
 
 
 @dataclass

@@ -65,6 +65,7 @@ class InputStatus:
     error_age: float
     no_clock: bool = False  # the clock is simulated and has not been told the time yet
     hint: str = ""  # of a connection that cannot work
+    outdated: int = 0  # dropped by max_age
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ class CoreStatus:
     last_seed: str = ""
     seeds_by_topic: str = ""
     problems: Sequence[str] = ()  # what else is wrong, in words
+    depth: str = ""  # what came of the depth images
 
 
 def diagnose(facts: CoreStatus) -> Report:
@@ -143,6 +145,14 @@ def input_reasons(facts: InputStatus) -> Iterable[Reason]:
             WARN,
             f"{facts.lost} of the last {facts.lost + facts.arrivals} images on {facts.topic} were "
             f"lost on the way: {LOSS_REMEDY}",
+        )
+    if facts.outdated:
+        yield (
+            WARN,
+            f"{facts.outdated} of the last {facts.arrivals} images on {facts.topic} were older "
+            f"than max_age ({settings.max_age:g} s) and dropped: synchronize the clocks of camera "
+            "and node (chrony), for a bag or a simulation set use_sim_time, take a faster runtime, "
+            "or raise max_age",
         )
     if len(facts.late) > MUCH_LATE * facts.arrivals and facts.arrivals >= FEW:
         yield (
@@ -237,6 +247,7 @@ def _values(facts: CoreStatus) -> dict[str, Any]:
         "last seed": facts.last_seed,
         "seeds by topic": facts.seeds_by_topic,
         "snapshot": facts.snapshot,
+        "depth": facts.depth,
         "runtime": state.runtime,
         "enabled": str(facts.enabled).lower(),
     }

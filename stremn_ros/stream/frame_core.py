@@ -142,6 +142,11 @@ class FrameCore:
                 )
             if not stamp:
                 return FoundFrame(recent[-1])
+            if over := self._frames.over_age(stamp):
+                raise InputError(
+                    f"the seed is for an image of {over:.1f} s ago, and max_age is "
+                    f"{self._intake_settings.max_age:g} s: send it sooner, or raise max_age"
+                )
             if (frame := self._frames.of_stamp(stamp)) is not None:
                 if frame is recent[-1]:
                     return FoundFrame(frame)
@@ -247,6 +252,7 @@ class FrameCore:
             drops=sum(when > recent for when in frames.drops),
             lost=sum(gap for when, gap in frames.losses if when > recent),
             late=[age for when, age in frames.late if when > recent],
+            outdated=sum(when > recent for when in frames.outdated),
             done=[entry for entry in self._done if entry.when > recent],
             error=self._last_error,
             error_age=now - self._last_error_time,

@@ -114,11 +114,12 @@ class Intake:
         self.drops: deque[float] = deque(maxlen=WINDOW_FRAMES)
         self.late: deque[tuple[float, float]] = deque(maxlen=WINDOW_FRAMES)  # and seconds late
         self.losses: deque[tuple[float, int]] = deque(maxlen=WINDOW_FRAMES)  # and how many
+        self.outdated: deque[float] = deque(maxlen=WINDOW_FRAMES)  # dropped by max_age
 
     def start(self) -> None:
         """Rates begin anew, and senders are met again."""
         self.started = self._clock()
-        for record in (self.arrivals, self.drops, self.late, self.losses):
+        for record in (self.arrivals, self.drops, self.late, self.losses, self.outdated):
             record.clear()
         self._sequences.clear()
         self._loss_told = False
@@ -176,6 +177,17 @@ class Intake:
         """The frame taken could not be worked on."""
         self.counters.in_work = 0
         self.counters.failed += 1
+
+    def over_age(self, stamp: int) -> float:
+        """Seconds by which a stamp lags behind the node's clock, where max_age is less; else 0."""
+        age = (self._now() - stamp) / NANOSECONDS
+        return age if stamp and 0 < self._settings.max_age < age else 0.0
+
+    def drop_taken(self) -> None:
+        """The frame taken is too old to be worked on."""
+        self.counters.in_work = 0
+        self.outdated.append(self._clock())
+        self._drop(self._clock())
 
     def take_reset(self) -> bool:
         """Whether time jumped back since the last call, so that the objects are to be forgotten."""

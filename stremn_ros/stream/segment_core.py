@@ -283,6 +283,11 @@ class SegmentCore(FrameCore):
     def _process(self, frame: Frame) -> None:
         begin = self._clock()
         try:
+            with self._condition:
+                if outdated := bool(self._frames.over_age(frame.stamp)):
+                    self._frames.drop_taken()
+            if outdated:
+                return
             result = self._segment(frame)
             if result is not None:
                 self._followed.latest = frame.number, result.labels
@@ -337,11 +342,13 @@ class SegmentCore(FrameCore):
         snapshot: str = "",
         problems: Sequence[str] = (),
         no_clock: bool = False,
+        depth: str = "",
     ) -> Report:
         """The diagnostics.
 
         hint: why no frames may come, if the caller knows (a QoS mismatch); snapshot: the last one;
-        problems: what else is wrong; no_clock: a simulated clock has not been told the time.
+        problems: what else is wrong; no_clock: a simulated clock has not been told the time;
+        depth: what came of the depth images.
         """
         with self._condition:
             recent = self._frames.recent
@@ -357,6 +364,7 @@ class SegmentCore(FrameCore):
                 last_seed=self._seed_text(),
                 seeds_by_topic=self._topic_text(),
                 problems=tuple(text for text in problems if text),
+                depth=depth,
             )
         return diagnose(facts)
 

@@ -16,6 +16,7 @@ class IntakeSettings:
     time_jump_tolerance: float = 0.1
     frame_timeout: float = 2.0
     stale_after: float = 1.0
+    max_age: float = 0.0  # seconds; 0 for any
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Settings(IntakeSettings):
     autosave_period: float = 0.0
     autosave_at_stop: bool = False
     autoload: bool = False
+    follow_id: int = 0
+    points_voxel: float = 0.0
 
     def __post_init__(self) -> None:
         for name in RUN_TIME:

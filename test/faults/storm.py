@@ -4,18 +4,21 @@
 
 Half of the inputs are images that cannot be read (of every encoding, cut short, with sizes, steps
 and encodings that cannot be), half are calls of every service, and of the parameter and transition
-services, that ask for what cannot be done. All are made at random from --seed. Between them whole
-images are segmented: the masks must be bit for bit those of a segmenter in this process that was
-told of the whole images alone, and both objects must be followed to the end.
+services, that ask for what cannot be done. Beside them come depth images and camera_infos that
+cannot be, while every output that is made of depth has a subscriber. All are made at random from
+--seed. Between them whole images are segmented: the masks must be bit for bit those of a segmenter
+in this process that was told of the whole images alone, and both objects must be followed to the
+end.
 
 The exit code is 0 when the node lives on and ends cleanly, every bad image was counted as failed,
-every bad call was refused with a reason, and no mask differed.
+every bad call was refused with a reason, no mask differed, and good depth gives positions again.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import math
 import random
@@ -29,18 +32,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from geometry_msgs.msg import Point32, Polygon
+from geometry_msgs.msg import Point32, Polygon, PoseStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_helpers import NodeProcess, SegmentPeer, image_message, to_time, wait_for
-from sensor_msgs.msg import Image, RegionOfInterest
+from ros_helpers import NodeProcess, image_message, to_time, wait_for
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, RegionOfInterest
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
+from spatial_peer import DEPTH, K, SpatialPeer, scene_depth
+from visualization_msgs.msg import MarkerArray
 
+from stremn_interfaces.msg import ObjectArray
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
-from stremn_ros.errors import InputError
+from stremn_ros.errors import InputError, StremnError
 from stremn_ros.messages import image_read, image_write
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.stream import autosave
@@ -48,6 +54,7 @@ from stremn_ros.stream import autosave
 SIZE = (120, 160)
 BURST = 25  # inputs between two whole images
 HUGE = 2**32 - 1
+STEP = 100_000_000  # nanoseconds from image to image
 SERVICES = (
     "seed_mask",
     "seed_object",
@@ -144,6 +151,58 @@ class Maker:
             if labels.shape != SIZE or not labels.any() or len(np.unique(labels)) > 3:
                 return message
 
+    def stamp(self, newest):
+        """Of a depth image: of the newest image, near it, far from it, or none."""
+        return self.random.choice(
+            (newest, newest, newest - 10**7, newest + 10**9, newest - 10**12, newest + 10**12, 0)
+        )
+
+    def depth(self):
+        """A depth image that cannot be read, or has wild values, another size or another frame."""
+        what = self.random.randrange(3)
+        if what == 0:
+            return self.image()[1]
+        rows, columns = self.random.choice((SIZE, SIZE, (48, 64), (240, 320), (121, 160), (1, 1)))
+        if what == 1:
+            values = self.numpy.integers(0, 65536, (rows, columns)).astype(np.uint16)
+            values *= self.random.choice((0, 1))
+            encoding = self.random.choice(("16UC1", "mono16"))
+        else:
+            wild = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-30, 1.0, 1e30, 900.0)
+            chosen = self.numpy.choice(wild, self.random.randint(1, 4))
+            values = self.numpy.choice(chosen, (rows, columns)).astype(np.float32)
+            encoding = "32FC1"
+        message = image_message(values, 0, encoding, big_endian=self.random.random() < 0.5)
+        message.header.frame_id = self.random.choice(("camera", "", "elsewhere", self.text()))
+        return message
+
+    def info(self):
+        """A camera_info that describes no camera, or another one."""
+        wild = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-300, 1e300, 150.0)
+        message = CameraInfo(width=SIZE[1], height=SIZE[0], k=K)
+        for _ in range(self.random.randint(1, 3)):
+            what = self.random.randrange(7)
+            if what == 0:
+                message.k = self.numpy.choice(wild, 9)
+            elif what == 1:
+                k = list(message.k)
+                k[self.random.randrange(9)] = self.random.choice(wild)
+                message.k = k
+            elif what == 2:
+                message.width, message.height = self.number() & HUGE, self.number() & HUGE
+            elif what == 3:
+                message.d = self.numpy.choice(wild, self.random.randint(0, 15)).tolist()
+            elif what == 4:
+                models = ("plumb_bob", "rational_polynomial", "equidistant", "", self.text())
+                message.distortion_model = self.random.choice(models)
+                message.d = self.numpy.normal(0, 0.5, self.random.choice((4, 5, 8))).tolist()
+            elif what == 5:
+                message.binning_x, message.binning_y = self.number() & HUGE, self.number() & HUGE
+            else:
+                message.roi.x_offset, message.roi.width = self.number() & HUGE, self.number() & HUGE
+                message.roi.height = self.number() & HUGE
+        return message
+
     def floats(self):
         wild = (math.nan, math.inf, -math.inf, -1.0, -0.5, 160.0, 1e30, 161.5)
         return [Point32(x=self.random.choice(wild), y=self.random.uniform(-10, 300))]
@@ -219,11 +278,22 @@ class Storm:
                 "max_objects": 2,
                 "diagnostics_period": 0.1,
                 "snapshot_dir": str(folder / "snapshots"),
+                "depth_topic": DEPTH,
+                "follow_id": DISC,
                 # every image reaches the node, so that every one is accounted for
                 "qos_overrides./image.subscription.depth": 1000,
             },
         )
-        self.peer = SegmentPeer()
+        self.peer = SpatialPeer()
+        for kind, name in (
+            (PoseStamped, "follow_pose"),
+            (ObjectArray, "objects_3d"),
+            (MarkerArray, "markers"),
+            (PointCloud2, "points"),
+            (Image, "masked_depth"),
+            (Image, "depth_without_objects"),
+        ):
+            self.peer.watch(kind, name)
         self.reference = Segmenter.load(str(TINY_MODEL), runtime="torch", max_objects=2)
         self.step = 0
         self.overlaps = {DISC: [], SQUARE: []}
@@ -243,6 +313,7 @@ class Storm:
         assert answer.success, answer.message
         self.reference.seed(*scene(0))
         self.whole()
+        wait_for(lambda: self.whole() or self.peer.depths.get_subscription_count(), "the node", 60)
 
     def whole(self):
         """A whole image, and its mask against the reference's."""
@@ -268,6 +339,35 @@ class Storm:
         self.counts["bad images"] += 1
         self.counts[f"bad images: {kind}"] += 1
 
+    def depth(self):
+        """A bad depth image or camera_info beside the images."""
+        if self.make.random.random() < 0.5:
+            message = self.make.depth()
+            message.header.stamp = to_time(max(0, self.make.stamp(self.peer._stamp)))
+            self.peer.depths.publish(message)
+            self.counts["bad depth images"] += 1
+        else:
+            self.peer.infos.publish(self.make.info())
+            self.counts["bad camera_infos"] += 1
+        if self.make.random.random() < 0.3:  # a good one between them, so that depth is used
+            self.peer.send_info(self.peer._stamp)
+
+    def positions(self):
+        """Good depth gives positions again; the images of it are whole ones, too."""
+        for _ in range(60):
+            self.peer.send_info(self.peer._stamp)
+            self.peer.send_depth(
+                scene_depth(scene((self.step + 1) % 60)[1]), self.peer._stamp + STEP
+            )
+            self.whole()
+            with contextlib.suppress(StremnError):
+                return wait_for(self.placed, "positions", 0.5)
+        return self.problem(f"no positions after the storm: {self.peer.told}")
+
+    def placed(self):
+        found = self.peer.got["objects_3d"].get(self.peer._stamp)
+        return found and all(math.isfinite(item.position.z) for item in found.objects)
+
     def call(self):
         name, kind, request = self.make.call()
         answer = self.peer.call(kind, f"/stremn/{name}", request)
@@ -289,12 +389,15 @@ class Storm:
         begin = shown = time.monotonic()
         for number in range(inputs):
             (self.image if number % 2 else self.call)()
+            if number % 3 == 0:
+                self.depth()
             if number % BURST == BURST - 1:
                 self.whole()
             if time.monotonic() - shown > 5:
                 shown = time.monotonic()
                 progress(f"{number + 1} of {inputs} inputs, {len(self.problems)} problems")
         self.whole()
+        self.positions()
         wait_for(lambda: self.node.alive or self.problem("the node died"), "the node", 1)
 
         def through():

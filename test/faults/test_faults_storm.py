@@ -41,3 +41,5 @@ def test_no_malformed_input_crashes_the_node_or_costs_a_track(tmp_path):
     assert result["counts"]["bad images"] == result["counts"]["bad calls"] == INPUTS // 2
     assert (result["crashes"], result["lost_tracks"], result["masks_that_differ"]) == (0, 0, 0)
     assert min(result["mean_iou"].values()) > 0.5
+    for kind in ("bad depth images", "bad camera_infos"):
+        assert result["counts"][kind] > INPUTS // 12

@@ -14,6 +14,8 @@ NAMES = (
     "geometry_msgs.msg",
     "diagnostic_msgs.msg",
     "lifecycle_msgs.msg",
+    "visualization_msgs.msg",
+    "tf2_msgs.msg",
     "vision_msgs.msg",
     "cv_bridge",
 )
