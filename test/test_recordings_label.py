@@ -379,6 +379,15 @@ def test_coco_cvat_and_label_studio_hold_the_same_masks(drive: Path, tmp_path: P
     assert boxes[0]["height"] == pytest.approx(100 * (np.ptp(ys) + 1) / SIZE[0], abs=1e-3)
 
 
+def test_a_name_that_looks_like_a_formula_is_none_in_the_table(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "=drive", "mcap", camera("mcap", scenes(2)))
+    seeds = seeds_file(tmp_path, {"frame": 0, "id": 1, "name": "=1+1", "mask": truth(0, DISC)})
+    label(job_of(bag, seeds, tmp_path / "out"))
+    rows = rows_of(tmp_path / "out")
+    assert {row["name"] for row in rows} == {"'=1+1"}
+    assert not any(str(value).startswith("=") for row in rows for value in row.values())
+
+
 def test_run_lengths_begin_with_zeros() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):

@@ -13,8 +13,6 @@ A file appears under its name when it is whole.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -35,6 +33,7 @@ from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.recordings.joining import FrameObject, Labelled
 from stremn_ros.recordings.sources import Frame
 from stremn_ros.recordings.track import Track
+from stremn_ros.text_files import csv_line
 
 CSV_HEADER = (
     "track,recording,topic,frame,stamp,id,name,state,score,area,x,y,width,height,"
@@ -357,10 +356,8 @@ class Csv:
 
     def add(self, item: Labelled, frame: Frame | None) -> None:
         track = self._target.track
-        lines = io.StringIO()
-        writer = csv.writer(lines, lineterminator="\n")
         for found in item.objects:
-            writer.writerow(
+            line = csv_line(
                 [
                     track.name,
                     track.recording,
@@ -379,7 +376,7 @@ class Csv:
                     int(item.accepted),
                 ]
             )
-        self._text.file.write(lines.getvalue())
+            self._text.file.write(line)
 
     def finish(self) -> None:
         assemble(self._target.track.folder / "objects.csv", self._text.text())
