@@ -116,6 +116,58 @@ def test_the_labels_alone_and_two_cameras(tmp_path: Path) -> None:
     assert len(list((tmp_path / "whole" / "mcap").iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "first"),
+    [
+        ("mcap_zstd", "drive/drive.mcap", b"\x89MCAP"),
+        ("sqlite3_zstd", "drive/drive.db3", b"SQLite format 3"),
+        ("bag1_lz4", "drive.bag", b"#ROSBAG V2.0"),
+    ],
+)
+def test_the_recording_comes_again_in_its_own_format(
+    kind: str, name: str, first: bytes, tmp_path: Path
+) -> None:
+    frames = scenes(6)
+    bag = write_bag(tmp_path / "drive", kind, camera(kind, frames))
+    seeds = seeds_file(tmp_path, {"frame": 2, "id": DISC, "name": "disc", "mask": truth(2)})
+    out = tmp_path / "out"
+    result = label(job_of(bag, seeds, out, formats=("davis", "mcap", "bag")))
+    assert result["tracks"][0]["problems"] == []
+    assert (out / "bag" / name).read_bytes().startswith(first)
+    again = next((out / "bag").iterdir())
+    found, other = messages(again), messages(out / "mcap" / "drive")
+    assert found.keys() == other.keys()
+    for topic, items in found.items():
+        assert [when for when, _, _ in items] == [when for when, _, _ in other[topic]]
+    own = [data for _, _, data in messages(bag)[TOPIC]]
+    assert [data for _, _, data in found[TOPIC]] == own, "not a byte of a message is another"
+    for number, labels in enumerate(masks_of(out)):
+        _, mask, _ = found["/stremn/mask"][number]
+        _, array, _ = found["/stremn/objects"][number]
+        assert np.array_equal(image_read.decode_labels(mask), labels)
+        assert mask.header.stamp == found[TOPIC][number][1].header.stamp
+        assert [(item.name, item.area) for item in array.objects] == [
+            ("disc", int((labels == DISC).sum()))
+        ]
+    info = found["/stremn/label_info"][0][1]
+    assert [(c.class_id, c.class_name) for c in info.class_map] == [(0, "background"), (1, "disc")]
+    with AnyReader([again]) as reader, AnyReader([bag]) as before:
+        (connection,) = reader.topics["/stremn/label_info"].connections
+        if kind.startswith("bag1"):
+            assert connection.ext.latching == 1
+        else:
+            profile = connection.ext.offered_qos_profiles[0]
+            assert profile.durability is QosDurability.TRANSIENT_LOCAL
+        # what ROS compares before it plays a message to a subscriber
+        digests = {c.topic: c.digest for c in reader.connections}
+        assert digests[TOPIC] == before.topics[TOPIC].connections[0].digest
+        assert digests["/stremn/mask"] == digests[TOPIC]
+    # what was written can be labelled again, and gives the same masks
+    assert list(read_indexes(again)) == [TOPIC]
+    label(job_of(again, seeds, tmp_path / "twice"))
+    assert all(map(np.array_equal, masks_of(out), masks_of(tmp_path / "twice")))
+
+
 def test_what_was_recorded_live_is_replaced(tmp_path: Path) -> None:
     live = camera("mcap", [np.zeros(SIZE, np.uint8)] * 3, "/stremn/mask", "mono8")
     records = camera("mcap", scenes(3)) + live

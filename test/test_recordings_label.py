@@ -332,6 +332,8 @@ def test_formats_are_checked() -> None:
     assert checked_formats("coco, davis") == ("davis", "coco")
     with pytest.raises(InputError, match=f"there are {', '.join(FORMATS)}"):
         checked_formats("yolo")
+    with pytest.raises(InputError, match="bag holds all that mcap-sidecar does"):
+        checked_formats("bag,mcap-sidecar")
 
 
 # ---------------------------------------------------------------- files

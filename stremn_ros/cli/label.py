@@ -46,8 +46,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--format",
         default="davis",
         metavar="F,F",
-        help="davis, coco, cvat, label-studio, mcap (the recording with the labels added), "
-        "mcap-sidecar (the labels alone); several with commas between (default: %(default)s)",
+        help="davis, coco, cvat, label-studio, mcap (the recording with the labels added), bag "
+        "(the same in the recording's own format), mcap-sidecar (the labels alone); several with "
+        "commas between (default: %(default)s)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUT")
     parser.add_argument(

@@ -397,7 +397,7 @@ EXPORTERS: dict[str, Any] = {
     "cvat": Cvat,
     "label-studio": LabelStudio,
 }
-BAG_FORMATS = ("mcap", "mcap-sidecar")
+BAG_FORMATS = ("mcap", "bag", "mcap-sidecar")
 FORMATS = (*EXPORTERS, *BAG_FORMATS)
 
 
@@ -410,6 +410,6 @@ def checked_formats(text: str) -> tuple[str, ...]:
     words = {word.strip() for word in text.split(",") if word.strip()}
     if unknown := sorted(words - set(FORMATS)):
         raise InputError(f"format {unknown[0]!r} is unknown; there are {', '.join(FORMATS)}")
-    if set(BAG_FORMATS) <= words:
-        raise InputError("mcap holds all that mcap-sidecar does; choose one of them")
+    if "mcap-sidecar" in words and (whole := sorted({"mcap", "bag"} & words)):
+        raise InputError(f"{whole[0]} holds all that mcap-sidecar does; choose one of them")
     return tuple(name for name in FORMATS if name in words)
