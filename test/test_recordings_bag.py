@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from test_recordings_label import SIZE, job_of, masks_of, truth
 from stremn_interfaces.msg import ObjectArray
 from stremn_ros.imaging.video import VideoWriter
 from stremn_ros.messages import image_read
+from stremn_ros.recordings.bags import open_bag
 from stremn_ros.recordings.job import label
 from stremn_ros.recordings.labelled_bag import LABEL_INFO, OBJECTS, label_types
 from stremn_ros.recordings.sources import read_indexes
@@ -166,6 +169,23 @@ def test_the_recording_comes_again_in_its_own_format(
     assert list(read_indexes(again)) == [TOPIC]
     label(job_of(again, seeds, tmp_path / "twice"))
     assert all(map(np.array_equal, masks_of(out), masks_of(tmp_path / "twice")))
+
+
+def test_types_as_the_first_recorders_of_ros_2_wrote_them(tmp_path: Path) -> None:
+    frames = scenes(4)
+    bag = write_bag(tmp_path / "drive", "sqlite3", camera("sqlite3", frames))
+    file = file_of(bag).rename(tmp_path / "old.db3")
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("UPDATE topics SET type = 'sensor_msgs/Image'")
+        database.commit()
+    for scan in (False, True):
+        with open_bag(file, scan) as opened:
+            assert opened.topics == {TOPIC: IMAGE}
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    result = label(job_of(file, seeds, tmp_path / "out", formats=("davis", "bag")))
+    assert (result["tracks"][0]["labelled"], result["tracks"][0]["problems"]) == (4, [])
+    own = messages(tmp_path / "out" / "bag" / "old")[TOPIC]
+    assert all(np.array_equal(image_read.decode_rgb(m), f) for (_, m, _), f in zip(own, frames))
 
 
 def test_what_was_recorded_live_is_replaced(tmp_path: Path) -> None:

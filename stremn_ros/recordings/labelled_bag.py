@@ -22,7 +22,7 @@ import numpy as np
 
 from stremn_ros.errors import InputError
 from stremn_ros.messages.reading import NANOSECONDS
-from stremn_ros.recordings.bag import IMAGE
+from stremn_ros.recordings.bag import IMAGE, full_type
 from stremn_ros.recordings.bags import is_bag, open_bag
 from stremn_ros.recordings.joining import Labelled
 from stremn_ros.recordings.sources import Frame
@@ -311,7 +311,11 @@ def write_again(
             latest = get_typestore(Stores.LATEST)
             reader = stack.enter_context(AnyReader([recording], default_typestore=latest))
             writer = stack.enter_context(_writer(temporary, storage))
-            own = [c for c in reader.connections if c.topic not in new]
+            own = [
+                c._replace(msgtype=full_type(c.msgtype))
+                for c in reader.connections
+                if c.topic not in new
+            ]
             convert = _conversions(own, reader, writer)
             # the messages by our own reader, as rosbags may pass over some (``HealthyBag``)
             bag = stack.enter_context(open_bag(recording))
