@@ -20,8 +20,10 @@ from shapes import DISC
 from test_recordings_label import SIZE, job_of, masks_of, truth
 
 from stremn_interfaces.msg import ObjectArray
+from stremn_ros.errors import InputError, StremnError
 from stremn_ros.imaging.video import VideoWriter
 from stremn_ros.messages import image_read
+from stremn_ros.recordings import labelled_bag
 from stremn_ros.recordings.bags import open_bag
 from stremn_ros.recordings.job import label
 from stremn_ros.recordings.labelled_bag import LABEL_INFO, OBJECTS, label_types
@@ -230,6 +232,22 @@ def test_the_types_have_the_hashes_of_the_installed_interfaces(tmp_path: Path) -
         assert store.hash_rihs01(kind) == known[kind]
     assert OBJECTS in store.fielddefs
     assert LABEL_INFO in store.fielddefs
+
+
+def test_labels_that_cannot_be_messages_are_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(2)))
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    monkeypatch.setattr(labelled_bag, "shared_places", lambda name: [tmp_path / "absent"])
+    for name in ("mcap", "bag", "mcap-sidecar"):
+        with pytest.raises(InputError, match="definitions of stremn_interfaces were not found"):
+            label(job_of(bag, seeds, tmp_path / "out", formats=(name,)))
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "rosbags.convert.converter", None)
+    with pytest.raises(StremnError, match=r"pip install 'stremn_ros\[recordings\]'"):
+        label(job_of(bag, seeds, tmp_path / "out", formats=("mcap",)))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_label_info_is_for_late_subscribers(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from stremn_ros.recordings.exporting import BAG_FORMATS, CSV_HEADER, EXPORTERS, 
 from stremn_ros.recordings.finishing import FINISHED
 from stremn_ros.recordings.labelled_bag import (
     Storage,
+    check_messages,
     copy_bag,
     sidecar_folder,
     storage_of,
@@ -74,10 +75,11 @@ def label(job: Job, run: Runner = run_serially, quiet: bool = True) -> dict[str,
 
     Raises:
         InputError: something given is wrong, or cannot be read or written; what was done stays,
-        and the same job with ``resume`` goes on from there.
+        and the same job with ``resume`` goes on from there. StremnError: a package is missing.
     """
     if not job.recordings:
         raise InputError("no recording is given")
+    check_formats(job.formats)
     planned, errors = _plan(job)
     before = manifest.read_manifest(job.out)
     if before is None and job.out.exists() and not _is_free(job.out):
@@ -353,7 +355,7 @@ def _clean(out: Path) -> None:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """StremnError where a package for a format is missing, before the long work."""
+    """StremnError where what a format needs is missing, before the long work."""
     if "coco" in formats:
         try:
             import pycocotools.mask  # noqa: F401
@@ -362,4 +364,6 @@ def check_formats(formats: Sequence[str]) -> None:
                 f"--format coco needs the package pycocotools ({error}): pip install "
                 "'stremn_ros[recordings]'"
             ) from None
+    if set(BAG_FORMATS) & set(formats):
+        check_messages()
     assert set(formats) - set(BAG_FORMATS) <= set(EXPORTERS)

@@ -22,7 +22,7 @@ import numpy as np
 
 from stremn_ros.errors import InputError
 from stremn_ros.messages.reading import NANOSECONDS
-from stremn_ros.recordings.bag import IMAGE, full_type
+from stremn_ros.recordings.bag import IMAGE, full_type, rosbags_part
 from stremn_ros.recordings.bags import is_bag, open_bag
 from stremn_ros.recordings.joining import Labelled
 from stremn_ros.recordings.sources import Frame
@@ -48,18 +48,18 @@ def label_types() -> Any:
     """A typestore with the messages of the labels, read from their .msg files.
 
     Raises:
-        InputError: the definitions of stremn_interfaces are nowhere.
+        InputError: the definitions of stremn_interfaces are nowhere. StremnError: rosbags is not
+        installed.
     """
-    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-
-    store = get_typestore(Stores.LATEST)
+    typesys = rosbags_part("typesys")
+    store = typesys.get_typestore(typesys.Stores.LATEST)
     texts = dict(_VISION)
     folder = _definitions()
     for path in sorted(folder.glob("*.msg")):
         texts[f"stremn_interfaces/msg/{path.stem}"] = path.read_text(encoding="utf-8")
     types: dict[str, Any] = {}
     for name, text in texts.items():
-        types.update(get_types_from_msg(text, name))
+        types.update(typesys.get_types_from_msg(text, name))
     store.register({name: kind for name, kind in types.items() if name not in store.fielddefs})
     return store
 
@@ -96,9 +96,8 @@ class _Messages:
     """Makes messages; fields that are not named have their defaults, whatever the version has."""
 
     def __init__(self, store: Any) -> None:
-        from rosbags.convert.converter import default_message
-
-        self._store, self._default = store, default_message
+        self._store = store
+        self._default = rosbags_part("convert.converter").default_message
 
     def make(self, kind: str, **values: Any) -> Any:
         message = self._default(self._store, kind)
@@ -145,6 +144,11 @@ class _Messages:
         kind = "vision_msgs/msg/VisionClass"
         classes = [self.make(kind, class_id=n, class_name=text) for n, text in names]
         return self.make(LABEL_INFO, header=header, class_map=classes)
+
+
+def check_messages() -> None:
+    """Raises what would keep the labels from being written as messages; see ``label_types``."""
+    _Messages(label_types())
 
 
 def _latched() -> list[Any]:
