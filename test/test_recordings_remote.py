@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 from recordings_helpers import camera, hashes, scenes, seeds_file, write_bag
 from test_recordings_label import MODEL, truth
@@ -16,6 +15,7 @@ from stremn_ros.cli import main
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.recordings.remote import stage
 
+fsspec = pytest.importorskip("fsspec")  # an extra, which PyTorch brings along
 BUCKET = "memory://fleet"
 
 
