@@ -56,6 +56,7 @@ setup(
         "demo": ["scikit-video"],
         "recordings": ["rosbags>=0.11", "lz4", "pycocotools>=2.0.8"],
         "ray": ["ray>=2.40"],
+        "remote": ["fsspec>=2023.1"],
         "web": ["aiohttp>=3.9"],
     },
     zip_safe=True,

@@ -221,10 +221,18 @@ class FrameReader:
 
     def start(self, object_id: int, template: Template, seen: SeenFrame) -> None:
         """The object's memory holds this template only, and its place in that frame."""
+        self.memory.seed(object_id, template.values, seen.seen.key[0])
+        self.place(object_id, template)
+
+    def learn(self, object_id: int, template: Template, seen: SeenFrame) -> None:
+        """The object's memory holds this template, too."""
+        self.memory.learn(object_id, template.values, seen.seen.key[0])
+
+    def place(self, object_id: int, template: Template) -> None:
+        """The object was last seen in the place of a template."""
         carried = {}
         if "previous" in self.memory.carried:
             carried["previous"] = template.place[None]
         if "hidden" in self.memory.carried:
             carried["hidden"] = self.stages.start(template.values[None])
-        self.memory.seed(object_id, template.values, seen.seen.key[0])
         self.memory.carry([object_id], **carried)

@@ -119,6 +119,27 @@ class Seeds:
             yield
             job.rests[object_id] = self._rest(seen, claimed, taken, object_id)
 
+    def learn(self, job: SeedJob) -> None:
+        """Locks what was encoded into the memory of objects that are followed, and no more."""
+        with self._reader.stages.scope():
+            for object_id in job.ids:
+                self._reader.learn(object_id, job.templates[object_id], job.seen)
+
+    def correct(self, job: SeedJob) -> None:
+        """Objects that are followed go on from where the job has them, and forget nothing."""
+        reader = self._reader
+        with reader.stages.scope():
+            for object_id in job.ids:
+                reader.place(object_id, job.templates[object_id])
+                self._states.unseen[object_id] = 0
+                self._hidden.pop(object_id, None)
+            rests = {number: (template, False) for number, (template, _) in job.rests.items()}
+            self._write_rests(job.seen, rests, job.overlaps)
+            for number, (_, again) in job.rests.items():
+                if again:  # enough is left of it
+                    self._hidden.pop(number, None)
+        self._claim(job)
+
     def finish(self, job: SeedJob) -> None:
         """Writes what was encoded into the memory."""
         reader = self._reader
@@ -128,8 +149,12 @@ class Seeds:
                 self._states.unseen[object_id] = 0
                 self._hidden.pop(object_id, None)
             self._write_rests(job.seen, job.rests, job.overlaps)
-        if reader.frame is job.frame:  # segmented, and not remembered yet
-            reader.frame.claim(job.masks, {*job.ids, *job.rests})
+        self._claim(job)
+
+    def _claim(self, job: SeedJob) -> None:
+        """Takes the pixels from the objects of a frame that is segmented and not remembered yet."""
+        if self._reader.frame is job.frame:
+            job.frame.claim(job.masks, {*job.ids, *job.rests})
 
     def give_way(
         self, frame: NDArray[np.uint8], labels: NDArray[Any], ids: Collection[int]

@@ -230,6 +230,79 @@ class Segmenter:
             pass
         return self.finish_seed(job)
 
+    def correct(
+        self,
+        frame: NDArray[np.uint8],
+        mask: NDArray[Any],
+        *,
+        ids: Sequence[int] | None = None,
+        learn: bool = True,
+    ) -> list[int]:
+        """Objects that are followed go on from a mask, and keep what they remember.
+
+        ``seed`` starts an object again, so it knows of it what that one frame shows. Where a
+        correction takes pixels of another object, that one remembers what is left of it, and
+        forgets nothing, either.
+
+        Args:
+            frame: uint8 [H, W, 3] RGB, the newest.
+            mask, ids: as in ``seed``.
+            learn: lock the mask in the memory, as ``learn`` does; False where it did so before.
+
+        Returns:
+            The ids corrected, sorted.
+
+        Raises:
+            InputError: a frame or mask of the wrong kind or size, or without an object.
+            UnknownObjectError: one of the objects is not followed. Nothing is changed in any case.
+        """
+        job = self._job_of_followed(frame, mask, ids)
+        if learn:
+            self._seeds.learn(job)
+        self._seeds.correct(job)
+        return sorted(job.ids)
+
+    def learn(
+        self, frame: NDArray[np.uint8], mask: NDArray[Any], *, ids: Sequence[int] | None = None
+    ) -> list[int]:
+        """Shows objects that are followed in another frame, an earlier or a later one.
+
+        The mask is locked in the memory beside the seed and is never fused. Slots - 2 are locked at
+        most, the seed's included; another one takes the place of the oldest after the seed, or of
+        the seed where 3 slots or fewer have room for one only. Where the objects are now, and
+        what they remember, stays as it is.
+
+        Args:
+            frame: uint8 [H, W, 3] RGB, of any size.
+            mask, ids: as in ``seed``.
+
+        Returns:
+            The ids shown, sorted.
+
+        Raises:
+            As ``correct``.
+        """
+        before = self._reader.query_key
+        job = self._job_of_followed(frame, mask, ids)
+        self._reader.query_key = before
+        self._seeds.learn(job)
+        return sorted(job.ids)
+
+    def _job_of_followed(
+        self, frame: NDArray[np.uint8], mask: NDArray[Any], ids: Sequence[int] | None
+    ) -> SeedJob:
+        """What is encoded of objects that are followed; nothing is changed yet."""
+        check_frame(frame)
+        labels = checked_mask(mask, frame.shape[:2])
+        wanted = wanted_ids(labels, ids)
+        for object_id in wanted:
+            self._check_followed(object_id)
+        with self._reader.stages.scope():
+            job = self._seeds.begin(frame, labels, wanted)
+        for _ in self._seeds.steps(job):
+            pass
+        return job
+
     def begin_seed(
         self,
         frame: NDArray[np.uint8],
@@ -399,10 +472,7 @@ class Segmenter:
         Raises:
             UnknownObjectError: it is not tracked.
         """
-        if object_id not in self.memory.rows:
-            raise UnknownObjectError(
-                f"object {object_id} is not tracked; tracked are {self.ids or 'none'}"
-            )
+        self._check_followed(object_id)
         self.memory.remove(object_id)
         self._states.unseen.pop(object_id, None)
         self._seeds.removed(object_id)
@@ -586,6 +656,13 @@ class Segmenter:
         self._states.unseen.clear()
         self._seeds.clear()
         self._remembered = 0
+
+    def _check_followed(self, object_id: int) -> None:
+        """UnknownObjectError if an object is not."""
+        if object_id not in self.memory.rows:
+            raise UnknownObjectError(
+                f"object {object_id} is not tracked; tracked are {self.ids or 'none'}"
+            )
 
     def _check_capacity(
         self, ids: Sequence[int], replace: bool = False, forget: Collection[int] = ()

@@ -1,10 +1,13 @@
-"""Text files as people have them: lists and settings, of every system's encoding."""
+"""Text files as people have them: lists, settings and tables, of every system's encoding."""
 
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,28 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+# a spreadsheet takes a cell that begins so for a formula, and would run it (OWASP, CSV injection)
+_FORMULA = re.compile(r"[=+\-@\t\r\n]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    """A line of a table (CSV), with its newline.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front; numbers do not.
+    """
+    line = io.StringIO()
+    # with "\r\n" as its end, the writer puts a text with a "\r" in it in quotes, too
+    csv.writer(line, lineterminator="\r\n").writerow([_plain_cell(value) for value in values])
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _plain_cell(value: Any) -> Any:
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return "'" + value
+    return value
 
 
 def read_text(path: str | os.PathLike[str], strict: bool = True) -> str:

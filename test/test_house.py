@@ -86,7 +86,7 @@ PACKAGES = {
 # which no registry has for everybody: of a driver, of JetPack
 BROUGHT = {"tensorrt", "tensorrt_bindings", "pycuda"}
 # extras that `make setup` leaves out
-EXTRAS = {"ray"}
+EXTRAS = {"fsspec", "ray"}
 
 
 def looked_for(folder: Path) -> set[str]:

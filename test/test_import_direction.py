@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": GROUND | {"messages", "nodes", "stream"},
     "demo": GROUND | {"client", "messages", "nodes"},
     "recordings": ONLINE | {"messages", "stream"},
-    "web": {"errors", "files", "imaging", "segmenter"},
+    "web": {"errors", "files", "imaging", "segmenter", "text_files"},
     "web.node_source": {"client", "errors", "messages", "web"},
     "data": GROUND,
     "training": ONLINE | {"data", "evaluation"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import random
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from stremn_ros.errors import InputError
 from stremn_ros.imaging.listing import in_order, is_tools, list_folders, list_images
 from stremn_ros.imaging.video import write_image
 from stremn_ros.imaging.visualization import write_label_png
-from stremn_ros.text_files import read_lines, read_text, read_yaml
+from stremn_ros.text_files import csv_line, read_lines, read_text, read_yaml
 
 TOOLS = (".ipynb_checkpoints", "@eaDir", "__MACOSX", ".git", "$RECYCLE.BIN", "lost+found")
 
@@ -168,3 +170,23 @@ def test_every_text_file_of_people_goes_through_it() -> None:
         "runtime/trial.py",  # the outcome of its own process
         "training/curves.py",  # its own log
     }
+
+
+def test_no_cell_of_a_table_is_a_formula() -> None:
+    for text in ("=1+1", "+cmd", "-drive", "@SUM(A1)", "\t=1", "\r=1", "-1+cmd|' /C calc'!A0"):
+        (cells,) = csv.reader(io.StringIO(csv_line([text, 1]), newline=""))
+        assert cells == ["'" + text, "1"]
+    for value in ("cup", "a=b", "", "-1.5", "+2e-3", "1700000000.25", "/stremn/mask"):
+        assert csv_line([value, -0.5, 3]) == f"{value},-0.5,3\n"
+    assert csv_line(['a "cup", red']) == '"a ""cup"", red"\n'
+
+
+def test_every_table_goes_through_it() -> None:
+    root = Path(__file__).resolve().parent.parent
+    found = {
+        str(path.relative_to(root))
+        for folder in ("stremn_ros", "scripts", "benchmark")
+        for path in (root / folder).rglob("*.py")
+        if "import csv\n" in path.read_text()
+    }
+    assert found == {"stremn_ros/text_files.py"}

@@ -361,13 +361,14 @@ def test_whatever_happens_a_memory_keeps_its_promises(rule: str, absorb: bool) -
         return [part[row, order].numpy() for part in parts]
 
     seeds: dict[int, np.ndarray] = {}
+    learned: dict[int, list[np.ndarray]] = {}
     updates: dict[int, int] = {}
-    for _ in range(120):
+    for _ in range(150):
         chance = rng.random()
         if chance < 0.08 and len(seeds) < 3:
             object_id = int(rng.integers(1, 200))
             seeds[object_id] = rand(rng, C, H, W)
-            updates[object_id] = 0
+            updates[object_id], learned[object_id] = 0, []
             bank.seed(
                 object_id,
                 torch.from_numpy(seeds[object_id]),
@@ -376,7 +377,16 @@ def test_whatever_happens_a_memory_keeps_its_promises(rule: str, absorb: bool) -
         elif chance < 0.11 and seeds:
             object_id = int(rng.choice(list(seeds)))
             bank.remove(object_id)
-            del seeds[object_id], updates[object_id]
+            del seeds[object_id], updates[object_id], learned[object_id]
+        elif chance < 0.25 and seeds:
+            object_id = int(rng.choice(list(seeds)))
+            new = rand(rng, C, H, W)
+            bank.learn(object_id, torch.from_numpy(new), torch.from_numpy(rand(rng, CK, H, W)))
+            learned[object_id].append(new)
+            if bank.most_locked == 1:
+                seeds[object_id], learned[object_id] = new, []
+            learned[object_id] = learned[object_id][-(bank.most_locked - 1) or None :]
+            updates[object_id] = bank.updates(object_id)
         elif seeds:
             ids = [i for i in bank.ids if rng.random() < 0.8]
             others = {i: look(i) for i in bank.ids if i not in ids}
@@ -400,16 +410,68 @@ def test_whatever_happens_a_memory_keeps_its_promises(rule: str, absorb: bool) -
             order = bank.order(i)
             assert order[0] == 0
             assert sorted(order) == list(range(bank.used(i)))
-            assert bank.used(i) <= min(limit, updates[i] + 1)
+            assert bank.used(i) <= min(limit, updates[i] + 1 + len(learned[i]))
             born = bank.born[bank.rows[i], order]
-            assert (np.diff(born) > 0).all(), "by age"
+            assert (np.diff(born[bank.locked(i) - 1 :]) > 0).all(), "by age"
             if not bank.grows:
-                assert np.array_equal(stored(bank, i)[0][0], seed)
+                given = stored(bank, i)[0][: bank.locked(i)]
+                assert np.array_equal(given, np.stack([seed, *learned[i]])), "as they were given"
         keys, values, _ = bank.contents()
         assert torch.isfinite(keys).all()
         assert torch.isfinite(values).all()
         grew = grew or bank.nbytes != size
     assert grew == RULES[rule].grows
+
+
+@pytest.mark.parametrize(("rule", "absorb"), FORMS)
+def test_objects_that_learned_more_are_updated_as_if_alone(rule: str, absorb: bool) -> None:
+    banks = [make_bank(5, rule=rule, input_to_memory=absorb) for _ in range(3)]
+    together, alone = banks[0], {1: banks[1], 2: banks[2]}
+    rng = np.random.default_rng(16)
+
+    def some(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rand(rng, *shape))
+
+    for step in range(14):
+        templates, keys = some(2, C, H, W), some(2, CK, H, W)
+        for n, object_id in enumerate((1, 2)):
+            if step == 0:
+                for bank in (together, alone[object_id]):
+                    bank.seed(object_id, templates[n], keys[n])
+            elif object_id == 2 and step in (3, 6, 9):
+                for bank in (together, alone[2]):
+                    bank.learn(2, templates[n], keys[n])
+        if step:
+            together.remember([1, 2], templates, keys)
+            for n, object_id in enumerate((1, 2)):
+                alone[object_id].remember([object_id], templates[n : n + 1], keys[n : n + 1])
+    for object_id, bank in alone.items():
+        assert together.order(object_id) == bank.order(object_id)
+        for one, other in zip(stored(together, object_id), stored(bank, object_id)):
+            assert one == pytest.approx(other, abs=1e-12)
+    assert together.locked(1) == 1
+    assert together.locked(2) == together.most_locked
+
+
+def test_what_is_learned_beyond_the_room_replaces_the_oldest_after_the_seed() -> None:
+    rng = np.random.default_rng(17)
+    bank = make_bank(5)
+    given = [rand(rng, C, H, W) for _ in range(6)]
+    key = torch.from_numpy(rand(rng, CK, H, W))
+    size = bank.nbytes
+    bank.seed(7, torch.from_numpy(given[0]), key)
+    for template in given[1:]:
+        bank.learn(7, torch.from_numpy(template), key)
+        take(bank, rng, [7])
+    assert bank.locked(7) == bank.most_locked == 3
+    assert np.array_equal(stored(bank, 7)[0][:3], np.stack([given[0], *given[-2:]]))
+    assert bank.used(7) == 5
+    assert bank.nbytes == size
+    bank.rule = "first_and_previous"
+    assert (bank.locked(7), bank.used(7)) == (1, 2)
+    take(bank, rng, [7])
+    with pytest.raises(UnknownObjectError, match="object 8 is not tracked"):
+        bank.learn(8, torch.from_numpy(given[0]), key)
 
 
 @pytest.mark.parametrize("slots", [2, 3, 6])

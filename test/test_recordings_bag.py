@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,11 @@ from shapes import DISC
 from test_recordings_label import SIZE, job_of, masks_of, truth
 
 from stremn_interfaces.msg import ObjectArray
+from stremn_ros.errors import InputError, StremnError
 from stremn_ros.imaging.video import VideoWriter
 from stremn_ros.messages import image_read
+from stremn_ros.recordings import labelled_bag
+from stremn_ros.recordings.bags import open_bag
 from stremn_ros.recordings.job import label
 from stremn_ros.recordings.labelled_bag import LABEL_INFO, OBJECTS, label_types
 from stremn_ros.recordings.sources import read_indexes
@@ -116,6 +121,75 @@ def test_the_labels_alone_and_two_cameras(tmp_path: Path) -> None:
     assert len(list((tmp_path / "whole" / "mcap").iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "first"),
+    [
+        ("mcap_zstd", "drive/drive.mcap", b"\x89MCAP"),
+        ("sqlite3_zstd", "drive/drive.db3", b"SQLite format 3"),
+        ("bag1_lz4", "drive.bag", b"#ROSBAG V2.0"),
+    ],
+)
+def test_the_recording_comes_again_in_its_own_format(
+    kind: str, name: str, first: bytes, tmp_path: Path
+) -> None:
+    frames = scenes(6)
+    bag = write_bag(tmp_path / "drive", kind, camera(kind, frames))
+    seeds = seeds_file(tmp_path, {"frame": 2, "id": DISC, "name": "disc", "mask": truth(2)})
+    out = tmp_path / "out"
+    result = label(job_of(bag, seeds, out, formats=("davis", "mcap", "bag")))
+    assert result["tracks"][0]["problems"] == []
+    assert (out / "bag" / name).read_bytes().startswith(first)
+    again = next((out / "bag").iterdir())
+    found, other = messages(again), messages(out / "mcap" / "drive")
+    assert found.keys() == other.keys()
+    for topic, items in found.items():
+        assert [when for when, _, _ in items] == [when for when, _, _ in other[topic]]
+    own = [data for _, _, data in messages(bag)[TOPIC]]
+    assert [data for _, _, data in found[TOPIC]] == own, "not a byte of a message is another"
+    for number, labels in enumerate(masks_of(out)):
+        _, mask, _ = found["/stremn/mask"][number]
+        _, array, _ = found["/stremn/objects"][number]
+        assert np.array_equal(image_read.decode_labels(mask), labels)
+        assert mask.header.stamp == found[TOPIC][number][1].header.stamp
+        assert [(item.name, item.area) for item in array.objects] == [
+            ("disc", int((labels == DISC).sum()))
+        ]
+    info = found["/stremn/label_info"][0][1]
+    assert [(c.class_id, c.class_name) for c in info.class_map] == [(0, "background"), (1, "disc")]
+    with AnyReader([again]) as reader, AnyReader([bag]) as before:
+        (connection,) = reader.topics["/stremn/label_info"].connections
+        if kind.startswith("bag1"):
+            assert connection.ext.latching == 1
+        else:
+            profile = connection.ext.offered_qos_profiles[0]
+            assert profile.durability is QosDurability.TRANSIENT_LOCAL
+        # what ROS compares before it plays a message to a subscriber
+        digests = {c.topic: c.digest for c in reader.connections}
+        assert digests[TOPIC] == before.topics[TOPIC].connections[0].digest
+        assert digests["/stremn/mask"] == digests[TOPIC]
+    # what was written can be labelled again, and gives the same masks
+    assert list(read_indexes(again)) == [TOPIC]
+    label(job_of(again, seeds, tmp_path / "twice"))
+    assert all(map(np.array_equal, masks_of(out), masks_of(tmp_path / "twice")))
+
+
+def test_types_as_the_first_recorders_of_ros_2_wrote_them(tmp_path: Path) -> None:
+    frames = scenes(4)
+    bag = write_bag(tmp_path / "drive", "sqlite3", camera("sqlite3", frames))
+    file = file_of(bag).rename(tmp_path / "old.db3")
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("UPDATE topics SET type = 'sensor_msgs/Image'")
+        database.commit()
+    for scan in (False, True):
+        with open_bag(file, scan) as opened:
+            assert opened.topics == {TOPIC: IMAGE}
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    result = label(job_of(file, seeds, tmp_path / "out", formats=("davis", "bag")))
+    assert (result["tracks"][0]["labelled"], result["tracks"][0]["problems"]) == (4, [])
+    own = messages(tmp_path / "out" / "bag" / "old")[TOPIC]
+    assert all(np.array_equal(image_read.decode_rgb(m), f) for (_, m, _), f in zip(own, frames))
+
+
 def test_what_was_recorded_live_is_replaced(tmp_path: Path) -> None:
     live = camera("mcap", [np.zeros(SIZE, np.uint8)] * 3, "/stremn/mask", "mono8")
     records = camera("mcap", scenes(3)) + live
@@ -158,6 +232,22 @@ def test_the_types_have_the_hashes_of_the_installed_interfaces(tmp_path: Path) -
         assert store.hash_rihs01(kind) == known[kind]
     assert OBJECTS in store.fielddefs
     assert LABEL_INFO in store.fielddefs
+
+
+def test_labels_that_cannot_be_messages_are_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(2)))
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    monkeypatch.setattr(labelled_bag, "shared_places", lambda name: [tmp_path / "absent"])
+    for name in ("mcap", "bag", "mcap-sidecar"):
+        with pytest.raises(InputError, match="definitions of stremn_interfaces were not found"):
+            label(job_of(bag, seeds, tmp_path / "out", formats=(name,)))
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "rosbags.convert.converter", None)
+    with pytest.raises(StremnError, match=r"pip install 'stremn_ros\[recordings\]'"):
+        label(job_of(bag, seeds, tmp_path / "out", formats=("mcap",)))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_label_info_is_for_late_subscribers(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from recordings_helpers import KINDS, SIZE, camera, file_of, scenes, stamps, wri
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.video import VideoWriter, open_frames, write_image
 from stremn_ros.messages import compressed_read, image_read
-from stremn_ros.recordings import damaged
+from stremn_ros.recordings import damaged, sources
 from stremn_ros.recordings.bags import open_bag
 from stremn_ros.recordings.sources import open_source, read_indexes
 
@@ -54,6 +54,23 @@ def test_backwards_is_the_reverse_of_forwards(kind: str, tmp_path: Path) -> None
     assert [number for number, _ in back] == list(range(9, 1, -1))
     assert all(np.array_equal(frame, frames[number]) for number, frame in back)
     assert np.array_equal(source.frame(5), frames[5])
+
+
+def test_going_back_holds_a_small_block_of_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = write_bag(tmp_path / "drive", "sqlite3", camera("sqlite3", scenes(150)))
+    source = open_source(bag, read_indexes(bag)[TOPIC])
+    decoded: list[int] = []
+    inner = sources.decode_image
+    monkeypatch.setattr(sources, "decode_image", lambda *a: decoded.append(1) or inner(*a))
+    most = 0
+    for given, (number, _) in enumerate(source.backwards(149, 0), 1):
+        assert number == 150 - given
+        most = max(most, len(decoded) - given + 1)
+    assert given == 150
+    assert most <= source.BLOCK_FRAMES < 150
+    assert source.BLOCK_BYTES <= 1 << 24
 
 
 ENCODINGS = [name for name in image_read.ENCODINGS if name not in ("mono16", "16UC1", "32FC1")]

@@ -104,6 +104,98 @@ def test_seeding_again_replaces_the_seed_of_that_object_only() -> None:
     assert torch.equal(kept.templates[row], before)
 
 
+def test_a_correction_forgets_nothing() -> None:
+    segmenter = load()
+    segmenter.seed(*scene(0))
+    for step in range(1, 8):
+        segmenter.step(scene(step)[0])
+    row = segmenter.memory.rows[DISC]
+    seed, square = (
+        part.clone() for part in (segmenter.memory.templates[row, 0], contents_of(segmenter))
+    )
+    frame, truth = scene(8)
+    assert segmenter.correct(frame, truth, ids=[DISC]) == [DISC]
+    assert segmenter.slots_used == {DISC: 4, SQUARE: 4}
+    assert segmenter.memory.locked(DISC) == 2
+    assert torch.equal(segmenter.memory.templates[row, 0], seed), "the first seed stays"
+    assert torch.equal(contents_of(segmenter), square), "and the other object"
+    for step in range(9, 13):
+        frame, truth = scene(step)
+        result = segmenter.step(frame)
+        assert iou(result.labels, truth, DISC) > 0.5
+
+
+def contents_of(segmenter: Segmenter, object_id: int = SQUARE) -> torch.Tensor:
+    return segmenter.memory.templates[segmenter.memory.rows[object_id]]
+
+
+def test_a_correction_brings_back_an_object_that_was_lost() -> None:
+    segmenter = load(lost_after=2, min_score=0.6)
+    segmenter.seed(*scene(0))
+    empty = np.full_like(scene(0)[0], 128)
+    for _ in range(5):
+        result = segmenter.step(empty)
+    assert {found.state for found in result.objects} == {ObjectState.LOST}
+    frame, truth = scene(2)
+    segmenter.segment(frame)
+    segmenter.correct(frame, truth)
+    segmenter.remember()
+    result = segmenter.step(scene(3)[0])
+    assert {found.state for found in result.objects} == {ObjectState.TRACKED}
+
+
+def test_another_frame_is_learned_without_a_change_of_the_present() -> None:
+    half = scene(0)[1].copy()
+    half[:, : np.nonzero(half == DISC)[1].min() + np.ptp(np.nonzero(half == DISC)[1]) // 2] = 0
+    frame, _ = scene(1)
+    found = []
+    for learns in (False, True):
+        segmenter = load()
+        segmenter.seed(scene(0)[0], half, ids=[DISC])  # a part only
+        segmenter.segment(frame)
+        if learns:
+            before = segmenter.memory.updates(DISC), segmenter.look_inside()[0].last_update
+            assert segmenter.learn(*scene(9), ids=[DISC]) == [DISC]  # a later one shows it whole
+            assert (segmenter.memory.updates(DISC), before[1]) == before
+        segmenter.remember()  # of the frame that was segmented
+        assert segmenter.memory.updates(DISC) == 1
+        found.append(iou(segmenter.segment(scene(2)[0]).labels, scene(2)[1], DISC))
+    assert found[1] > found[0] + 0.02
+
+
+def test_a_correction_takes_pixels_from_others_and_they_forget_nothing() -> None:
+    segmenter = load()
+    segmenter.seed(*scene(0))
+    for step in range(1, 8):
+        segmenter.step(scene(step)[0])
+    frame, truth = scene(8)
+    mask = np.where(truth == DISC, DISC, 0).astype(np.uint8)
+    columns = np.nonzero(truth == SQUARE)[1]
+    mask[(truth == SQUARE) & (np.arange(truth.shape[1]) < columns.mean())] = DISC
+    seed = contents_of(segmenter)[0].clone()
+    segmenter.correct(frame, mask)
+    assert segmenter.slots_used[SQUARE] == 4
+    assert segmenter.memory.locked(SQUARE) == 1
+    assert torch.equal(contents_of(segmenter)[0], seed)
+
+
+@pytest.mark.parametrize("name", ["correct", "learn"])
+def test_what_is_not_followed_is_neither_corrected_nor_learned(name: str) -> None:
+    segmenter = load()
+    frame, truth = scene(0)
+    segmenter.seed(frame, truth, ids=[DISC])
+    before = {key: part.clone() for key, part in segmenter.memory.state().items()}
+    tell = getattr(segmenter, name)
+    with pytest.raises(UnknownObjectError, match=f"object {SQUARE} is not tracked"):
+        tell(frame, truth)
+    with pytest.raises(InputError, match="do not occur in the mask"):
+        tell(frame, truth, ids=[9])
+    with pytest.raises(InputError, match="mask"):
+        tell(frame, truth[:-1], ids=[DISC])
+    after = segmenter.memory.state()
+    assert all(torch.equal(after[key], part) for key, part in before.items())
+
+
 def test_replace_forgets_the_others() -> None:
     segmenter = load()
     segmenter.seed(*scene(0))

@@ -152,6 +152,25 @@ def test_what_does_not_fit_is_refused_with_the_remedy(saved: Path, tmp_path: Pat
     refusals(segmenter, saved, ModelError, "load the model that it was saved with")
 
 
+def test_what_was_learned_is_kept_and_older_files_are_read(saved: Path, tmp_path: Path) -> None:
+    first = followed(5)
+    first.learn(*scene(12), ids=[DISC])
+    first.correct(*scene(4), ids=[SQUARE])
+    first.save(tmp_path / "memory")
+    second = load()
+    second.load_memory(tmp_path / "memory")
+    assert second.memory.locked(DISC) == second.memory.locked(SQUARE) == 2
+    for step in range(5, 11):
+        one, two = first.step(scene(step)[0]), second.step(scene(step)[0])
+        np.testing.assert_array_equal(one.labels, two.labels)
+    assert contents(first) == contents(second)
+    older = rewritten(saved, tmp_path / "older", lambda f: f["tensors"].pop("locked"))
+    third, fourth = load(), load()
+    third.load_memory(older)
+    fourth.load_memory(saved)
+    assert contents(third) == contents(fourth)
+
+
 def rewritten(source: Path, target: Path, change) -> Path:
     """The snapshot with a change, and a digest that is right for it: written with intent."""
     read = Snapshot.read(source)
@@ -179,6 +198,8 @@ def set_to(name, index, value):
         (set_to("order", (0, 1), 7), "which cannot be"),
         (set_to("order", (0, 0), 1), "which cannot be"),
         (set_to("born", (0, 1), -1), "born holds a negative"),
+        (set_to("locked", 0, 0), "said to have 0 of 4 slots locked"),
+        (set_to("locked", 0, 4), "said to have 4 of 4 slots locked"),
         (lambda f: f["tensors"].pop("values"), "values must be .* it is missing"),
         (lambda f: f["tensors"].update(keys=f["tensors"]["keys"].half()), "float16"),
         (lambda f: f["tensors"].update(keys=f["tensors"]["keys"][:1].clone()), r"keys must be"),

@@ -26,7 +26,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "recordings",
         nargs="+",
         metavar="RECORDING",
-        help=".mcap, .db3 or .bag file, a rosbag2 folder, a video, or a folder of images",
+        help=".mcap, .db3 or .bag file, a rosbag2 folder, a video, or a folder of images; a path "
+        "or a URL (s3://, gs://, https://, ...)",
     )
     parser.add_argument(
         "--seeds",
@@ -34,7 +35,15 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="SEEDS.yaml|/TOPIC",
         help="seeds file, or the topic of the recordings that holds masks (/stremn/seed)",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for the results, a path or a URL"
+    )
+    parser.add_argument(
+        "--scratch",
+        default="",
+        metavar="DIR",
+        help="folder for what is fetched from URLs (default: in the user's cache)",
+    )
     parser.add_argument(
         "--topic",
         action="append",
@@ -46,8 +55,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--format",
         default="davis",
         metavar="F,F",
-        help="davis, coco, cvat, label-studio, mcap (the recording with the labels added), "
-        "mcap-sidecar (the labels alone); several with commas between (default: %(default)s)",
+        help="davis, coco, cvat, label-studio, mcap (the recording with the labels added), bag "
+        "(the same in the recording's own format), mcap-sidecar (the labels alone); several with "
+        "commas between (default: %(default)s)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUT")
     parser.add_argument(
@@ -82,6 +92,7 @@ def _run(options: argparse.Namespace) -> int:
     from stremn_ros.recordings.exporting import checked_formats
     from stremn_ros.recordings.job import check_formats, label
     from stremn_ros.recordings.passes import Settings
+    from stremn_ros.recordings.remote import stage
     from stremn_ros.recordings.spec import Job
     from stremn_ros.recordings.workers import on_processes, on_ray, run_serially
 
@@ -102,26 +113,28 @@ def _run(options: argparse.Namespace) -> int:
         tuple((name, value) for name, value in given.items() if value is not None),
         options.stretch,
     )
-    out = Path(options.out)
-    check_writable(options.out)
+    if options.workers < 1:
+        raise InputError(f"--workers is {options.workers}; it must be at least 1")
+    if options.ray is not None and options.workers > 1:
+        raise InputError("--workers and --ray exclude each other")
+    staged = stage(options.recordings, options.seeds, options.out, options.resume, options.scratch)
+    out = staged.out
+    check_writable(str(out))
     job = Job(
-        tuple(options.recordings),
-        options.seeds,
+        staged.recordings,
+        staged.seeds,
         out,
         tuple(options.topic),
         formats,
         settings,
         options.resume,
     )
-    if options.workers < 1:
-        raise InputError(f"--workers is {options.workers}; it must be at least 1")
-    if options.ray is not None and options.workers > 1:
-        raise InputError("--workers and --ray exclude each other")
     run = run_serially if options.workers == 1 else on_processes(options.workers)
     if options.ray is not None:
         run = on_ray(options.ray)
     try:
         result = label(job, run, options.quiet)
+        staged.finish()
     except KeyboardInterrupt:
         _tell_how_to_go_on(out)
         raise
@@ -133,7 +146,7 @@ def _run(options: argparse.Namespace) -> int:
     print(
         f"{counted(frames, 'frame')} of {counted(len(result['tracks']), 'camera')} labelled"
         + (f", {counted(problems, 'problem')} (see report.html)" if problems else "")
-        + f"; results are in {out}"
+        + f"; results are in {staged.url or out}"
     )
     return 0
 

@@ -49,7 +49,8 @@ class Update:
 class SlotMemory:
     """Slots of up to ``objects`` objects: [objects, slots, ...], allocated once.
 
-    Slot 0 of an object holds its seed and is locked: it is read, but never fused. When an object's
+    Slot 0 of an object holds its seed and is locked: it is read, but never fused. Masks that are
+    given later (``learn``) are locked beside it, in all but two slots at most. When an object's
     slots are full, its rule picks a pair (i, j) of the others, i is distilled into j by the Fusion
     Cell and the new template takes i's place (paper, 3.2). With two slots there is nothing to
     fuse and the second holds the newest template: STM's first-and-previous memory. With
@@ -130,7 +131,8 @@ class SlotMemory:
         self._bias = zeros(cells)[:, None] - torch.inf
         self.similarity = np.zeros((objects, slots, slots), np.float32)
         self._used = np.zeros(objects, np.int64)
-        self._order = np.zeros((objects, slots), np.int64)  # slots by age, the seed first
+        self._locked = np.zeros(objects, np.int64)  # slots with what was given
+        self._order = np.zeros((objects, slots), np.int64)  # what was given first, then by age
         self._updates = np.zeros(objects, np.int64)
         self.born = np.zeros((objects, slots), np.int64)  # update at which a slot was written
         self.fusions = np.zeros((objects, slots), np.int64)  # how often it absorbed another
@@ -173,6 +175,11 @@ class SlotMemory:
         return self.slots if self._rule.limit is None else min(self.slots, self._rule.limit)
 
     @property
+    def most_locked(self) -> int:
+        """Slots of an object that what is given may take; two are left for what is remembered."""
+        return max(1, self._limit - 2)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all buffers; a constant of the object."""
         return sum(t.numel() * t.element_size() for t in self._tensors) + sum(
@@ -188,6 +195,7 @@ class SlotMemory:
         return {
             "similarity": self.similarity,
             "used": self._used,
+            "locked": self._locked,
             "order": self._order,
             "updates": self._updates,
             "born": self.born,
@@ -210,12 +218,16 @@ class SlotMemory:
         """Slots in use by an object."""
         return int(self._used[self._row(object_id)])
 
+    def locked(self, object_id: int) -> int:
+        """Slots of an object that hold what was given: its seed, and what it learned since."""
+        return int(self._locked[self._row(object_id)])
+
     def updates(self, object_id: int) -> int:
         """Templates that an object's memory took in since its seed."""
         return int(self._updates[self._row(object_id)])
 
     def order(self, object_id: int) -> list[int]:
-        """An object's slots by age: the seed's, then oldest to newest."""
+        """An object's slots: the seed's, those of other given masks, then oldest to newest."""
         row = self._row(object_id)
         return [int(slot) for slot in self._order[row, : self._used[row]]]
 
@@ -241,8 +253,44 @@ class SlotMemory:
         where, first = (torch.tensor([index], device="cpu") for index in (row, 0))
         self._put(where, first, template[None], *projected)
         self._order[row, 0] = 0
-        self._used[row] = 1
+        self._used[row] = self._locked[row] = 1
         self._bias[row, :, 0] = 0.0
+
+    def learn(self, object_id: int, template: Tensor, image_key: Tensor) -> None:
+        """Locks another template beside an object's seed; what it remembers stays.
+
+        Where ``most_locked`` are locked already, it takes the place of the oldest after the seed,
+        or of the seed where that is the only one.
+
+        Args:
+            template: [C, h, w]; image_key: [Ck, h, w] of the frame.
+
+        Raises:
+            UnknownObjectError: the id is not in the bank; nothing is changed.
+        """
+        row = self._row(object_id)
+        projected = self._project(template[None], image_key[None])  # may run out of memory
+        locked = int(self._locked[row])
+        if locked < self.most_locked:
+            slot = self._free_slot(row)
+            place = locked
+            self._locked[row] += 1
+        else:
+            slot = int(self._order[row, min(1, locked - 1)])
+            place = locked - 1
+        used = int(self._used[row])
+        order = [int(each) for each in self._order[row, :used] if each != slot]
+        self._order[row, :used] = [*order[:place], slot, *order[place:]]
+        where, there = (torch.tensor([index], device="cpu") for index in (row, slot))
+        self._put(where, there, template[None], *projected)
+        self.born[row, slot] = self.fusions[row, slot] = 0
+
+    def _free_slot(self, row: int) -> int:
+        """A slot of an object for a new template: an empty one, or one that was fused."""
+        rows = np.array([row])
+        if self._used[row] < self._limit:
+            return int(self._take(rows)[0])
+        return int(self._make_room(rows)[1][0])
 
     def carry(self, object_ids: Sequence[int], **values: Tensor) -> None:
         """Keeps what a frame hands to the next one: name=[n, *shape] for each of these objects.
@@ -288,14 +336,14 @@ class SlotMemory:
         self.last_update.pop(object_id, None)
 
     def drop_newest(self, object_id: int) -> None:
-        """Forgets the newest template of an object, unless that is its seed.
+        """Forgets the newest template of an object, unless that was given.
 
         Raises:
             UnknownObjectError: the id is not in the bank.
         """
         row = self._row(object_id)
         last = int(self._used[row]) - 1
-        if last < 1:
+        if last < self._locked[row]:
             return
         slot = int(self._order[row, last])
         if slot != last:  # slots in use stay the first ones
@@ -374,6 +422,7 @@ class SlotMemory:
             raise CapacityError(
                 f"{count} objects do not fit: there is room for {self.capacity} (max_objects)"
             )
+        state = {"locked": torch.ones(count, dtype=torch.int64), **state}  # absent in older files
         for name, (dtype, shape) in self.layout(count).items():
             part = state.get(name)
             if part is None or part.dtype != dtype or tuple(part.shape) != shape:
@@ -389,6 +438,12 @@ class SlotMemory:
             if not 1 <= slots <= self.slots or order[0] or sorted(order) != list(range(slots)):
                 raise InputError(
                     f"object {object_ids[n]} is said to use {slots} slots in the order {order}, "
+                    "which cannot be"
+                )
+            locked = int(state["locked"][n])
+            if not 1 <= locked <= min(slots, max(1, self.slots - 2)):
+                raise InputError(
+                    f"object {object_ids[n]} is said to have {locked} of {slots} slots locked, "
                     "which cannot be"
                 )
         self.reset()
@@ -422,8 +477,8 @@ class SlotMemory:
         pairs: list[list[tuple[int, int]]] = [[] for _ in rows]
         slots = np.full(len(rows), NEW)
         slots[room] = self._take(rows[room])
-        full = np.flatnonzero(~room)
-        if len(full):
+        for locked in np.unique(self._locked[rows[~room]]):  # the same number of pairs in each
+            full = np.flatnonzero(~room & (self._locked[rows] == locked))
             if self.input_to_memory:
                 chosen = self._absorb(rows[full], templates[full], image_keys[full])
             else:
@@ -466,7 +521,7 @@ class SlotMemory:
             ) from None
 
     def _clear(self, row: int) -> None:
-        self._used[row] = 0
+        self._used[row] = self._locked[row] = 0
         self._bias[row] = -torch.inf
         self._updates[row] = 0
         self.born[row] = 0
@@ -484,6 +539,7 @@ class SlotMemory:
     def _trim(self) -> None:
         """Where a rule for two slots follows another one, leaves the seed and the newest."""
         for row in range(len(self.rows)):
+            self._locked[row] = min(self._locked[row], self.most_locked)
             if self._used[row] <= self._limit:
                 continue
             newest = int(self._order[row, self._used[row] - 1])
@@ -495,15 +551,19 @@ class SlotMemory:
             self._used[row] = 2
             self._bias[row, :, 2:] = -torch.inf
 
+    def _unlocked(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Slots [rows, n] of full rows that may be fused; equally many are locked in each row."""
+        return self._order[rows, self._locked[rows[0]] : self._limit]
+
     def _make_room(
         self, rows: NDArray[np.int64]
     ) -> tuple[list[list[tuple[int, int]]], NDArray[np.int64]]:
-        """Fuses a pair in each of these full rows.
+        """Fuses a pair in each of these full rows, in which equally many slots are locked.
 
         Returns:
             For each row the pairs of slots that were fused, and the slot that became free.
         """
-        unlocked = self._order[rows, 1 : self._limit]
+        unlocked = self._unlocked(rows)
         if unlocked.shape[1] == 1:
             return [[] for _ in rows], unlocked[:, 0].copy()
         chosen = [
@@ -537,7 +597,7 @@ class SlotMemory:
     ) -> list[list[tuple[int, int]]]:
         """Distils new templates into a slot of each full row (I2M); returns the pairs."""
         assert self._rule.absorb is not None
-        unlocked = self._order[rows, 1 : self._limit]
+        unlocked = self._unlocked(rows)
         keys, _ = self._project(templates, image_keys)
         where = torch.from_numpy(rows)[:, None]
         others = self.keys[where, torch.from_numpy(unlocked)]

@@ -74,6 +74,13 @@ class GrowingMemory(SlotMemory):
         self.born, self.fusions = np.pad(self.born, pad), np.pad(self.fusions, pad)
         self.slots += more
 
+    def learn(self, object_id: int, template: Tensor, image_key: Tensor) -> None:
+        """Keeps another given template; CapacityError at max_templates."""
+        row = self._row(object_id)
+        self._updates[row] += self.keep_every  # so that it is kept, and the one before it
+        self.remember([object_id], template[None], image_key[None])
+        self._updates[row] += self.keep_every
+
     def remember(self, object_ids: Sequence[int], templates: Tensor, image_keys: Tensor) -> None:
         """As SlotMemory.remember; CapacityError at max_templates, and then nothing is changed."""
         rows = np.array([self._row(object_id) for object_id in object_ids], np.int64)

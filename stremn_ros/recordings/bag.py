@@ -30,6 +30,12 @@ def rosbags_part(module: str) -> Any:
         ) from None
 
 
+def full_type(name: str) -> str:
+    """sensor_msgs/Image, as ROS 1 and the first recorders of ROS 2 have it, as ROS 2 writes it."""
+    package, _, kind = name.partition("/")
+    return name if "/msg/" in name else f"{package}/msg/{kind}"
+
+
 class Bag(ABC):
     """Messages of a recording in the order in which they were recorded.
 

@@ -16,7 +16,14 @@ from typing import Any
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.listing import in_order, is_tools
 from stremn_ros.recordings import damaged
-from stremn_ros.recordings.bag import BAG_SUFFIXES, METADATA, Bag, Message, rosbags_part
+from stremn_ros.recordings.bag import (
+    BAG_SUFFIXES,
+    METADATA,
+    Bag,
+    Message,
+    full_type,
+    rosbags_part,
+)
 
 
 class HealthyBag(Bag):
@@ -32,7 +39,7 @@ class HealthyBag(Bag):
         self._files = self._reader.storage.storages if path.is_dir() else [self._reader]
         for file in self._files:
             for connection in file.connections:
-                self.topics.setdefault(connection.topic, connection.msgtype)
+                self.topics.setdefault(connection.topic, full_type(connection.msgtype))
 
     def messages(
         self, topics: Collection[str], start: int | None = None, stop: int | None = None

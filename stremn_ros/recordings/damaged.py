@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import InputError
-from stremn_ros.recordings.bag import Bag, Message, zstd_unpacker
+from stremn_ros.recordings.bag import Bag, Message, full_type, zstd_unpacker
 
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 BAG1_MAGIC = b"#ROSBAG V2.0\n"
@@ -280,7 +280,7 @@ class _Mcap(_Chunked):
                 if encoding in ("cdr", "ros1"):
                     self.ros1 = encoding == "ros1"
                     self._channels[number] = topic
-                    self.topics.setdefault(topic, _type(self._schemas.get(schema, "")))
+                    self.topics.setdefault(topic, full_type(self._schemas.get(schema, "")))
             at += length
 
 
@@ -361,7 +361,7 @@ class _Bag1(_Chunked):
                 told = _fields(data[at : at + size])
                 topic = fields.get(b"topic", told.get(b"topic", b"")).decode()
                 self._channels[number] = topic
-                self.topics.setdefault(topic, _type(told.get(b"type", b"").decode()))
+                self.topics.setdefault(topic, full_type(told.get(b"type", b"").decode()))
             at += size
 
 
@@ -382,12 +382,6 @@ def _fields(header: bytes) -> dict[bytes, bytes]:
 def _text(data: bytes, at: int) -> tuple[str, int]:
     (length,) = struct.unpack_from("<I", data, at)
     return data[at + 4 : at + 4 + length].decode(), at + 4 + length
-
-
-def _type(name: str) -> str:
-    """sensor_msgs/Image as ROS 2 writes it."""
-    package, _, kind = name.partition("/")
-    return name if "/msg/" in name else f"{package}/msg/{kind}"
 
 
 class _Sqlite(Bag):
@@ -411,7 +405,7 @@ class _Sqlite(Bag):
             # opens one whose file is shorter than its header says
             self._database.execute("PRAGMA writable_schema=ON")
             for number, topic, kind in self._database.execute("SELECT id, name, type FROM topics"):
-                self.topics.setdefault(str(topic), str(kind))
+                self.topics.setdefault(str(topic), full_type(str(kind)))
                 self._ids.setdefault(str(topic), []).append(int(number))
         except sqlite3.Error as error:
             raise InputError(f"{path}: nothing of this database can be read ({error})") from None

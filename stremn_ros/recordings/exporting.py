@@ -13,8 +13,6 @@ A file appears under its name when it is whole.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -35,6 +33,7 @@ from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.recordings.joining import FrameObject, Labelled
 from stremn_ros.recordings.sources import Frame
 from stremn_ros.recordings.track import Track
+from stremn_ros.text_files import csv_line
 
 CSV_HEADER = (
     "track,recording,topic,frame,stamp,id,name,state,score,area,x,y,width,height,"
@@ -357,10 +356,8 @@ class Csv:
 
     def add(self, item: Labelled, frame: Frame | None) -> None:
         track = self._target.track
-        lines = io.StringIO()
-        writer = csv.writer(lines, lineterminator="\n")
         for found in item.objects:
-            writer.writerow(
+            line = csv_line(
                 [
                     track.name,
                     track.recording,
@@ -379,7 +376,7 @@ class Csv:
                     int(item.accepted),
                 ]
             )
-        self._text.file.write(lines.getvalue())
+            self._text.file.write(line)
 
     def finish(self) -> None:
         assemble(self._target.track.folder / "objects.csv", self._text.text())
@@ -400,7 +397,7 @@ EXPORTERS: dict[str, Any] = {
     "cvat": Cvat,
     "label-studio": LabelStudio,
 }
-BAG_FORMATS = ("mcap", "mcap-sidecar")
+BAG_FORMATS = ("mcap", "bag", "mcap-sidecar")
 FORMATS = (*EXPORTERS, *BAG_FORMATS)
 
 
@@ -413,6 +410,6 @@ def checked_formats(text: str) -> tuple[str, ...]:
     words = {word.strip() for word in text.split(",") if word.strip()}
     if unknown := sorted(words - set(FORMATS)):
         raise InputError(f"format {unknown[0]!r} is unknown; there are {', '.join(FORMATS)}")
-    if set(BAG_FORMATS) <= words:
-        raise InputError("mcap holds all that mcap-sidecar does; choose one of them")
+    if "mcap-sidecar" in words and (whole := sorted({"mcap", "bag"} & words)):
+        raise InputError(f"{whole[0]} holds all that mcap-sidecar does; choose one of them")
     return tuple(name for name in FORMATS if name in words)

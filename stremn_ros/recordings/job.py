@@ -21,9 +21,16 @@ from typing import Any
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.files import write_text
 from stremn_ros.recordings import manifest
-from stremn_ros.recordings.exporting import CSV_HEADER, EXPORTERS, assemble
+from stremn_ros.recordings.exporting import BAG_FORMATS, CSV_HEADER, EXPORTERS, assemble
 from stremn_ros.recordings.finishing import FINISHED
-from stremn_ros.recordings.labelled_bag import copy_bag, sidecar_folder, write_again
+from stremn_ros.recordings.labelled_bag import (
+    Storage,
+    check_messages,
+    copy_bag,
+    sidecar_folder,
+    storage_of,
+    write_again,
+)
 from stremn_ros.recordings.passes import loaded_segmenter
 from stremn_ros.recordings.report import write_report
 from stremn_ros.recordings.seeds import (
@@ -69,9 +76,11 @@ def label(job: Job, run: Runner = run_serially, quiet: bool = True) -> dict[str,
     Raises:
         InputError: something given is wrong, or cannot be read or written; what was done stays, and
             the same job with ``resume`` goes on from there.
+        StremnError: a package is missing.
     """
     if not job.recordings:
         raise InputError("no recording is given")
+    check_formats(job.formats)
     planned, errors = _plan(job)
     before = manifest.read_manifest(job.out)
     if before is None and job.out.exists() and not _is_free(job.out):
@@ -290,7 +299,7 @@ def _assemble(job: Job, origin: dict[str, Any], tracks: Sequence[Track]) -> dict
             if seed.accepted
         )
         write_text(sets / "accepted.txt", accepted)
-    if "mcap" in job.formats:
+    if {"mcap", "bag"} & set(job.formats):
         for result, problem in _write_again(job, tracks, results):
             result["problems"].append(problem)
     facts = [
@@ -322,7 +331,14 @@ def _write_again(
     for recording, numbers in by_recording.items():
         own = [tracks[number] for number in numbers]
         name = _name(Path(recording), "", []) if own[0].camera else own[0].name
-        why = write_again(Path(recording), own, job.out / "mcap" / name, job.out / WORK / "bags")
+        path, work = Path(recording), job.out / WORK / "bags"
+        why = ""
+        if "mcap" in job.formats:
+            why = write_again(path, own, job.out / "mcap" / name, work)
+        if "bag" in job.formats and not why:
+            storage = storage_of(path)
+            ending = ".bag" if storage is Storage.ROS1 else ""
+            why = write_again(path, own, job.out / "bag" / f"{name}{ending}", work, storage)
         if not why:
             continue
         for number in numbers:
@@ -340,7 +356,7 @@ def _clean(out: Path) -> None:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """StremnError where a package for a format is missing, before the long work."""
+    """StremnError where what a format needs is missing, before the long work."""
     if "coco" in formats:
         try:
             import pycocotools.mask  # noqa: F401
@@ -349,4 +365,6 @@ def check_formats(formats: Sequence[str]) -> None:
                 f"--format coco needs the package pycocotools ({error}): pip install "
                 "'stremn_ros[recordings]'"
             ) from None
-    assert set(formats) - {"mcap", "mcap-sidecar"} <= set(EXPORTERS)
+    if set(BAG_FORMATS) & set(formats):
+        check_messages()
+    assert set(formats) - set(BAG_FORMATS) <= set(EXPORTERS)

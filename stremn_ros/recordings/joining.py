@@ -1,16 +1,18 @@
 """What is right in each frame, of two passes: what is given, what came forwards or backwards.
 
 Before an object's first seed in a section only the backward pass knows it, after the last only the
-forward pass. Between two seeds both do, and the change from one to the other is at the frame where
-they agree best (the largest IoU). Of frames that hardly differ in that, it is the one nearest to
-the middle, as a pass is the surer the nearer its seed is.
+forward pass. Between two seeds both do, and a pass is the more often right the nearer its seed is:
+so one changes to the other in the middle half, at the frame where they agree best (the largest
+IoU), and of frames that hardly differ in that, at the one nearest to the middle. Near the seeds
+they always agree, as both know these. Where the other pass is clearly surer of the object in a
+frame (by its score), that one is right there.
 """
 
 from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import cv2
@@ -24,6 +26,8 @@ from stremn_ros.recordings.track import Track
 from stremn_ros.segmenter import ObjectState
 
 TIE = 0.05  # of IoU: frames whose agreement differs by less are as good as each other
+SURER = 0.05  # of the score, by which the farther pass must be surer to be taken in a frame
+EDGE = 0.25  # of the frames between two seeds, at either end, in which nothing is joined
 GIVEN, FORWARD, BACKWARD = "given", "forward", "backward"
 
 
@@ -96,9 +100,11 @@ class _Between:
         first, last = self.seeds
         if not self.values:  # neighbours
             return Join(object_id, self.seeds, last, 1.0, 1.0, last)
-        middle = (first + last) / 2
-        best = max(self.values)
-        places = [first + 1 + n for n, value in enumerate(self.values) if value >= best - TIE]
+        middle, reach = (first + last) / 2, (last - first) * (0.5 - EDGE)
+        inner = [n for n in range(first + 1, last) if abs(n - middle) <= reach]
+        inner = inner or [(first + last) // 2]
+        best = max(self.values[n - first - 1] for n in inner)
+        places = [n for n in inner if self.values[n - first - 1] >= best - TIE]
         at = min(places, key=lambda frame: (abs(frame - middle), frame))
         there = self.values[at - first - 1]
         worst = min(self.values)
@@ -127,12 +133,13 @@ class Joining:
             section.number: self._join(section) for section in track.sections
         }
 
+    def _both(self, section: int) -> list[tuple[str, PassFolder | None]]:
+        """The passes of a section with their names; None where there is no such pass."""
+        both = ((FORWARD, True), (BACKWARD, False))
+        return [(name, self._passes.get((section, forward))) for name, forward in both]
+
     def _pair(self, section: int, frame: int) -> list[PassFrame | None]:
-        found = []
-        for forward in (True, False):
-            files = self._passes.get((section, forward))
-            found.append(None if files is None else files.read(frame))
-        return found
+        return [None if files is None else files.read(frame) for _, files in self._both(section)]
 
     def _join(self, section: Section) -> list[Join]:
         spans = {
@@ -164,13 +171,13 @@ class Joining:
         for section in self.track.sections:
             last = section is self.track.sections[-1]
             for frame in range(section.first, section.last + last):
+                known = {
+                    name: (files.objects(frame) if files is not None else None) or {}
+                    for name, files in self._both(section.number)
+                }
                 seen: dict[int, Seen] = {}
-                for object_id, origin in self._origins(section.number, frame).items():
-                    found: Seen | None = _GIVEN
-                    if origin != GIVEN:
-                        files = self._passes.get((section.number, origin == FORWARD))
-                        objects = files.objects(frame) if files is not None else None
-                        found = objects.get(object_id) if objects else None
+                for object_id, origin in self._origins(section.number, frame, known).items():
+                    found = _GIVEN if origin == GIVEN else known[origin].get(object_id)
                     if found is not None:
                         seen[object_id] = found
                 yield frame, seen
@@ -180,14 +187,22 @@ class Joining:
         for files in self._passes.values():
             files.close()
 
-    def _origins(self, section: int, frame: int) -> dict[int, str]:
-        """Where each object that is known in a frame comes from."""
-        found = {n: self._origin(section, n, frame) for n in self.track.ids}
+    def _origins(
+        self, section: int, frame: int, known: Mapping[str, Mapping[int, Seen]]
+    ) -> dict[int, str]:
+        """Where each object that is known in a frame comes from.
+
+        Args:
+            known: what each pass says of the frame's objects, by the pass's name.
+        """
+        found = {n: self._origin(section, n, frame, known) for n in self.track.ids}
         if frame in self._points and self._points[frame].accepted:  # nothing from either side
             return {n: origin for n, origin in found.items() if origin == GIVEN}
         return {n: origin for n, origin in found.items() if origin}
 
-    def _origin(self, section: int, object_id: int, frame: int) -> str:
+    def _origin(
+        self, section: int, object_id: int, frame: int, known: Mapping[str, Mapping[int, Seen]]
+    ) -> str:
         """Which pass is right for an object in a frame; empty where it is not known."""
         seeded = self._seeded[section].get(object_id)
         if not seeded:
@@ -203,13 +218,18 @@ class Joining:
             for join in self.joins[section]
             if join.id == object_id and join.seeds[0] < frame < join.seeds[1]
         )
-        return BACKWARD if frame >= join.at else FORWARD
+        near, far = (BACKWARD, FORWARD) if frame >= join.at else (FORWARD, BACKWARD)
+        return far if surer(known[near].get(object_id), known[far].get(object_id)) else near
 
     def _labelled(self, section: Section, frame: int) -> Labelled:
         one, other = self._pair(section.number, frame)
         point = self._points.get(frame)
         given = self.track.seed(frame) if point is not None else None
-        origins = self._origins(section.number, frame)
+        known = {
+            name: {} if read is None else read.objects
+            for name, read in ((FORWARD, one), (BACKWARD, other))
+        }
+        origins = self._origins(section.number, frame, known)
         accepted = point is not None and point.accepted
         seen = dict.fromkeys(point.ids if point is not None else (), _GIVEN)
         layers = []
@@ -276,6 +296,16 @@ class Joining:
             origin,
             agreement,
         )
+
+
+def surer(near: Seen | None, far: Seen | None) -> bool:
+    """Whether the pass whose seed is farther is clearly surer of an object in a frame."""
+    return _sureness(far) > _sureness(near) + SURER
+
+
+def _sureness(seen: Seen | None) -> float:
+    """The score of an object that a pass sees, else 0."""
+    return seen.score if seen is not None and seen.state is ObjectState.TRACKED else 0.0
 
 
 def _only(labels: Labels, ids: list[int]) -> Labels:

@@ -1,4 +1,4 @@
-"""Labels as ROS messages in an MCAP bag, written by rosbags: alone, or beside the recording's own.
+"""Labels as ROS messages in a bag, written by rosbags: alone, or beside the recording's own.
 
 Topics, as the node has them, under /stremn, or under /stremn/CAMERA where several cameras of a
 recording are labelled: `mask` (sensor_msgs/Image, mono8), `objects`
@@ -10,6 +10,7 @@ that frame was.
 from __future__ import annotations
 
 import contextlib
+import enum
 import heapq
 import io
 import math
@@ -22,7 +23,7 @@ import numpy as np
 
 from stremn_ros.errors import InputError
 from stremn_ros.messages.reading import NANOSECONDS
-from stremn_ros.recordings.bag import IMAGE
+from stremn_ros.recordings.bag import IMAGE, full_type, rosbags_part
 from stremn_ros.recordings.bags import is_bag, open_bag
 from stremn_ros.recordings.joining import Labelled
 from stremn_ros.recordings.sources import Frame
@@ -48,18 +49,18 @@ def label_types() -> Any:
     """A typestore with the messages of the labels, read from their .msg files.
 
     Raises:
-        InputError: the definitions of stremn_interfaces are nowhere.
+        InputError: the definitions of stremn_interfaces are nowhere. StremnError: rosbags is not
+        installed.
     """
-    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-
-    store = get_typestore(Stores.LATEST)
+    typesys = rosbags_part("typesys")
+    store = typesys.get_typestore(typesys.Stores.LATEST)
     texts = dict(_VISION)
     folder = _definitions()
     for path in sorted(folder.glob("*.msg")):
         texts[f"stremn_interfaces/msg/{path.stem}"] = path.read_text(encoding="utf-8")
     types: dict[str, Any] = {}
     for name, text in texts.items():
-        types.update(get_types_from_msg(text, name))
+        types.update(typesys.get_types_from_msg(text, name))
     store.register({name: kind for name, kind in types.items() if name not in store.fielddefs})
     return store
 
@@ -75,13 +76,29 @@ def _definitions() -> Path:
     raise InputError(f"the message definitions of stremn_interfaces were not found in {looked}")
 
 
+class Storage(enum.Enum):
+    """Formats of bags that are written."""
+
+    MCAP = "mcap"
+    SQLITE3 = "sqlite3"
+    ROS1 = "bag"
+
+
+def storage_of(recording: Path) -> Storage:
+    """The format of a bag; MCAP for a video."""
+    files = [recording, *recording.iterdir()] if recording.is_dir() else [recording]
+    suffixes = {suffix for path in files for suffix in path.suffixes}
+    if not recording.is_dir() and suffixes & {".bag", ".active"}:
+        return Storage.ROS1
+    return Storage.SQLITE3 if ".db3" in suffixes else Storage.MCAP
+
+
 class _Messages:
     """Makes messages; fields that are not named have their defaults, whatever the version has."""
 
     def __init__(self, store: Any) -> None:
-        from rosbags.convert.converter import default_message
-
-        self._store, self._default = store, default_message
+        self._store = store
+        self._default = rosbags_part("convert.converter").default_message
 
     def make(self, kind: str, **values: Any) -> Any:
         message = self._default(self._store, kind)
@@ -132,6 +149,11 @@ class _Messages:
         return self.make(LABEL_INFO, header=header, class_map=classes)
 
 
+def check_messages() -> None:
+    """Raises what would keep the labels from being written as messages; see ``label_types``."""
+    _Messages(label_types())
+
+
 def _latched() -> list[Any]:
     """QoS of what a late subscriber gets, too."""
     from rosbags.convert.converter import LATCH
@@ -139,12 +161,20 @@ def _latched() -> list[Any]:
     return list(LATCH)
 
 
-def _writer(folder: Path) -> Any:
-    """A writer of a folder of rosbag2 with one MCAP file, compressed by chunks."""
+def _writer(target: Path, storage: Storage = Storage.MCAP) -> Any:
+    """A writer of a folder of rosbag2 with one file, or of a ROS 1 bag.
+
+    MCAP is compressed by chunks; the others are not compressed, which is what rosbag2 and ROS 1
+    write by themselves and play everywhere.
+    """
+    from rosbags.rosbag1 import Writer as Writer1
     from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-    writer = Writer(folder, version=VERSION, storage_plugin=StoragePlugin.MCAP)
-    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    if storage is Storage.ROS1:
+        return Writer1(target)
+    writer = Writer(target, version=VERSION, storage_plugin=StoragePlugin[storage.name])
+    if storage is Storage.MCAP:
+        writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
     return writer
 
 
@@ -224,11 +254,18 @@ def _frame_id(track: Track) -> str:
     return "camera"
 
 
-def _put(temporary: Path, folder: Path) -> None:
-    """Moves a whole folder to its name; one that is there is replaced."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+def _put(temporary: Path, target: Path) -> None:
+    """Moves a whole file or folder to its name; one that is there is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove(target)
+    temporary.rename(target)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it, if it is there."""
+    if path.is_file():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def copy_bag(source: Path, folder: Path) -> None:
@@ -247,13 +284,20 @@ def sidecar_folder(track: Track, out: Path, alone: bool) -> Path:
     return out / "mcap" / track.name if alone else track.folder / "sidecar"
 
 
-def write_again(recording: Path, tracks: Sequence[Track], folder: Path, work: Path) -> str:
+def write_again(
+    recording: Path,
+    tracks: Sequence[Track],
+    target: Path,
+    work: Path,
+    storage: Storage = Storage.MCAP,
+) -> str:
     """Writes a recording again with the labels of its tracks added; why not, or nothing.
 
     Topics that the labels bring, too, are left out of the recording's own.
 
     Args:
-        tracks: whose sidecars were written. work: a folder for what is not whole yet.
+        tracks: whose sidecars were written. target: the folder, or the file of a ROS 1 bag.
+        work: a folder for what is not whole yet.
     """
     if not is_bag(recording):
         return f"{recording} is no bag: the labels are written alone"
@@ -262,56 +306,56 @@ def write_again(recording: Path, tracks: Sequence[Track], folder: Path, work: Pa
             f"{recording} is damaged, or rosbags does not read it, so it is not written again: the "
             "labels are written alone"
         )
-    from rosbags.convert.converter import create_connections_converters
     from rosbags.highlevel import AnyReader
-    from rosbags.rosbag2 import Reader
     from rosbags.typesys import Stores, get_typestore
 
-    temporary = work / folder.name
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = work / target.name
+    _remove(temporary)
     temporary.parent.mkdir(parents=True, exist_ok=True)
     new = {f"{topic_prefix(track)}/{name}" for track in tracks for name in label_topics()}
     try:
         with contextlib.ExitStack() as stack:
-            reader = stack.enter_context(
-                AnyReader([recording], default_typestore=get_typestore(Stores.LATEST))
-            )
-            writer = stack.enter_context(_writer(temporary))
-            own = [c for c in reader.connections if c.topic not in new]
-            with contextlib.redirect_stdout(io.StringIO()):  # it tells what it converts
-                places, converters = create_connections_converters(own, None, reader, writer)
+            latest = get_typestore(Stores.LATEST)
+            reader = stack.enter_context(AnyReader([recording], default_typestore=latest))
+            writer = stack.enter_context(_writer(temporary, storage))
+            own = [
+                c._replace(msgtype=full_type(c.msgtype))
+                for c in reader.connections
+                if c.topic not in new
+            ]
+            convert = _conversions(own, reader, writer)
             # the messages by our own reader, as rosbags may pass over some (``HealthyBag``)
             bag = stack.enter_context(open_bag(recording))
-            known = {c.topic: (places[c.id, c.owner], converters[c.msgtype]) for c in own}
+            known = {c.topic: convert[c.id, c.owner] for c in own}
             streams: list[Iterator[tuple[int, Any, Any]]] = [
                 (
                     (when, known[topic][0], known[topic][1](bag.plain(topic, data)))
                     for topic, when, data in bag.messages(list(known))
                 )
             ]
-            store = label_types()
             for track in tracks:
-                sidecar: Any = stack.enter_context(Reader(track.folder / "sidecar"))
-                targets = {
-                    c.id: writer.add_connection(
-                        c.topic,
-                        c.msgtype,
-                        typestore=store,
-                        offered_qos_profiles=c.ext.offered_qos_profiles,
-                    )
-                    for c in sidecar.connections
-                }
-                streams.append(_stream(sidecar, targets))
-            for when, target, data in heapq.merge(*streams, key=lambda item: item[0]):
-                writer.write(target, when, data)
+                sidecar = stack.enter_context(AnyReader([track.folder / "sidecar"]))
+                streams.append(_stream(sidecar, _conversions(sidecar.connections, sidecar, writer)))
+            for when, connection, data in heapq.merge(*streams, key=lambda item: item[0]):
+                writer.write(connection, when, data)
     except OSError as error:
         raise InputError(f"{temporary}: cannot be written ({error.strerror or error})") from None
     except Exception as error:  # rosbags raises many things for types that it does not know
         return f"{recording} cannot be written again ({error}): the labels are written alone"
-    _put(temporary, folder)
+    _put(temporary, target)
     return ""
 
 
-def _stream(reader: Any, targets: dict[int, Any]) -> Iterator[tuple[int, Any, Any]]:
+def _conversions(connections: Sequence[Any], reader: Any, writer: Any) -> dict[Any, Any]:
+    """Of each connection its (connection in the writer, function that converts a message)."""
+    from rosbags.convert.converter import create_connections_converters
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it converts
+        places, converters = create_connections_converters(connections, None, reader, writer)
+    return {(c.id, c.owner): (places[c.id, c.owner], converters[c.msgtype]) for c in connections}
+
+
+def _stream(reader: Any, convert: dict[Any, Any]) -> Iterator[tuple[int, Any, Any]]:
     for connection, when, data in reader.messages():
-        yield when, targets[connection.id], data
+        target, converted = convert[connection.id, connection.owner]
+        yield when, target, converted(data)

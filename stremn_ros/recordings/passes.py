@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +21,9 @@ import numpy as np
 
 from stremn_ros.errors import InputError
 from stremn_ros.files import NewFile
-from stremn_ros.recordings.plan import Pass
+from stremn_ros.recordings.plan import Pass, SeedPoint
 from stremn_ros.recordings.seeds import Labels
-from stremn_ros.recordings.sources import Frame
+from stremn_ros.recordings.sources import Frame, Source
 from stremn_ros.recordings.track import Track, decode_mask, encode_mask
 from stremn_ros.segmenter import ObjectState, Segmenter
 
@@ -156,6 +156,47 @@ class PassFolder:
             self._open = None
 
 
+class Given:
+    """What a person gave of the frames of a pass, in the pass's order.
+
+    An object learns its next seed at the seed before it: so it knows the frames between from both
+    of its ends, and what is far back does not stay for ever.
+    """
+
+    def __init__(self, track: Track, each: Pass) -> None:
+        seeds = track.sections[each.section].seeds
+        self._points = list(seeds) if each.forward else list(reversed(seeds))
+        self._places = {point.frame: n for n, point in enumerate(self._points)}
+        self._track = track
+        self._source: Source | None = None
+
+    def labels(self, frame: int) -> Labels | None:
+        """The labels that are given of a frame, uint8 [H, W]; None where nothing is."""
+        return self._track.seed(frame)
+
+    def next(self, frame: int, ids: Iterable[int]) -> Iterator[tuple[Frame, Labels, list[int]]]:
+        """The seeds that come next for objects of a seed's frame: picture, labels, ids."""
+        found: dict[int, list[int]] = {}
+        after: list[SeedPoint] = self._points[self._places[frame] + 1 :]
+        for object_id in ids:
+            at = next((point.frame for point in after if object_id in point.ids), None)
+            if at is not None:
+                found.setdefault(at, []).append(object_id)
+        for at, own in found.items():
+            labels = self._track.seed(at)
+            # not that of the pass, which is read in order meanwhile
+            self._source = self._source or self._track.open()
+            with contextlib.suppress(InputError):  # it cannot be decoded, so its seed is not used
+                picture = self._source.frame(at)
+                assert labels is not None
+                yield picture, labels, own
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._source is not None:
+            self._source.close()
+
+
 _loaded: tuple[Any, Segmenter] | None = None
 
 
@@ -195,6 +236,7 @@ def run_pass(
         return
     segmenter = loaded_segmenter(settings, len(track.ids))
     source = track.open()
+    given = Given(track, each)
     try:
         files.folder.mkdir(parents=True, exist_ok=True)
         for leftover in [*files.folder.glob(".*.part"), *files.folder.glob(".*.tmp")]:
@@ -207,10 +249,11 @@ def run_pass(
         else:
             frames = source.backwards(each.start - first, each.end)
         for number in range(done, files.parts):
-            _run_stretch(files, number, segmenter, frames, tell)
+            _run_stretch(files, number, segmenter, frames, given, tell)
     except OSError as error:
         raise InputError(f"{files.folder}: cannot be written ({error.strerror or error})") from None
     finally:
+        given.close()
         source.close()
 
 
@@ -219,6 +262,7 @@ def _run_stretch(
     number: int,
     segmenter: Segmenter,
     frames: Iterator[tuple[int, Frame | None]],
+    given: Given,
     tell: Callable[[int], None],
 ) -> None:
     count = min(files.stretch, len(files.each) - number * files.stretch)
@@ -237,7 +281,7 @@ def _run_stretch(
                 ) from None
             found: dict[int, Seen] = {}
             if frame is not None:
-                labels, found = segmented(segmenter, frame, files.track.seed(at))
+                labels, found = segmented(segmenter, frame, at, given)
                 entry = zipfile.ZipInfo(f"{at:06d}.png", _ZERO_TIME)
                 archive.writestr(entry, encode_mask(labels))
             objects[str(at)] = {str(n): [int(s.state), s.score] for n, s in found.items()}
@@ -256,25 +300,32 @@ def _run_stretch(
 
 
 def segmented(
-    segmenter: Segmenter, frame: Frame, given: Labels | None
+    segmenter: Segmenter, frame: Frame, at: int, given: Given
 ) -> tuple[Labels, dict[int, Seen]]:
     """The next frame of a pass: labels uint8 [H, W], and the objects by id.
 
-    Args:
-        given: labels of objects that start here, or start again; others go on beside them.
+    Objects that are given in it start here, or go on from there as they are given, and get to know
+    their next seed; others go on beside them.
     """
-    if given is None:
+    seed = given.labels(at)
+    if seed is None:
         result = segmenter.step(frame)
         return result.labels, {o.id: Seen(o.state, o.score) for o in result.objects}
-    ids = [int(value) for value in np.unique(given) if value]
-    labels = given
+    ids = [int(value) for value in np.unique(seed) if value]
+    followed = [n for n in ids if n in segmenter.ids]
+    labels = seed
     found: dict[int, Seen] = {}
     if segmenter.ids:
         result = segmenter.segment(frame)
         others = np.where(np.isin(result.labels, ids), 0, result.labels)
-        labels = np.where(given, given, others).astype(np.uint8)
+        labels = np.where(seed, seed, others).astype(np.uint8)
         found = {o.id: Seen(o.state, o.score) for o in result.objects}
-    segmenter.seed(frame, given)
+    if new := [n for n in ids if n not in followed]:
+        segmenter.seed(frame, seed, ids=new)
+    if followed:
+        segmenter.correct(frame, seed, ids=followed, learn=False)
+    for picture, next_labels, own in given.next(at, ids):
+        segmenter.learn(picture, next_labels, ids=own)
     segmenter.remember()
     found.update({n: Seen(ObjectState.TRACKED, 1.0) for n in ids})
     return labels, dict(sorted(found.items()))

@@ -25,7 +25,7 @@ from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.recordings.exporting import assemble
 from stremn_ros.recordings.joining import Joining, Labelled
 from stremn_ros.recordings.sources import Frame
-from stremn_ros.recordings.track import Track
+from stremn_ros.recordings.track import Track, decode_mask, encode_mask
 from stremn_ros.segmenter import ObjectState
 
 TILES = 12  # of the contact sheet
@@ -74,7 +74,8 @@ class Report:
         self._wanted = {look.frame for look in self._looks}
         spread = np.linspace(0, self._frames - 1, min(TILES, self._frames))
         self._spread = {round(float(place)) for place in spread}
-        self._tiles: list[tuple[Frame, NDArray[np.uint8], str]] = []
+        # packed: they wait for the end of the recording
+        self._tiles: list[tuple[bytes, bytes, str]] = []
         self._pictures: dict[tuple[int, int], str] = {}
 
     def _read(self, joining: Joining) -> list[Look]:
@@ -147,7 +148,8 @@ class Report:
                     self._pictures[look.frame, look.id] = _picture(frame, item, look.id)
         if item.frame in self._spread:
             small, labels = _smaller(frame, item.labels)
-            self._tiles.append((small, labels, f"frame {item.frame}"))
+            packed = _jpeg(small, 95), encode_mask(labels)
+            self._tiles.append((*packed, f"frame {item.frame}"))
 
     def finish(self) -> None:
         """Writes the part of the page into the track's folder."""
@@ -168,9 +170,10 @@ class Report:
             items = "".join(f"<li>{html.escape(text)}</li>" for text in track.problems)
             yield f'<ul class="problems">{items}</ul>'
         if self._tiles:
-            frames, labels, captions = zip(*self._tiles)
-            sheet = contact_sheet(list(frames), list(labels), 4, list(captions), 300)
-            yield f'<img class="sheet" alt="contact sheet" src="{_jpeg(sheet)}">'
+            frames = [_unpacked(tile) for tile, _, _ in self._tiles]
+            labels = [decode_mask(mask, caption) for _, mask, caption in self._tiles]
+            sheet = contact_sheet(frames, labels, 4, [tile[2] for tile in self._tiles], 300)
+            yield f'<img class="sheet" alt="contact sheet" src="{_inline(sheet)}">'
         yield "<h3>Score over time</h3>" + _LEGEND
         for object_id in sorted(self._charts):
             yield self._chart(object_id)
@@ -277,14 +280,23 @@ def _picture(frame: Frame, item: Labelled, object_id: int) -> str:
         share = small.shape[1] / frame.shape[1]
         x, y, width, height = (round(value * share) for value in box)
         cv2.rectangle(drawn, (x - 3, y - 3), (x + width + 3, y + height + 3), (255, 255, 255), 1)
-    return _jpeg(drawn)
+    return _inline(drawn)
 
 
-def _jpeg(image: NDArray[np.uint8]) -> str:
-    data = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82]
-    )[1]
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+
+def _unpacked(jpeg: bytes) -> NDArray[np.uint8]:
+    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert bgr is not None
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _inline(image: NDArray[np.uint8]) -> str:
+    """A picture within the page."""
+    return "data:image/jpeg;base64," + base64.b64encode(_jpeg(image, 82)).decode()
 
 
 def _dot(object_id: int) -> str:

@@ -148,7 +148,7 @@ def matches(entry: SeedEntry, recording: Path) -> bool:
     """Whether an entry is of a recording: it names its path, or the last parts of that."""
     if entry.recording is None:
         return True
-    named = Path(entry.recording)
+    named = Path(entry.recording.replace("://", "/"))  # what is at a URL is fetched (``remote``)
     for base in (entry.folder, Path()):
         if (base / named).resolve() == recording.resolve():
             return True

@@ -34,7 +34,6 @@ Frame = NDArray[np.uint8]
 Numbered = tuple[int, "Frame | None"]
 
 OVERTAKES = 64  # frames by which a message may be late and still be put in its place
-_BLOCK_BYTES = 1 << 27  # of frames that are held to go backwards
 _OURS = ("seed", "mask", "overlay", "predicted_mask", "masked_depth")  # what the node adds
 
 
@@ -66,6 +65,9 @@ class Source(ABC):
     decoded, of which ``problems`` then tells why.
     """
 
+    # what is held to go backwards: a file of messages is read anywhere at about the same cost
+    BLOCK_BYTES, BLOCK_FRAMES = 1 << 24, 64
+
     def __init__(self, path: Path, index: Index) -> None:
         self.path, self.index = path, index
         self.problems: list[str] = []
@@ -88,7 +90,7 @@ class Source(ABC):
             yield from reversed(block)
             end = begin - 1
             largest = max((frame.nbytes for _, frame in block if frame is not None), default=1)
-            held = max(1, min(256, _BLOCK_BYTES // largest))
+            held = max(1, min(self.BLOCK_FRAMES, self.BLOCK_BYTES // largest))
 
     def frame(self, number: int) -> Frame:
         """One frame.
@@ -163,6 +165,8 @@ class BagSource(Source):
 
 class VideoSource(Source):
     """Frames of a video file. Going back decodes it from its start, block by block."""
+
+    BLOCK_BYTES, BLOCK_FRAMES = 1 << 27, 256
 
     def frames(self, first: int, last: int) -> Iterator[Numbered]:
         # the end of a damaged file is in the index already

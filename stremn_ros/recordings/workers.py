@@ -24,6 +24,7 @@ from stremn_ros.recordings.finishing import FINISHED, finish_track
 from stremn_ros.recordings.passes import PassFolder, Settings, run_pass
 from stremn_ros.recordings.spec import Job
 from stremn_ros.recordings.track import Track
+from stremn_ros.runtime.device import return_freed_memory
 
 TRIES = 3  # of a task whose worker died
 _LOOK_EVERY = 0.5  # seconds
@@ -53,6 +54,7 @@ class Task:
 
     def run(self, tell: Callable[[int], None] = lambda count: None) -> None:
         track = Track.load(Path(self.folder))
+        return_freed_memory()  # of the task before: each needs other things
         if self.number < 0:
             finish_track(track, Path(self.out), self.formats, self.settings.stretch, tell)
         else:

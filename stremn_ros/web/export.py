@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import StremnError
-from stremn_ros.files import write_bytes
+from stremn_ros.files import write_text
 from stremn_ros.imaging.video import VideoWriter, WhatComes, open_frames
 from stremn_ros.imaging.visualization import overlay, write_label_png
+from stremn_ros.text_files import csv_line
 
 MASK_DIGITS = 5
 COLUMNS = ("frame", "id", "name", "state", "score", "area", "x", "y", "width", "height")
@@ -52,9 +51,7 @@ def write_results(
     names = [Path(name).stem for name in source.names] if path.is_dir() else []
     if len(set(names)) < len(names):
         names = []  # a.jpg beside a.png: their masks would have one name
-    rows = io.StringIO()
-    table = csv.writer(rows, lineterminator="\n")
-    table.writerow(COLUMNS)
+    table = [csv_line(COLUMNS)]
     frames = WhatComes(source)
     with VideoWriter(folder / "overlay.mp4", source.fps) as video:
         for number, frame in zip(itertools.count(), frames):
@@ -69,8 +66,8 @@ def write_results(
                 shown = np.asarray(cv2.resize(shown, source.size[::-1]), np.uint8)
             video.write(shown)
             for item in record.objects if record is not None else ():
-                table.writerow([number, *_row(item)])
-    write_bytes(folder / "objects.csv", rows.getvalue().encode())
+                table.append(csv_line([number, *_row(item)]))
+    write_text(folder / "objects.csv", "".join(table))
     if frames.error is not None:
         raise frames.error
     return folder
@@ -78,11 +75,8 @@ def write_results(
 
 def _row(item: Mapping[str, Any]) -> list[Any]:
     score = item.get("score")
-    name = str(item["name"])
-    if name[:1] in ("=", "+", "-", "@"):  # a spreadsheet would take it for a formula
-        name = "'" + name
     shown = "" if score is None else score
-    return [item["id"], name, item["state"], shown, item["area"], *item["box"]]
+    return [item["id"], str(item["name"]), item["state"], shown, item["area"], *item["box"]]
 
 
 def _new_folder(out: Path, name: str) -> Path:
