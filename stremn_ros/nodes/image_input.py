@@ -58,7 +58,7 @@ class ImageInput:
         take: called with each message. log: see `Log`.
 
     Attributes:
-        hint: why a publisher cannot be heard, once one was met; else empty.
+        hint: the QoS mismatch with a publisher, once there was one; else empty.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class ImageInput:
             else "make its QoS fit, or set qos_overrides for the subscription"
         )
         self.hint = (
-            f"a publisher of {self.topic} cannot be heard: its {policy} does not fit what this "
+            f"QoS mismatch with a publisher of {self.topic}: its {policy} does not fit what this "
             f"node asks for; {remedy} (ros2 topic info -v shows both)"
         )
         self._log("error", "", self.hint)
