@@ -205,8 +205,8 @@ def test_no_text_lists_runtimes_by_itself() -> None:
 # ---------------------------------------------------------------- paths
 
 PATH = re.compile(
-    r"(?<![\w/.<])((?:docs|config|test|launch|models|benchmark|scripts|paper|requirements|"
-    r"stremn_ros)/(?!stremn_interfaces)[\w./-]*\w)"
+    r"(?<![\w/.<])((?:docs|config|test|launch|models|benchmark|examples|scripts|paper|"
+    r"requirements|stremn_ros)/(?!stremn_interfaces)[\w./-]*\w)"
 )
 
 
@@ -299,8 +299,8 @@ def prose(text: str) -> list[str]:
     """The paragraphs and list items of a Markdown text, without code, tables and headings."""
     paragraphs = []
     for block in re.split(r"\n\s*\n", re.sub(r"(?s)```.*?```", "", text)):
-        lines = [line for line in block.splitlines() if not line.startswith(("    ", "|", "#", "!"))]
-        for item in re.split(r"(?m)^ *(?:[-*]|\d+\.)\s+", "\n".join(lines)):
+        kept = re.sub(r"(?m)^(?:    |[|#!]).*\n?", "", block)
+        for item in re.split(r"(?m)^ *(?:[-*]|\d+\.)\s+", kept):
             words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(item.split()))
             if words:
                 paragraphs.append(re.sub(r"`[^`]*`", "code", words).replace("**", ""))

@@ -575,7 +575,7 @@ def _is_known(node: Any, name: str) -> bool:
 
 
 def unknown_parameters(names: Iterable[str], known: Iterable[str]) -> str:
-    """What to say of parameters that were given and are none, perhaps misspelt."""
+    """What to say of parameters that were given and are none, perhaps misspelled."""
     described = []
     for name in names:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -649,8 +649,8 @@ def markdown() -> str:
         'reason, while the node is configured. "at start only": read-only once the node runs.',
         "",
         "An invalid value is refused with the reason. If it was given at the start, `configure` of "
-        "a lifecycle node fails, with the reason in the log. The log also names unknown parameters, "
-        "such as a misspelled one in a file.",
+        "a lifecycle node fails, with the reason in the log. The log also names unknown "
+        "parameters, such as a misspelled one in a file.",
     ]
     for node, title in _TITLES.items():
         lines += ["", f"## {title}", ""]
