@@ -80,7 +80,7 @@ class SeedFromDetector(Node):
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
         time.sleep(self._delay)
-        if labels is None:
+        if labels is None or not rclpy.ok():  # not ok: stopped meanwhile, by Ctrl-C or a signal
             return
         mask = image_write.encode(Image(), labels, "mono8")
         mask.header = image.header  # says in which image the mask is right

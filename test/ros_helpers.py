@@ -189,7 +189,7 @@ class Peer(peer.Peer):
     def bring_up(self, process, node="/stremn"):
         """Configures and activates; process: whose log tells why not."""
         for step in ("configure", "activate"):
-            assert self.transition(step, node), node_process.log
+            assert self.transition(step, node), process.log
 
     def set_parameter(self, name, value, node="/stremn"):
         """(successful, reason)"""
