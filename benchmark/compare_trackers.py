@@ -75,10 +75,10 @@ def xmem(checkout: Path, first: np.ndarray, mask: np.ndarray, _: dict[str, Any])
     core = InferenceCore(network, config)
     core.set_all_labels([1])
     with torch.inference_mode():
-        core.step(image(first, normalize=True), torch.from_numpy(mask)[None].float(), [1])
+        core.step(image(first, normalise=True), torch.from_numpy(mask)[None].float(), [1])
 
     def step(frame: np.ndarray) -> None:
-        probability = core.step(image(frame, normalize=True))
+        probability = core.step(image(frame, normalise=True))
         torch.argmax(probability, dim=0).to(torch.uint8).numpy()
 
     return in_inference_mode(step)
@@ -253,12 +253,12 @@ def resnet50() -> Any:
     )
 
 
-def image(frame: np.ndarray, normalize: bool = False) -> Any:
-    """uint8 [H, W, 3] -> float [3, H, W] in 0..1, or ImageNet's normalization of it."""
+def image(frame: np.ndarray, normalise: bool = False) -> Any:
+    """uint8 [H, W, 3] -> float [3, H, W] in 0..1, or ImageNet's normalisation of it."""
     import torch
 
     result = torch.from_numpy(frame).permute(2, 0, 1).float() / 255.0
-    if normalize:
+    if normalise:
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         result = (result - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     return result.contiguous()
