@@ -20,9 +20,10 @@ import cv2
 import numpy as np
 import rclpy
 from numpy.typing import NDArray
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
 
@@ -80,7 +81,7 @@ class SeedFromDetector(Node):
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
         time.sleep(self._delay)
-        if labels is None or not rclpy.ok():  # not ok: stopped meanwhile, by Ctrl-C or a signal
+        if labels is None:
             return
         mask = image_write.encode(Image(), labels, "mono8")
         mask.header = image.header  # says in which image the mask is right
@@ -93,9 +94,14 @@ def main() -> None:
     parser.add_argument("--segmenter", default="/stremn", help="full name of the node")
     parser.add_argument("--delay", type=float, default=0.5, help="seconds added to a detection")
     options = parser.parse_args(remove_ros_args()[1:])
-    rclpy.init()
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(SeedFromDetector(options.segmenter, options.delay))
+    # Without rclpy's handlers a signal ends this as any Python program. With them the context goes
+    # away in the middle of a detection, and publishing its mask raises an error.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    executor = SingleThreadedExecutor()
+    executor.add_node(SeedFromDetector(options.segmenter, options.delay))
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            executor.spin_once(timeout_sec=0.2)
 
 
 if __name__ == "__main__":
