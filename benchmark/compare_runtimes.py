@@ -24,13 +24,13 @@ from stremn_ros.segmenter import Segmenter
 NOISY = "with noise"  # the first runtime's column
 
 
-def noisy(segmenter: Segmenter, frames: list[np.ndarray], grey: int) -> Segmenter:
+def noisy(segmenter: Segmenter, frames: list[np.ndarray], gray: int) -> Segmenter:
     """It sees each of these frames (the seed's first time excepted) with whole numbers of at most
-    ``grey`` added to or taken from every value."""
+    ``gray`` added to or taken from every value."""
     generator = np.random.default_rng(0)
     changed = {}
     for frame in [*frames[1:], frames[0]]:
-        noise = generator.integers(-grey, grey, frame.shape, np.int16, endpoint=True)
+        noise = generator.integers(-gray, gray, frame.shape, np.int16, endpoint=True)
         changed[id(frame)] = np.clip(frame + noise, 0, 255).astype(np.uint8)
     step = segmenter.step
     segmenter.step = lambda frame: step(changed[id(frame)])  # type: ignore[method-assign]

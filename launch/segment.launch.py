@@ -148,7 +148,7 @@ def _rviz(value: Value, remappings: list[tuple[str, str]]) -> list:
 
 
 def _web(value: Value, node: str, camera: str, topic: str) -> list:
-    """The live page in a process of its own, where it is wished and aiohttp is installed."""
+    """The live page in a separate process, if it is wanted and aiohttp is installed."""
     if value("web") != "true":
         return []
     port = number(value, "web_port", int)

@@ -393,7 +393,7 @@ def main() -> int:
         print(f"stremn_ros: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stremn_ros: set-up interrupted; `make setup` goes on where it was", file=sys.stderr)
+        print("stremn_ros: set-up interrupted; `make setup` continues there", file=sys.stderr)
         return 130
     return 0
 

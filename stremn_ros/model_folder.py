@@ -27,7 +27,7 @@ from stremn_ros.resources import shared_places
 from stremn_ros.text_files import read_yaml
 
 WEIGHTS = "weights.safetensors"
-# beside them where the rule `learned` was trained; apart, so that either can be trained anew
+# beside them where the rule `learned` was trained; apart, so that either can be trained again
 SCORER = "pair_scorer.safetensors"
 SCORER_PREFIX = "pair_scorer."
 CONFIG = "config.yaml"

@@ -75,7 +75,7 @@ class SegmenterOptions:
 
     slots: int = _option(5, "Memory slots of each object, its seed included.", 2, 16, own=0)
     max_objects: int = _option(
-        8, "Most objects followed at once; the memory is made for this many.", 1, MAX_ID
+        8, "Maximum number of objects at once; the memory is allocated for this many.", 1, MAX_ID
     )
     processing_size: int | tuple[int, int] = _option(
         240,
@@ -95,23 +95,23 @@ class SegmenterOptions:
         choices=tuple(name for name, rule in RULES.items() if not rule.grows),
         run_time=True,
     )
-    # an update treats the predicted mask as ground truth: frequent ones follow an object that
-    # changes its look, rare ones copy fewer errors on
+    # an update treats the predicted mask as ground truth: frequent updates follow an object whose
+    # look changes, rare ones copy fewer errors
     update_every: int = _option(
         1, "Write to the memory on every n-th frame only.", 1, own=0, most=1000, run_time=True
     )
     min_score: float = _option(
         0.5,
-        "Score below which an object counts as not seen: it has no mask in that frame, and is not "
-        "remembered.",
+        "An object with a lower score counts as not seen: it has no mask in that frame, and the "
+        "memory is not updated with it.",
         0.0,
         1.0,
         run_time=True,
     )
-    # what is taken for it meanwhile is often another thing, of which the network is less sure
+    # while it is away the network tends to pick something similar, with a lower score
     return_score: float = _option(
         0.0,
-        "Score that an object that was not seen needs to be seen again, where that is higher than "
+        "Minimum score for an object that is not seen to count as found again, if higher than "
         "min_score.",
         0.0,
         1.0,
@@ -120,7 +120,7 @@ class SegmenterOptions:
     )
     lost_after: int = _option(
         30,
-        "Frames for which an object may be unseen before its state is LOST.",
+        "An object that is not seen for more than this many frames is LOST.",
         0,
         own=0,
         most=1_000_000,
@@ -128,9 +128,8 @@ class SegmenterOptions:
     )
     smallest_part: float = _option(
         0.0,
-        "Parts of a mask that have less than this share of the pixels of its largest part are left "
-        "out of what is published, not of the memory; 0 leaves masks as they are, 1 leaves the "
-        "largest part only.",
+        "Do not publish parts of a mask that are smaller than this share of its largest part. The "
+        "memory still gets them. 0 keeps all parts, 1 only the largest.",
         0.0,
         1.0,
         run_time=True,

@@ -33,7 +33,7 @@ class ClipState:
 
     A template is written after the read of its frame: with every ``update_every``-th frame, from
     the first on that completes a stack. With a ``span`` the memory has two rows for each clip,
-    which begin anew in turns, every ``2 * span`` frames, and the older one is read: what is read
+    which restart in turns, every ``2 * span`` frames, and the older one is read: what is read
     then reaches back ``span`` to ``2 * span`` frames, as in training, however long the stream.
 
     Args:
@@ -366,7 +366,7 @@ class Predictor:
         return fitted_size(self._requested_size, size, STRIDE)
 
     def _prepared(self, size: tuple[int, int]) -> ClipState:
-        """The state for frames of this size; made anew only where the working size changes."""
+        """The state for frames of this size; made again only where the working size changes."""
         self._size = size
         height, width = self._processing(size)
         cells = (height // STRIDE, width // STRIDE)

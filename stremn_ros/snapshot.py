@@ -117,7 +117,7 @@ class Snapshot:
                 if header.get("format") != FORMAT:
                     raise InputError(
                         f"{path} is a snapshot of format {header.get('format')!r}; this version "
-                        f"reads format {FORMAT}: save it anew"
+                        f"reads format {FORMAT}: save it again"
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError:

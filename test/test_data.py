@@ -289,9 +289,9 @@ def test_a_twin_is_a_copy_that_goes_its_own_way() -> None:
         inside = [frame[copy] for frame, copy in zip(shown, copies, strict=True) if copy.any()]
         if inside:
             assert np.abs(np.concatenate(inside).mean(axis=0) - (200, 30, 60)).max() < 30
-            centres = [np.nonzero(copy)[1].mean() for copy in copies if copy.sum() > 50]
-            if len(centres) == 6:
-                distances.append(abs((centres[5] - centres[0]) - 10.0))
+            centers = [np.nonzero(copy)[1].mean() for copy in copies if copy.sum() > 50]
+            if len(centers) == 6:
+                distances.append(abs((centers[5] - centers[0]) - 10.0))
         hidden += any((part == 3).sum() < (label == 3).sum() for part, label in zip(made, labels))
     assert max(distances) > 4.0, "it moves by itself"
     assert 3 <= hidden < 27, "in front of the object at times, and at times not"

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from stremn_ros.cli import build_parser
 from stremn_ros.nodes import parameters
 from stremn_ros.nodes.outputs import OUTPUTS
 
@@ -433,3 +435,65 @@ def test_make_help_names_every_target() -> None:
     targets = re.search(r"\.PHONY: (.*)", text).group(1).split()
     shown = shell(["make", "--no-print-directory", "help"]).stdout
     assert [name for name in targets if name != "help" and f"make {name} " not in shown] == []
+
+
+# ---------------------------------------------------------------- CI, containers, issue templates
+
+
+def workflow() -> dict[str, Any]:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    return dict(yaml.safe_load(text)["jobs"])
+
+
+def test_the_workflow_calls_what_the_makefile_has() -> None:
+    jobs = workflow()
+    lines = "\n".join(step.get("run", "") for step in jobs["test"]["steps"])
+    called = set(re.findall(r"^make (\w+)", lines, re.M))
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    assert {"setup", "lint", "test"} <= called <= targets
+    matrix = jobs["colcon"]["strategy"]["matrix"]
+    assert matrix["distro"] == ["humble", "jazzy", "kilted"]
+
+
+def container_files() -> list[Path]:
+    return [path for path in (ROOT / "docker").iterdir() if path.suffix != ".sh"]
+
+
+def test_the_commands_of_workflow_and_containers_exist() -> None:
+    files = [*container_files(), ROOT / ".github" / "workflows" / "ci.yml"]
+    commands = []
+    for path in files:
+        for words in re.findall(r"ros2 run stremn_ros (stremn [^\n&]+)", path.read_text()):
+            commands.append(words.split()[1:])
+    assert len(commands) >= 4
+    for words in commands:
+        if words != ["--version"]:
+            build_parser().parse_known_args(words)  # exits where it does not know the command
+
+
+def test_the_files_that_the_containers_copy_are_there() -> None:
+    for path in (ROOT / "docker").glob("Dockerfile*"):
+        text = path.read_text()
+        for source in re.findall(r"^COPY (\S+) ", text, re.M):
+            assert (ROOT / source).exists()
+        for name in ("torch", "onnx", "safetensors", "scikit-video", "colcon build"):
+            assert name in text
+    services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
+    assert set(services) == {"demo", "page"}
+    for service in services.values():
+        build = service["build"]
+        assert (ROOT / "docker" / build["context"] / build["dockerfile"]).is_file()
+
+
+def test_what_was_never_run_says_so() -> None:
+    for path in (*container_files(), ROOT / ".github" / "workflows" / "ci.yml"):
+        assert re.match(r"# (NOT YET (RUN|BUILT)|UNVERIFIED):", path.read_text()), path.name
+
+
+def test_issue_templates_have_their_heads() -> None:
+    templates = list((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md"))
+    assert len(templates) >= 3
+    for path in templates:
+        _, head, text = path.read_text().split("---\n", 2)
+        assert {"name", "about"} <= set(yaml.safe_load(head))
+        assert text.strip()

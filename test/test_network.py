@@ -126,7 +126,7 @@ def test_objects_of_a_batch_do_not_influence_each_other() -> None:
     torch.testing.assert_close(together[1:2], alone)
 
 
-def test_lite0_equals_a_batch_normalised_reference() -> None:
+def test_lite0_equals_a_batch_normalized_reference() -> None:
     """Folding the frozen normalisation, and the padding, against PyTorch's own modules."""
     torch.manual_seed(1)
     network = EfficientNetLite0().double().eval()

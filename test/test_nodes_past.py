@@ -1,6 +1,6 @@
 """Seeds for the past over real DDS: a detector that answers late, and the object moves on.
 
-The figures in docs/nodes.md: `python -m pytest test/test_nodes_past.py -s -k late`
+The figures in docs/seeding.md: `python -m pytest test/test_nodes_past.py -s -k late`
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_one_outlying_stamp_breaks_nothing(stream, outlier):
     stream.stamp = right + STEP
     for frame in frames[6:]:
         assert stream.send(frame).image is not None
-    assert not any("begins anew" in text for text in stream.log)
+    assert not any("starts again" in text for text in stream.log)
 
 
 def test_too_few_images_and_none_at_all_are_told(stream):

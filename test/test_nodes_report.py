@@ -91,9 +91,9 @@ CASES = {
         "its mask is empty until it is found again",
     ),
     "QoS": (
-        {"since": 3.0, "hint": "a publisher cannot be heard: set image_reliability"},
+        {"since": 3.0, "hint": "QoS mismatch with a publisher: set image_reliability"},
         WARN,
-        "a publisher cannot be heard",
+        "QoS mismatch with a publisher",
         "set image_reliability",
     ),
     "no clock": ({"no_clock": True}, WARN, "nothing has published a time on /clock", "--clock"),

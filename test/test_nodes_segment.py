@@ -698,7 +698,7 @@ def test_a_qos_that_cannot_match_is_told(peer, node):
     quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     other = peer.node.create_publisher(Image, "/image", quality)
     try:
-        node.wait_for_log("a publisher of /image cannot be heard: its reliability")
+        node.wait_for_log("QoS mismatch with a publisher of /image: its reliability")
     finally:
         peer.node.destroy_publisher(other)
     assert peer.set_parameter("frame_timeout", 0.2) == (True, "")

@@ -198,7 +198,7 @@ def test_a_detector_that_cannot_be_heard_is_told(peer):
     quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     deaf = peer.node.create_publisher(Image, "/stremn/seed", quality)
     try:
-        told(peer, "a publisher of /stremn/seed cannot be heard: its reliability does not fit")
+        told(peer, "QoS mismatch with a publisher of /stremn/seed: its reliability does not fit")
     finally:
         peer.node.destroy_publisher(deaf)
 

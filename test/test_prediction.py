@@ -190,15 +190,15 @@ def test_what_is_mirrored_moves_as_in_a_mirror() -> None:
     for part in (steer.begin, steer.cell):
         torch.nn.init.normal_(part[-1].weight, std=0.3)
     size = (16, 24)
-    centres = torch.rand(1, 2, 2) * 15.0
+    centers = torch.rand(1, 2, 2) * 15.0
     where, match, features = torch.randn(1, 2, 4, 2), torch.rand(1, 2, 4), torch.rand(1, 2, 3)
-    path, spread = steer(centres, size, where, match, features)
-    across = torch.tensor([15.0, 23.0]) - centres
+    path, spread = steer(centers, size, where, match, features)
+    across = torch.tensor([15.0, 23.0]) - centers
     opposite, same = steer(across, size, -where, match, features)
     torch.testing.assert_close(opposite, -path)
     torch.testing.assert_close(same, spread)
     assert (path[..., 0] - path[..., 1]).abs().max() > 0.1  # rows and columns by their own
-    only, _ = steer(centres, size, where[:, :, :1], match[:, :, :1], features)
+    only, _ = steer(centers, size, where[:, :, :1], match[:, :, :1], features)
     assert only.isfinite().all()  # a single earlier frame has to do
 
 
@@ -226,8 +226,8 @@ def test_paths_alone_teach_the_steer_to_bounce() -> None:
 
     def run(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         drawn = draw_paths(np.random.default_rng(seed), 128, 10, 10)
-        centres, where, match, coming = (torch.from_numpy(x)[:, None] for x in drawn)
-        path, spread = steer(centres, (64, 64), where, match, torch.zeros(128, 1, 2))
+        centers, where, match, coming = (torch.from_numpy(x)[:, None] for x in drawn)
+        path, spread = steer(centers, (64, 64), where, match, torch.zeros(128, 1, 2))
         return path, spread, coming
 
     with torch.no_grad():

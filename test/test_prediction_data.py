@@ -84,7 +84,7 @@ def test_paths_are_those_of_digits() -> None:
     drawn = draw_paths(np.random.default_rng(2), 400, 6, 3)
     ways = trajectories(np.random.default_rng(2), 400, 9)
     newest = ways[:, 5]
-    assert np.abs(drawn.centres - newest - 14.0).max() < 0.5
+    assert np.abs(drawn.centers - newest - 14.0).max() < 0.5
     np.testing.assert_array_equal(drawn.coming, ways[:, 6:] - newest[:, None])
     past = ways[:, 4::-1] - newest[:, None]
     off = (drawn.where != past).any(axis=2)

@@ -1,4 +1,4 @@
-"""Static int8: recorded, quantised, nearly the same masks; and refused when it is not whole."""
+"""Static int8: recorded, quantized, nearly the same masks; and refused when it is not whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stremn_ros.runtime.onnx.int8 import (
     export_int8,
     int8_files,
     int8_folder,
-    worth_quantising,
+    worth_quantizing,
 )
 from stremn_ros.segmenter import Segmenter
 
@@ -68,16 +68,16 @@ def exported(tiny_export: Exported, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.parametrize("objects", [[1], [1, 2]])
 def test_masks_are_nearly_those_of_single_precision(cache: Path, objects: list[int]) -> None:
     """One recording serves frames with one object and with several."""
-    single, quantised = load("onnxruntime"), load("onnxruntime_int8")
-    assert "int8" in quantised.runtime_name
+    single, quantized = load("onnxruntime"), load("onnxruntime_int8")
+    assert "int8" in quantized.runtime_name
     assert "int8" not in single.runtime_name
     frame, labels = scene(0)
     given = np.where(np.isin(labels, objects), labels, 0).astype(np.uint8)
     differ, agree = False, []
-    for segmenter in (single, quantised):
+    for segmenter in (single, quantized):
         segmenter.seed(frame, given)
     for n in range(1, 20):
-        a, b = (segmenter.step(scene(n)[0]) for segmenter in (single, quantised))
+        a, b = (segmenter.step(scene(n)[0]) for segmenter in (single, quantized))
         agree.append(float((a.labels == b.labels).mean()))
         pairs = zip(a.objects, b.objects, strict=True)
         differ |= any(x.score != y.score for x, y in pairs)
@@ -85,7 +85,7 @@ def test_masks_are_nearly_those_of_single_precision(cache: Path, objects: list[i
     assert differ, "nothing is in int8"
 
 
-def test_dense_convolutions_alone_are_quantised(cache: Path) -> None:
+def test_dense_convolutions_alone_are_quantized(cache: Path) -> None:
     """And of those of one pixel only the two that lie between others; never the keys' own."""
     files = int8_files(TINY_MODEL)
     for stage in STAGES:
@@ -103,7 +103,7 @@ def test_dense_convolutions_alone_are_quantised(cache: Path) -> None:
                 between = chosen and any(name in source.input[0] for name in BETWEEN)
                 assert chosen == between, (stage, node.name)
         assert any(node.op_type == "QuantizeLinear" for node in graph.node), stage
-    assert not worth_quantising(onnx.load(str(files["heads"])).graph)
+    assert not worth_quantizing(onnx.load(str(files["heads"])).graph)
     assert files["query_encoder"] == checked_files(TINY_MODEL)["query_encoder"]
 
 
@@ -134,7 +134,7 @@ def test_what_lies_between_chosen_convolutions_is_chosen() -> None:
         node("Relu", ["h"], ["out"], "after it"),
     ]
     graph = onnx.helper.make_graph(nodes, "drawn", [image], [result], weights)
-    assert worth_quantising(graph) == ["large", "alone", "large too", "enlarged", "sum"]
+    assert worth_quantizing(graph) == ["large", "alone", "large too", "enlarged", "sum"]
 
 
 def test_the_recorder_keeps_what_either_graph_would_have_had(cache: Path) -> None:

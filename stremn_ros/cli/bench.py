@@ -16,10 +16,10 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "bench",
         parents=[common],
-        help="what a frame costs, stage by stage, and that memory does not grow",
+        help="measure the time of each stage, and the bytes of the memory",
         description="Follows drawn objects for many frames and measures the time of each stage "
         "and the bytes of the memory. "
-        "On a GPU it also waits for each stage to end, so the times are upper bounds.",
+        "On a GPU the times are upper bounds, because it waits for each stage to end.",
     )
     parser.add_argument(
         "--frames", type=int, default=200, metavar="N", help="frames (default: %(default)s)"
@@ -37,9 +37,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         choices=("linear", *RUNTIMES),
-        help="a runtime's name: --runtime beside that one in turns, stage by stage, and the pixels "
-        "in which their masks agree. linear: "
-        "beside a memory that grows by a template every 5 frames, with 1 to --objects "
+        help="a runtime's name: time --runtime and that one in turns, stage by stage, and compare "
+        "their masks. linear: "
+        "time beside a memory that grows by a template every 5 frames, with 1 to --objects "
         "objects: the first --frames frames are played with one object and 40 with more, and at "
         "each frame of --at the growing memory is filled to its length there",
     )

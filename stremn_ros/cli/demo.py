@@ -9,7 +9,7 @@ from typing import Any
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "demo", add_help=False, help="the whole chain on a real video, through real ROS nodes"
+        "demo", add_help=False, help="follow an object in a real video, through real ROS nodes"
     )
     parser.set_defaults(run=_run, forwards=True)
 

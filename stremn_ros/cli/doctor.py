@@ -13,7 +13,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "doctor",
         parents=[common],
-        help="what is installed, what would be used, what is wrong",
+        help="report what is installed, what would be used, and what is wrong",
         description="Examines this installation. The exit code is 0 only when the segmentation "
         "node can run here.",
     )

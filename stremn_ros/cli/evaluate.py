@@ -109,7 +109,7 @@ def _add_suite(sets: Any, common: argparse.ArgumentParser) -> None:
         "suite",
         parents=[common],
         help="all development sets in one table with a spread",
-        description="Scores a model on all sets of a suite file: whole sequences, short pieces of "
+        description="Scores a model on all sets of a suite file: whole sequences, short parts of "
         "them, and composed clips. The spread is that of a bootstrap over the objects.",
     )
     parser.add_argument(

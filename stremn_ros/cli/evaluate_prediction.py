@@ -42,7 +42,7 @@ def add(sets: Any, common: argparse.ArgumentParser) -> None:
             name,
             parents=[common],
             help=f"predicted frames: MSE, MAE, SSIM, PSNR ({name})",
-            description="Judges predicted frames by MSE, MAE (sums over a frame), SSIM in both "
+            description="Scores predicted frames by MSE, MAE (sums over a frame), SSIM in both "
             "conventions, PSNR and LPIPS, beside copy-last-frame and optical-flow extrapolation. "
             + TEXTS[name],
         )
@@ -51,7 +51,7 @@ def add(sets: Any, common: argparse.ArgumentParser) -> None:
             "--model",
             default=model,
             metavar="A,B,...",
-            help='models to judge, names or folders; "" for the baselines alone (default: '
+            help='models to score, names or folders; "" for the baselines alone (default: '
             "%(default)s)",
         )
         parser.add_argument("--observe", type=int, default=observe, help="frames seen")

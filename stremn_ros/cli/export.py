@@ -16,7 +16,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "export",
         parents=[common],
-        help="make the files with which another runtime runs a model",
+        help="make the files that a faster runtime needs",
         description="Exports a model's stages, compares each with PyTorch and keeps them in the "
         "cache ($STREMN_CACHE, or stremn_ros in the user's cache folder), where the runtime "
         "finds them.",
@@ -29,7 +29,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--size",
         type=size,
         metavar="HxW",
-        help="tensorrt only, whose plans have one size: rows x columns that the network works at, "
+        help="only for tensorrt, whose plans have one size: rows x columns of the network's input, "
         "multiples of 16 (default: the model's rows at 16:9)",
     )
     int8 = parser.add_argument_group(
@@ -42,10 +42,14 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--int8", nargs="+", metavar="VIDEO", help="videos or folders of images to play"
     )
     int8.add_argument(
-        "--mask", nargs="+", metavar="MASK", help="of the first frame of each of them"
+        "--mask", nargs="+", metavar="MASK", help="mask of the first frame of each video"
     )
     int8.add_argument(
-        "--frames", type=int, default=60, metavar="N", help="of each (default: %(default)s)"
+        "--frames",
+        type=int,
+        default=60,
+        metavar="N",
+        help="frames of each video (default: %(default)s)",
     )
     parser.set_defaults(run=_run)
 

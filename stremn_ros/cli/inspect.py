@@ -23,7 +23,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="draw what each slot of the memory holds over a video",
         description="Follows the objects of a first mask and draws for each what its slots hold "
-        "over time: which frame each came from, what was distilled into what, the attention that "
+        "over time: which frame each came from, what was fused into what, the attention that "
         "each gets, and how similar they are. Writes OUT/object_N.png and OUT/memory.json.",
     )
     parser.add_argument("video", metavar="VIDEO_OR_FOLDER", help="video, or folder of images")

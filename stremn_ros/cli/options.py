@@ -41,7 +41,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--auto-build",
         action="store_true",
-        help="export the model first, or build its plans, where the runtime wants that",
+        help="export the model first, or build its plans, if the runtime needs that",
     )
 
 
@@ -82,11 +82,13 @@ def _points(text: str) -> list[tuple[float, float]]:
 
 def add_hints(parser: argparse.ArgumentParser) -> None:
     """Where an object is, typed by hand."""
-    parser.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the object lies within")
-    parser.add_argument("--polygon", type=_points, metavar="X,Y;X,Y;X,Y", help="around the object")
-    parser.add_argument("--points", type=_points, metavar="X,Y;X,Y", help="on the object")
+    parser.add_argument("--box", type=_box, metavar="X,Y,W,H", help="box around the object")
     parser.add_argument(
-        "--not", dest="outside", type=_points, metavar="X,Y;X,Y", help="beside the object"
+        "--polygon", type=_points, metavar="X,Y;X,Y;X,Y", help="outline of the object"
+    )
+    parser.add_argument("--points", type=_points, metavar="X,Y;X,Y", help="points on the object")
+    parser.add_argument(
+        "--not", dest="outside", type=_points, metavar="X,Y;X,Y", help="points beside the object"
     )
 
 

@@ -16,10 +16,11 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "predict",
         parents=[common],
         help="predict the coming frames of a video",
-        description="Shows the first frames of a video to the prediction network and writes what "
-        "it expects to follow: OUT/predicted/*.png, OUT/sheet.png (past, truth, prediction and "
-        "difference, beside copy-last-frame and optical flow) and OUT/summary.json. Where the "
-        "video is shorter than observe + horizon there is no truth to compare with.",
+        description="Shows the first frames of a video to the prediction network and writes the "
+        "frames that it expects next: OUT/predicted/*.png, OUT/sheet.png (past, ground truth, "
+        "prediction and difference, beside copy-last-frame and optical flow) and "
+        "OUT/summary.json. A video that is shorter than observe + horizon has no ground truth to "
+        "compare with.",
     )
     parser.add_argument("video", metavar="VIDEO_OR_FOLDER", help="video, or folder of images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
@@ -28,7 +29,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", type=int, default=0, metavar="N", help="first frame (default 0)")
     parser.add_argument("--model", default="predict_rgb", help="model (default: %(default)s)")
     parser.add_argument("--slots", type=int, metavar="K", help="memory slots, 2..16")
-    parser.add_argument("--update-rule", metavar="RULE", help="how a full memory makes room")
+    parser.add_argument(
+        "--update-rule", metavar="RULE", help="which slots are fused when the memory is full"
+    )
     parser.add_argument(
         "--processing-size",
         type=size,

@@ -18,22 +18,22 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "seed",
         parents=[common],
-        help="give a running ROS node an object to follow, by hand",
+        help="seed an object in a running ROS node",
         description="Seeds objects in a running segmentation node: with a mask file, or with a "
-        "box, a polygon or points, of which a mask is made. Pixels are those of the node's images.",
+        "box, a polygon or points, from which a mask is made. Coordinates are pixels of the image.",
         epilog="examples: stremn seed --box 210,120,90,110 --name cup   "
         "stremn seed --points '250,170;260,180' --not 30,30   "
         "stremn seed --mask first.png --camera left --replace",
     )
     parser.add_argument("--node", default="/stremn", help="full name of the node (/stremn)")
-    parser.add_argument("--camera", default="", help="of a node with several cameras: its name")
+    parser.add_argument("--camera", default="", help="name of the camera, if the node has several")
     parser.add_argument("--mask", type=Path, help="label mask (PNG), each value 1..255 an object")
     add_hints(parser)
-    parser.add_argument("--name", default="", help="of the object; with --mask one for each: A,B")
-    parser.add_argument("--id", type=int, default=0, help="of the object; 0: a free one")
     parser.add_argument(
-        "--replace", action="store_true", help="forget all objects that are followed before"
+        "--name", default="", help="name of the object; with --mask one for each: A,B"
     )
+    parser.add_argument("--id", type=int, default=0, help="id of the object; 0: a free one")
+    parser.add_argument("--replace", action="store_true", help="forget all other objects first")
     parser.add_argument(
         "--on-overlap",
         choices=ON_OVERLAP,
@@ -44,10 +44,10 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-topic",
         metavar="TOPIC",
-        help="seed in the first image that comes here from now on, for a video that is about to "
-        "begin; without it in the newest image",
+        help="seed in the next image, for a video that is about to start "
+        "(default: in the newest image)",
     )
-    parser.add_argument("--timeout", type=float, default=20.0, help="seconds to wait at most (20)")
+    parser.add_argument("--timeout", type=float, default=20.0, help="longest wait in seconds (20)")
     parser.set_defaults(run=_run)
 
 

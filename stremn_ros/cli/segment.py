@@ -156,7 +156,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _mask_of_hints(options: argparse.Namespace, frame: Any) -> Any:
-    """The mask of one object in the first frame, uint8 [H, W]; a doubtful one is told."""
+    """The mask of one object in the first frame, uint8 [H, W]; a doubtful one is reported."""
     from stremn_ros.imaging.seeding import DOUBTFUL, agreement, make_mask
 
     hints = {

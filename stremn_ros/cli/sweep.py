@@ -20,7 +20,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         help="score a model on DAVIS with several numbers of slots and update rules",
         description="Evaluates one model on DAVIS with each number of slots, with each update "
         "rule, and with input_to_memory (I2M): the paper's Tables 3, 4 and 9 to 12. The JSON is "
-        "written after every run, and the same command goes on where it was stopped.",
+        "written after every run, so the same command continues a stopped sweep.",
     )
     parser.add_argument("--root", required=True, metavar="DAVIS", help="folder of the data set")
     parser.add_argument("--split", default="val", help="as for evaluate davis")

@@ -23,7 +23,7 @@ from stremn_ros.client.peer import Peer, check_name
 from stremn_ros.errors import StremnError
 
 QUESTION = 2.0  # seconds within which a node that is not busy answers
-# To a question whose answer was lost another is asked; a network may take minutes to be built.
+# A lost reply is asked for again; building a network may take minutes.
 WAIT = 600.0
 STEPS = {
     State.PRIMARY_STATE_UNCONFIGURED: ("configure", Transition.TRANSITION_CONFIGURE),

@@ -27,14 +27,14 @@ from stremn_ros.nodes.parameters import parameters_of
 from stremn_ros.privacy import SWITCHES
 
 SHARE = get_package_share_directory("stremn_ros")
-AS_FILE = "Empty: as the parameter file says."
+AS_FILE = "Default: the value in params_file."
 
 Value = Callable[[str], str]
 """What a launch argument is set to, by its name."""
 
 
 def shared_arguments(params_file: str, node_name: str) -> list[DeclareLaunchArgument]:
-    """Of every lifecycle node. params_file: its name in config; node_name: if not told."""
+    """Of every lifecycle node. params_file: its name in config; node_name: the default."""
     return [
         DeclareLaunchArgument(
             "image_topic", default_value="image", description="Topic of the camera's images."

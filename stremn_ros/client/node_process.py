@@ -1,4 +1,4 @@
-"""A node of this package as a process of its own, for programs that start and watch nodes."""
+"""A node of this package as a separate process, for programs that start and watch nodes."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def wait_for(
 
 
 class Peer:
-    """An rclpy node of its own context, spinning in a thread; `node` makes subscriptions."""
+    """An rclpy node with its own context, spinning in a thread; `node` makes subscriptions."""
 
     def __init__(self, name: str) -> None:
         self._context = rclpy.Context()

@@ -83,7 +83,7 @@ class SegmentClient(Peer):
         self._timeout = timeout
 
     def connect(self) -> str:
-        """Makes sure that the node is there and hears this client; its lifecycle state."""
+        """Makes sure that the node runs and receives this client's calls; its lifecycle state."""
         try:
             return self.state(self.target, self._timeout)
         except StremnError:

@@ -31,14 +31,14 @@ class Clip:
 
 
 def affine(
-    centre: tuple[float, float],
+    center: tuple[float, float],
     target: tuple[float, float],
     scale: float,
     angle: float = 0.0,
     shear: float = 0.0,
     flip: bool = False,
 ) -> Matrix:
-    """Matrix [2, 3] that takes ``centre`` of a source image to ``target`` of the result.
+    """Matrix [2, 3] that takes ``center`` of a source image to ``target`` of the result.
 
     ``angle`` in degrees, ``shear`` as a slope; points are (x, y) in pixels.
     """
@@ -47,7 +47,7 @@ def affine(
     linear = scale * rotation @ np.array([[1.0, shear], [0.0, 1.0]])
     if flip:
         linear = linear @ np.diag([-1.0, 1.0])
-    offset = np.asarray(target) - linear @ np.asarray(centre)
+    offset = np.asarray(target) - linear @ np.asarray(center)
     return np.column_stack([linear, offset])
 
 
@@ -130,16 +130,16 @@ def twin(
         velocity -= 1.5 * offset / max(2, count) * rng.uniform(0.5, 1.0)
     scale, flip = float(np.exp(rng.normal(0.0, 0.15))), bool(rng.random() < 0.5)
     ahead, behind = int(rng.integers(-2, 3)), bool(rng.random() < 0.5)
-    centre = (x + w / 2.0, y + h / 2.0)
+    center = (x + w / 2.0, y + h / 2.0)
     frames, combined = [], []
     for n, (frame, part) in enumerate(zip(shown, labels, strict=True)):
         source = min(max(n + ahead, 0), count - 1)
         only = (labels[source] == number).astype(np.uint8)
         x, y, w, h = cv2.boundingRect(only)
         if w:
-            centre = (x + w / 2.0, y + h / 2.0)
-        target = np.asarray(centre) + offset + n * velocity
-        matrix = affine(centre, (target[0], target[1]), scale, flip=flip)
+            center = (x + w / 2.0, y + h / 2.0)
+        target = np.asarray(center) + offset + n * velocity
+        matrix = affine(center, (target[0], target[1]), scale, flip=flip)
         cutout = warp(shown[source], matrix, size, None, border=cv2.BORDER_CONSTANT)
         mask = warp(only, matrix, size, None, nearest=True, border=cv2.BORDER_CONSTANT)
         if behind:

@@ -24,7 +24,7 @@ class BrokenFiles:
 
     Args:
         policy: ``raise``: the InputError reaches the caller. ``skip``: it is logged once for each
-            message and counted, and the caller goes on with another file.
+            message and counted, and the caller continues with another file.
     """
 
     def __init__(self, policy: str = "raise") -> None:

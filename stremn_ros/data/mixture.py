@@ -25,7 +25,7 @@ class Phase:
         frames: per clip; size: pixels squared; batch: clips.
         slots: of the memory while training (fusion begins when ``frames`` exceeds it by one).
         video_share: part of the clips that come from videos, 0..1.
-        max_gap: largest distance between neighbouring frames of a video clip.
+        max_gap: largest distance between neighboring frames of a video clip.
         two_objects: part of the batches that follow two or more objects at once.
         most_objects: of these.
         update_every: the memory takes in every n-th frame of a clip.
@@ -67,7 +67,7 @@ class Phase:
 class Mixture(Dataset[tuple[Tensor, Tensor]]):
     """Batch n of a schedule: the same for the same seed, whatever was drawn before it.
 
-    Each of several training processes (``rank``) has a stream of its own. Items are (frames uint8
+    Each of several training processes (``rank``) has its own stream. Items are (frames uint8
     [B, T, H, W, 3], labels uint8 [B, T, H, W] with 0..O, where O is the same for the whole batch).
     """
 

@@ -79,12 +79,12 @@ class Paths(NamedTuple):
     """Digits on their way as a tracker sees them, in pixels (row, column), float32.
 
     Attributes:
-        centres: of gravity in the newest frame [n, 2]; where: displacement in the frames before,
+        centers: of gravity in the newest frame [n, 2]; where: displacement in the frames before,
             the newest first [n, observe - 1, 2]; match: how sure that is [n, observe - 1]; coming:
             displacement in the frames to come [n, horizon, 2].
     """
 
-    centres: NDArray[np.float32]
+    centers: NDArray[np.float32]
     where: NDArray[np.float32]
     match: NDArray[np.float32]
     coming: NDArray[np.float32]
@@ -98,8 +98,8 @@ def draw_paths(rng: np.random.Generator, count: int, observe: int, horizon: int)
     """
     corners = trajectories(rng, count, observe + horizon).astype(np.float32)
     newest = corners[:, observe - 1]
-    # a digit's centre of gravity is its square's middle, but for the rounding of MNIST's makers
-    centres = newest + DIGIT / 2.0 + rng.uniform(-0.499, 0.499, newest.shape)
+    # a digit's center of gravity is its square's middle, but for the rounding of MNIST's makers
+    centers = newest + DIGIT / 2.0 + rng.uniform(-0.499, 0.499, newest.shape)
     past = corners[:, observe - 2 :: -1][:, : observe - 1] - newest[:, None]
     poor = (rng.random((count, 1)) < 0.25) & (rng.random(past.shape[:2]) < 0.25)
     error = rng.normal(0.0, 4.0, past.shape) * poor[..., None]
@@ -107,7 +107,7 @@ def draw_paths(rng: np.random.Generator, count: int, observe: int, horizon: int)
         poor, rng.uniform(0.2, 0.9, poor.shape), 1.0 - 0.2 * rng.random(poor.shape) ** 3
     )
     coming = corners[:, observe:] - newest[:, None]
-    return Paths(*(np.asarray(x, np.float32) for x in (centres, past + error, match, coming)))
+    return Paths(*(np.asarray(x, np.float32) for x in (centers, past + error, match, coming)))
 
 
 def draw_sequences(
@@ -171,7 +171,7 @@ class MovingMnistTest:
     def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
         """The sequences in order, ``size`` at a time: [n, 20, 64, 64].
 
-        Every sequence has a generator of its own, so the size of the batches changes nothing.
+        Every sequence has its own generator, so the size of the batches changes nothing.
         """
         for first in range(0, self.count, size):
             last = min(first + size, self.count)

@@ -56,7 +56,7 @@ def find_object_models(roots: Sequence[Path], broken: BrokenFiles) -> list[Objec
                 else:
                     raise InputError(
                         f"{mesh}: has no texture; a {own.name} beside it, or one OBJ and one PNG "
-                        "in a folder of their own are needed"
+                        "in a separate folder are needed"
                     )
     if not models:
         raise InputError(

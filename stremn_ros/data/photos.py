@@ -150,11 +150,11 @@ class PhotoClips:
         ys, xs = np.nonzero(labels)
         if len(ys):
             picked = int(rng.integers(len(ys)))
-            centre = np.array([xs[picked], ys[picked]], np.float64)
+            center = np.array([xs[picked], ys[picked]], np.float64)
             middle = np.array([xs.mean(), ys.mean()])
-            centre = middle + (centre - middle) * rng.uniform(0.0, 0.8)
+            center = middle + (center - middle) * rng.uniform(0.0, 0.8)
         else:
-            centre = np.array([width / 2.0, height / 2.0])
+            center = np.array([width / 2.0, height / 2.0])
         base = size / min(height, width) * np.exp(rng.uniform(np.log(0.85), np.log(1.9)))
         if not whole:
             extent = max(int(np.ptp(xs)), int(np.ptp(ys)), 8) if len(ys) else size
@@ -167,7 +167,7 @@ class PhotoClips:
         velocity = rng.normal(0.0, 0.05, 2) * size * pace
         shown, tracked = [], []
         for _ in range(frames):
-            matrix = affine(tuple(centre), tuple(target), scale, angle, shear, flip)
+            matrix = affine(tuple(center), tuple(target), scale, angle, shear, flip)
             field = None
             if rng.random() < 0.6:
                 field = smooth_field(rng, size, strength=rng.uniform(0.5, 3.5) * size / 192.0)

@@ -27,7 +27,7 @@ class PredictPhase:
         reference: how many frames before the newest is the one that the head ``layers`` divides;
             each batch draws one of these numbers.
         one_digit: part of the batches with a single digit (Moving MNIST).
-        size: pixels squared of the crops (videos); max_gap: largest distance between neighbouring
+        size: pixels squared of the crops (videos); max_gap: largest distance between neighboring
             frames of a clip (videos).
         coarse: weight of the loss at lower resolutions, instead of the loss's own.
     """

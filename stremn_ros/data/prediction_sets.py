@@ -23,7 +23,7 @@ SIZE = 128
 KTH_ACTIONS = ("boxing", "handclapping", "handwaving", "walking", "jogging", "running")
 KTH_FAST = ("jogging", "running")
 KTH_TEST_PERSONS = tuple(f"{number:02d}" for number in range(17, 26))
-HUMAN_STEP = 5  # of the frames' numbers, between neighbours of a clip
+HUMAN_STEP = 5  # of the frames' numbers, between neighbors of a clip
 
 
 def kth_clips(root: Path, observe: int = 10, horizon: int = 20) -> Iterator[JudgedClip]:

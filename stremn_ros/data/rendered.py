@@ -2,7 +2,7 @@
 
     python -m stremn_ros.data.rendered --models DIR --textures DIR --out DIR --clips N --seed S
 
-writes them in DAVIS' layout, which ``videos.VideoClips`` reads. It goes on where it was stopped.
+writes them in DAVIS' layout, which ``videos.VideoClips`` reads. A stopped run can be continued.
 """
 
 from __future__ import annotations

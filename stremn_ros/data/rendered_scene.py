@@ -113,7 +113,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Mover:
-    """A body without contacts that moves on a path of its own, or along with an item (an arm).
+    """A body without contacts that moves on its own path, or along with an item (an arm).
 
     ``reach``: of an arm, from the hand away from the item. ``window``: when the arm holds it.
     """

@@ -131,14 +131,14 @@ class VideoClips:
         scale = size / height * np.exp(rng.uniform(np.log(0.8), np.log(1.8)))
         squeeze = np.exp(rng.uniform(-0.2, 0.2))
         half = size / 2.0 / scale
-        centre = np.array([xs[picked], ys[picked]]) + rng.normal(0.0, 0.3 * half, 2)
-        centre = np.clip(
-            centre,
+        center = np.array([xs[picked], ys[picked]]) + rng.normal(0.0, 0.3 * half, 2)
+        center = np.clip(
+            center,
             [min(half, width / 2), min(half, height / 2)],
             [max(width - half, width / 2), max(height - half, height / 2)],
         )
         matrix = affine(
-            tuple(centre),
+            tuple(center),
             (size / 2.0, size / 2.0),
             scale,
             rng.normal(0.0, 5.0),

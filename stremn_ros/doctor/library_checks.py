@@ -246,7 +246,7 @@ def check_cache(result: Probe) -> Check:
         lines.append(f"{name}: {entry['mib']} MiB, {state}")
     advice = []
     if damaged:
-        advice.append(f"stremn export MODEL writes anew: {', '.join(damaged)}")
+        advice.append(f"stremn export MODEL writes again: {', '.join(damaged)}")
     if stale:
         advice.append(f"may be deleted: {', '.join(stale)}")
     return Check("cache", NOTE if advice else OK, "\n".join(lines), "\n".join(advice))

@@ -116,9 +116,9 @@ def scene(
         side = 2 * int(0.28 * room) + 1
         texture = _texture(rng, side, side, rng.uniform(60, 200, 3), 40)
         mask = np.zeros((side, side), np.uint8)
-        centre = (side // 2, side // 2)
+        center = (side // 2, side // 2)
         axes = (int(side * rng.uniform(0.32, 0.48)), int(side * rng.uniform(0.32, 0.48)))
-        cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+        cv2.ellipse(mask, center, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
         y = (index // columns + 0.5) * height / rows
         x = (index % columns + 0.5) * width / columns
         things.append((texture, mask, y, x, rng.uniform(0, 2 * np.pi, 2), rng.uniform(0.6, 1, 2)))

@@ -51,7 +51,7 @@ def region_similarity(
 def boundary(mask: np.ndarray) -> np.ndarray:
     """The one pixel wide contour of a mask bool [H, W], as DAVIS (and Berkeley's seg2bmap) has it.
 
-    A pixel is on the contour when its right, lower or lower right neighbour differs from it; the
+    A pixel is on the contour when its right, lower or lower right neighbor differs from it; the
     image's last row and column look only along themselves.
     """
     mask = np.ascontiguousarray(mask, dtype=bool)

@@ -47,7 +47,7 @@ def ssim(prediction: Tensor, truth: Tensor, gaussian: bool = False) -> Tensor:
 
     Args:
         gaussian: False: windows of 7 x 7 pixels, all alike, and the sample covariance; what
-            scikit-image does unless told otherwise, and with it the published tables of video
+            scikit-image does by default, and with it the published tables of video
             prediction. True: the original definition (Wang et al., 2004), Gaussian windows of
             11 x 11 pixels, standard deviation 1.5. On Moving MNIST the first is the higher.
 

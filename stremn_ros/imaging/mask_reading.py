@@ -43,7 +43,7 @@ _DARK = 32  # the largest value of a lossy picture below which its ids are lost
 _MANY = 32  # values; a picture with more, of which little is flat, is no mask
 _FLAT = 0.25
 _FEW = 16  # pixels
-_GREY = 64  # values from here on are levels of grey rather than numbers of objects
+_GRAY = 64  # values from here on are levels of gray rather than numbers of objects
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Mask:
             alone: id of the object of a mask of 0 and 255 only.
 
         Raises:
-            InputError: it cannot be told what 255 stands for.
+            InputError: it is unclear what 255 stands for.
         """
         ids = self.ids
         if ids == [VOID]:
@@ -107,16 +107,16 @@ def _inverted(values: Labels) -> tuple[str, ...]:
 def has_void(ids: Collection[int]) -> bool:
     """Whether 255 marks pixels of no object in a mask, or a sequence of masks, with these values.
 
-    It does beside small numbers. Beside levels of grey (128 and 255) it is an object, too.
+    It does beside small numbers. Beside levels of gray (128 and 255) it is an object, too.
     """
     others = [value for value in ids if value not in (0, VOID)]
-    return VOID in ids and bool(others) and min(others) < _GREY
+    return VOID in ids and bool(others) and min(others) < _GRAY
 
 
 def read_mask(path: str | os.PathLike[str]) -> Mask:
     """A mask file of any kind that Pillow reads.
 
-    Indexed and grey images (8 or 16 bit) keep their values as ids, whatever their colors, unless
+    Indexed and gray images (8 or 16 bit) keep their values as ids, whatever their colors, unless
     something of what the module's text lists is the case.
 
     Raises:
@@ -184,7 +184,7 @@ def _of_image(image: Any, path: Path, lossy: bool) -> Mask:
 def _of_indices(image: Any, path: Path) -> Mask | None:
     """An indexed image: its values are the ids, unless a tool has changed the palette's order.
 
-    None where it is better read as a picture: a grey one with a palette, or one whose transparent
+    None where it is better read as a picture: a gray one with a palette, or one whose transparent
     pixels have other values than 0.
     """
     values = np.array(image)
@@ -247,7 +247,7 @@ def _of_colors(rgb: Labels, path: Path, mode: str, lossy: bool) -> Mask:
         strange = [color for color, index in zip(found.tolist(), known) if index is None]
         raise InputError(
             f"{path}: is a color image ({mode}) with {len(strange)} colors that are not in the "
-            f"DAVIS palette (such as #{bytes(strange[0]).hex()}); an indexed or grey PNG whose "
+            f"DAVIS palette (such as #{bytes(strange[0]).hex()}); an indexed or gray PNG whose "
             "values are the object ids is needed"
         )
     place = _cut(rgb, list(levels), _COLOR_NOISE if lossy else 0)
@@ -272,7 +272,7 @@ def _color_levels(pixels: Labels, lossy: bool) -> dict[tuple[int, ...], int] | N
         else:
             found[nearest] = found.get(nearest, 0) + count
     ids = {color: palette[color] for color, count in found.items() if count >= 8}
-    if strange and not any(ids.values()):  # one object on black, in a color of its own
+    if strange and not any(ids.values()):  # one object on black, in its own color
         only = max(strange, key=lambda color: strange[color])
         near = [c for c in strange if max(abs(a - b) for a, b in zip(c, only)) <= noise]
         strange = {color: count for color, count in strange.items() if color not in near}

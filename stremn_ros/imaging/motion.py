@@ -1,4 +1,4 @@
-"""Optical flow, and what a robot engineer would try first: the last movement simply goes on."""
+"""Optical flow, and what a robot engineer would try first: the last movement simply continues."""
 
 from __future__ import annotations
 

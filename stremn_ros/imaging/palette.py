@@ -8,7 +8,7 @@ import numpy as np
 def _make_palette() -> np.ndarray:
     """The palette of DAVIS: the bit-interleaved colors of PASCAL VOC, with 191 for 192.
 
-    DAVIS itself goes on with greys from id 22; here the scheme of VOC goes on, so that all 255
+    DAVIS itself goes on with grays from id 22; here the scheme of VOC goes on, so that all 255
     ids can be told apart.
     """
     palette = np.zeros((256, 3), np.uint8)

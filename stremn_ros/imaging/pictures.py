@@ -154,7 +154,7 @@ def eight_bits(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
 
     Thermal and other scientific cameras use a small part of the 65,536 values: 14-bit counts of a
     room span 300, which a division by 257 leaves one or two levels of. So the darkest and the
-    brightest half percent of the picture become 0 and 255 (grey), or the brightest alone (color,
+    brightest half percent of the picture become 0 and 255 (gray), or the brightest alone (color,
     whose hue stays). The two ends lie on a grid of an eighth of the range and more, so they stay
     where they are from frame to frame while the scene changes little. 256 values are spread at
     least, or noise would fill the picture.

@@ -241,14 +241,14 @@ def _cut(
     radius = max(1, round(0.01 * max(size)))
 
     def disc(target: NDArray[np.uint8], point: NDArray[np.float64], reach: int, value: int) -> None:
-        centre = (
+        center = (
             min(size[0] - 1, int((point[0] - left) * size[0] / columns)),
             min(size[1] - 1, int((point[1] - top) * size[1] / rows)),
         )
-        cv2.circle(target, centre, reach, value, -1)
+        cv2.circle(target, center, reach, value, -1)
 
     if points_only:
-        # Without a box or polygon only the neighbourhood of the points is likely the object; the
+        # Without a box or polygon only the neighborhood of the points is likely the object; the
         # frame of the image is taken for background, so that both color models have samples.
         trimap = np.full(place.shape, cv2.GC_PR_BGD, np.uint8)
         for point in inside:

@@ -181,7 +181,7 @@ def _cut_short(path: Path) -> str:
 
 
 def _part_length(head: bytes) -> int | None:
-    """Bytes of the part of a container that begins so; None where that is not told."""
+    """Bytes of the part of a container that begins so; None where it does not say."""
     if head[:4] in (b"RIFF", b"RIFX"):
         length = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8])[0]
         return 8 + length + length % 2 if length else None  # 0 while it is being written

@@ -167,7 +167,7 @@ def read_label_png(path: str | os.PathLike[str], *, keep_255: bool = False) -> n
     """A label mask from disk: uint8 [H, W], 0 background, n = id, by the one reader of masks.
 
     A mask of 0 and 255 only becomes 0 and 1, and 255 beside ids is no object, unless keep_255.
-    What else was done to it (soft edges, a mask in the alpha channel) is told in the log; see
+    What else was done to it (soft edges, a mask in the alpha channel) is in the log; see
     ``mask_reading``. InputError says what it was if no mask.
     """
     mask = read_mask(path)

@@ -28,10 +28,10 @@ class Rule:
     Attributes:
         text: what it does, in a line for people.
         choose: from a table [n, n] of an object's unlocked slots, oldest first, the pairs (i, j)
-            to fuse, at least one: i is distilled into j; the i of the first pair is the slot that
-            goes. The table holds similarities S(i, j), or the scorer's scores where ``scored``.
-            Equally many pairs for equal n. Not asked while there is one unlocked slot, which is
-            then written over.
+            to fuse, at least one: i is fused into j; the i of the first pair is the slot that is
+            removed. The table holds similarities S(i, j), or the scorer's scores where ``scored``.
+            Equally many pairs for equal n. Not called while there is one unlocked slot, which is
+            then overwritten.
         absorb: with input_to_memory (I2M), from the similarity [n] of the new template to each
             unlocked slot, the slot that it is fused into. None: the rule has no such form.
         scored: ``choose`` sees what a trained scorer makes of the pairs.
@@ -57,22 +57,22 @@ def _none(table: Table) -> Pairs:
 
 RULES: dict[str, Rule] = {
     "oldest": Rule(
-        "A: the oldest goes and updates every other",
+        "A: the oldest is removed and updates every other",
         lambda table: [(0, j) for j in range(1, len(table))],
         lambda similarity: 0,
     ),
     "newest": Rule(
-        "B: the newest goes and updates every other",
+        "B: the newest is removed and updates every other",
         lambda table: [(len(table) - 1, j) for j in range(len(table) - 1)],
         lambda similarity: len(similarity) - 1,
     ),
     "least_similar": Rule(
-        "C: of the least similar pair the older goes and updates the other",
+        "C: of the least similar pair the older is removed and updates the other",
         lambda table: _extreme(table, min),
         lambda similarity: int(similarity.argmin()),
     ),
     "most_similar": Rule(
-        "D: of the most similar pair the older goes and updates the other",
+        "D: of the most similar pair the older is removed and updates the other",
         lambda table: _extreme(table, max),
         lambda similarity: int(similarity.argmax()),
     ),

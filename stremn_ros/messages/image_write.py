@@ -38,16 +38,16 @@ def encode(
     layout = layout_of(encoding)
     array_in = np.asarray(image)
     dtype = np.dtype(layout.dtype)
-    grey = encoding not in _ENCODERS
-    wanted = f"{dtype.name} [H, W]" if grey else "uint8 [H, W, 3] (RGB)"
-    right_shape = array_in.ndim == 2 if grey else array_in.ndim == 3 and array_in.shape[2] == 3
+    gray = encoding not in _ENCODERS
+    wanted = f"{dtype.name} [H, W]" if gray else "uint8 [H, W, 3] (RGB)"
+    right_shape = array_in.ndim == 2 if gray else array_in.ndim == 3 and array_in.shape[2] == 3
     if not right_shape or array_in.dtype != dtype or array_in.size == 0:
         raise InputError(
             f"{encoding} is written from {wanted}, got {array_in.dtype} {list(array_in.shape)}"
         )
     height, width = array_in.shape[:2]
     check_even(encoding, height, width)
-    samples = array_in if grey else _ENCODERS[encoding](array_in)
+    samples = array_in if gray else _ENCODERS[encoding](array_in)
     if dtype.itemsize > 1:
         samples = samples.astype(dtype.newbyteorder(">" if big_endian else "<"), copy=False)
     row_bytes = width * layout.channels * dtype.itemsize

@@ -14,7 +14,7 @@ def aggregate_logits(logits: Tensor, epsilon: float = 1e-6) -> Tensor:
     """Class logits of background and objects from each object's own logit.
 
     Soft aggregation of STM (Oh et al., 2019): p_background = prod(1 - p_o); the result's softmax
-    is the distribution over {background, objects}, normalised over the odds p / (1 - p).
+    is the distribution over {background, objects}, normalized over the odds p / (1 - p).
 
     Args:
         logits: [..., O, H, W], one logit per object (sigmoid gives p_o).

@@ -189,9 +189,9 @@ class Carrier(nn.Module):
             replayed = _unite(transport(layers, where, torch.full_like(where, SMALLEST_SPREAD)))
         now = where[:, :, last:]
         past = (where[:, :, :last] - now).flip(2)
-        centres, size = _centres(still) + now[:, :, 0], (layers.shape[2], layers.shape[3])
+        centers, size = _centers(still) + now[:, :, 0], (layers.shape[2], layers.shape[3])
         known = match[:, :, :last].flip(2)
-        path, spread = self.steer(centres, size, past, known, division.features)
+        path, spread = self.steer(centers, size, past, known, division.features)
         path = path + now
         ages = torch.full((len(frames),), age, device=frames.device)
         return Carried(_unite(transport(layers, path, spread)), layers, path, ages, replayed)
@@ -202,16 +202,16 @@ def _unite(carried: Tensor) -> Tensor:
     return 1.0 - (1.0 - carried.clamp(max=1.0)).prod(dim=2, keepdim=True)
 
 
-def _centres(layers: Tensor) -> Tensor:
-    """Centres of gravity in pixels [B, L, 2]; of an empty layer, the frame's middle."""
+def _centers(layers: Tensor) -> Tensor:
+    """Centers of gravity in pixels [B, L, 2]; of an empty layer, the frame's middle."""
     mass = layers.sum(dim=(2, 3))
-    centres = []
+    centers = []
     for axis in (3, 2):
         length = layers.shape[5 - axis]
         middle = (length - 1) / 2.0
         places = torch.arange(length, device=layers.device, dtype=layers.dtype) - middle
-        centres.append((layers.sum(dim=axis) * places).sum(dim=2) / mass.clamp(min=1.0) + middle)
-    return torch.stack(centres, dim=2)
+        centers.append((layers.sum(dim=axis) * places).sum(dim=2) / mass.clamp(min=1.0) + middle)
+    return torch.stack(centers, dim=2)
 
 
 def _gathered(maps: Tensor, layers: Tensor) -> Tensor:

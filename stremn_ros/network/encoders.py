@@ -17,7 +17,7 @@ Features = tuple[Tensor, Tensor, Tensor]
 class Encoder(nn.Module, ABC):
     """What the network and the runtimes use of a backbone.
 
-    Images are normalised; their height and width are multiples of 16. ``extra_channels`` of a
+    Images are normalized; their height and width are multiples of 16. ``extra_channels`` of a
     subclass adds input planes (object masks) through ``conv_extra``, a second stem whose result
     is summed with the image's, as in STM (Oh et al., 2019).
 
@@ -52,7 +52,7 @@ class Encoder(nn.Module, ABC):
 
 
 class FrozenNorm(nn.Module):
-    """Batch normalisation whose statistics stay as they were loaded; the affine part is trained.
+    """Batch normalization whose statistics stay as they were loaded; the affine part is trained.
 
     It is never run by itself: ``conv_norm`` folds it into the convolution before it, which leaves
     half the operations and half the memory traffic, in training too. A module that owns some says
@@ -76,7 +76,7 @@ class FrozenNorm(nn.Module):
 
 
 def conv_norm(x: Tensor, conv: SameConv2d, norm: FrozenNorm) -> Tensor:
-    """Convolution and frozen normalisation in one operation."""
+    """Convolution and frozen normalization in one operation."""
     scale = norm.scale()
     bias = norm.bias - norm.running_mean * scale
     if conv.border:
@@ -244,7 +244,7 @@ class EfficientNetLite0(Encoder):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with the paper's 32 groups."""
+    """Group normalization with the paper's 32 groups."""
     return nn.GroupNorm(32, channels)
 
 
@@ -274,7 +274,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(Encoder):
-    """ResNet-50 with group normalisation up to stride 16: 256, 512 and 1024 channels (paper)."""
+    """ResNet-50 with group normalization up to stride 16: 256, 512 and 1024 channels (paper)."""
 
     channels = (256, 512, 1024)
     mean = (123.675, 116.28, 103.53)
@@ -316,7 +316,7 @@ class ResNet50(Encoder):
     def translate(cls, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """timm weights of resnet50 or resnet50_gn, cut to stride 16.
 
-        Running statistics of a batch-normalised file have no place here and are left out.
+        Running statistics of a batch-normalized file have no place here and are left out.
         """
         kept = re.compile(r"(conv1|bn1|layer[1-3])\.")
         return {

@@ -1,6 +1,6 @@
 """The prediction network: encoder, heads, Fusion Cell and decoder. No state, no files.
 
-The encoder is the paper's (4.2): six blocks of two convolutions, group normalisation and leaky
+The encoder is the paper's (4.2): six blocks of two convolutions, group normalization and leaky
 ReLU, three of them strided, over three stacked frames; one encoder serves query and memory, and
 the decoder mirrors it. Images are float in 0..1, their height and width multiples of 8;
 h = H / 8, w = W / 8.
@@ -147,7 +147,7 @@ def _groups(channels: int) -> int:
 
 
 class Block(nn.Sequential):
-    """Two 3x3 convolutions, each with group normalisation and leaky ReLU."""
+    """Two 3x3 convolutions, each with group normalization and leaky ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__(
@@ -168,7 +168,7 @@ def correlate(newest: Tensor, oldest: Tensor, reach: int = CORRELATION_RANGE) ->
         reach: largest displacement, in pixels of half the resolution.
 
     Returns:
-        [B, (2 reach + 1)^2 + 2, H/8, W/8]: the normalised correlation over windows of 16 x 16
+        [B, (2 reach + 1)^2 + 2, H/8, W/8]: the normalized correlation over windows of 16 x 16
         pixels, and the movement (rows, columns) in pixels a frame that it speaks for: its soft
         maximum. Without a gradient: it is a fixed feature.
     """
@@ -316,12 +316,12 @@ class PredictionNetwork(nn.Module):
         return Decoded(self._blend(x, frames[:, -1], candidates))
 
     def steer(
-        self, centres: Tensor, size: tuple[int, int], where: Tensor, match: Tensor
+        self, centers: Tensor, size: tuple[int, int], where: Tensor, match: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Paths of things of which nothing but where they were is known; see Steer.forward."""
-        features = centres.new_zeros(*centres.shape[:2], self.carry.steer.features)
+        features = centers.new_zeros(*centers.shape[:2], self.carry.steer.features)
         past = self.config.past
-        return self.carry.steer(centres, size, where[:, :, :past], match[:, :, :past], features)
+        return self.carry.steer(centers, size, where[:, :, :past], match[:, :, :past], features)
 
     def _blend(self, x: Tensor, frame: Tensor, candidates: Tensor) -> Tensor:
         """Per pixel the best mixture of the candidates, and what is added to it."""

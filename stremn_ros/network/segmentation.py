@@ -52,7 +52,7 @@ class Seen(NamedTuple):
     stride4: Tensor | None
 
     def clone(self) -> Seen:
-        """With tensors of its own."""
+        """With its own tensors."""
         key, stride16, *others = self
         return Seen(
             key.clone(), stride16.clone(), *(None if m is None else m.clone() for m in others)

@@ -1,4 +1,4 @@
-"""Where a thing will be, told from where it was. No state, no files."""
+"""Where a thing will be, predicted from where it was. No state, no files."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Steer(nn.Module):
         nn.init.zeros_(first.weight[:, measured:])
 
     def forward(
-        self, centres: Tensor, size: tuple[int, int], where: Tensor, match: Tensor, features: Tensor
+        self, centers: Tensor, size: tuple[int, int], where: Tensor, match: Tensor, features: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Displacement and its standard deviation, in pixels, each [B, L, T, 2] (rows, columns).
 
         Args:
-            centres: of gravity in the newest frame, in pixels [B, L, 2]; size: rows and columns of
+            centers: of gravity in the newest frame, in pixels [B, L, 2]; size: rows and columns of
             the frame; where: displacement in the frames before it, the newest first, in pixels
             [B, L, K, 2], K from 1 to ``past``; match: how sure that is [B, L, K], at most 1;
             features: [B, L, F].
@@ -74,12 +74,12 @@ class Steer(nn.Module):
         off = where + constant[:, :, None] * ages[:, None]
         missing = self.past - known
         half = (torch.tensor(size, device=where.device, dtype=where.dtype) - 1.0) / 2.0
-        # things lie on whole pixels, and the rounded centre is the same on every one of them
-        place = centres.round() / half - 1.0
+        # things lie on whole pixels, and the rounded center is the same on every one of them
+        place = centers.round() / half - 1.0
         axes = torch.cat(
             [
                 place[:, :, None],
-                (centres / half - 1.0)[:, :, None],
+                (centers / half - 1.0)[:, :, None],
                 F.pad(where, (0, 0, 0, missing)) / (REACH * 2.0),
                 F.pad(speeds, (0, 0, 0, missing)) / (REACH / 2.0),
                 F.pad(off.clamp(-FARTHEST_OFF, FARTHEST_OFF), (0, 0, 0, missing)),

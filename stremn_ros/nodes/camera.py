@@ -1,9 +1,9 @@
-"""One camera of the segmentation node: its topics and services, around a core of its own.
+"""One camera of the segmentation node: its topics and services, around its own core.
 
 A node with one camera has them below its own name (`image`, `~/mask`, `~/seed_mask`); one with
 several has them below the name of each (`left/image`, `~/left/mask`, `~/left/seed_mask`).
 
-Each camera has callback groups of its own for images, for masks of the topic `~/seed`, for the
+Each camera has its own callback groups for images, for masks of the topic `~/seed`, for the
 services that seed, for those that take objects away or stop, and for snapshots: a call that waits
 holds up neither images nor other cameras, and what takes away or stops never waits behind what
 adds. Within a group a second call waits for the first. Blocking callbacks on an executor of several
@@ -282,15 +282,16 @@ class Camera:
     # ------------------------------------------------------------------ seeds by topic
 
     def _on_seed(self, mask: Image) -> None:
-        """~/seed: as the service seed_mask; what came of it is told in log and diagnostics."""
+        """~/seed: as the service seed_mask; log and diagnostics report the result."""
         core = self._core
         if core is not None:
             core.seed_later(mask)
 
     def _on_deaf_to_seeds(self, info: Any) -> None:
         self._seed_hint = (
-            f"a publisher of {self._node.resolve_topic_name(self._private + 'seed')} cannot be "
-            f"heard: its {policy_name(info)} does not fit; publish seeds reliably"
+            "QoS mismatch with a publisher of "
+            f"{self._node.resolve_topic_name(self._private + 'seed')}: "
+            f"its {policy_name(info)} does not fit; publish seeds reliably"
         )
         self._log("error", "", self._seed_hint)
 

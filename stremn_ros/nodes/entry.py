@@ -1,4 +1,4 @@
-"""How the process of a node begins, and how it is told to stop."""
+"""How the process of a node starts, and how signals stop it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class StopSignals:
     """SIGINT, SIGTERM and SIGHUP: they tell the process to stop, and raise nothing.
 
     rclpy's own handlers end its context at once, so that what is in work cannot be published any
-    more, and a second Ctrl-C raises KeyboardInterrupt in the middle of whatever is saved. Here all
-    that a signal does is to be told, however often it comes.
+    more, and a second Ctrl-C raises KeyboardInterrupt in the middle of whatever is saved. Here a
+    signal is only noted, however often it comes.
 
     Attributes:
-        told: one has come.
+        told: a signal has come.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ def run(name: str, make: Callable[[StopSignals], int]) -> int:
 
     Args:
         name: of the executable. make: given the signals; it starts ROS and runs to the end. What
-            it raises as StremnError, or as an exception of rclpy, is told in a sentence.
+            it raises as StremnError, or as an exception of rclpy, is reported in a sentence.
     """
     signals = StopSignals()
     try:

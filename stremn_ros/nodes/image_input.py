@@ -1,4 +1,4 @@
-"""The subscription to a camera's images, raw or compressed, and why one may hear nothing."""
+"""The subscription to a camera's images, raw or compressed, and why it may receive nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def offered_reliability(node: Node, topic: str) -> ReliabilityPolicy | None:
 
 
 class ImageInput:
-    """Images of one topic for as long as it is started, in a callback group of its own.
+    """Images of one topic for as long as it is started, in a separate callback group.
 
     With image_reliability auto it asks for what the publishers offer. Before there is any it asks
     for reliable images, of which none is lost; where a publisher comes that does not offer it, and
@@ -58,7 +58,7 @@ class ImageInput:
         take: called with each message. log: see `Log`.
 
     Attributes:
-        hint: why a publisher cannot be heard, once one was met; else empty.
+        hint: the QoS mismatch with a publisher, once there was one; else empty.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class ImageInput:
             else "make its QoS fit, or set qos_overrides for the subscription"
         )
         self.hint = (
-            f"a publisher of {self.topic} cannot be heard: its {policy} does not fit what this "
+            f"QoS mismatch with a publisher of {self.topic}: its {policy} does not fit what this "
             f"node asks for; {remedy} (ros2 topic info -v shows both)"
         )
         self._log("error", "", self.hint)
@@ -193,7 +193,7 @@ def policy_name(info: Any) -> str:
 
 
 def no_time_yet(node: LifecycleNode) -> bool:
-    """The node's clock is simulated and has not been told the time."""
+    """The node's clock is simulated and has not received the time."""
     clock = node.get_clock()
     simulated = getattr(clock, "ros_time_is_active", False)
     return bool(simulated and not clock.now().nanoseconds)

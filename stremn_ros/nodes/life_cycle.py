@@ -1,6 +1,6 @@
 """What the lifecycle nodes share: parameters of a table, transitions, diagnostics, the executor.
 
-Threads: the executor runs each kind of callback in a group of its own, so that an image, a
+Threads: the executor runs each kind of callback in a separate group, so that an image, a
 service call, a transition and the diagnostics never wait for one another; the callbacks do no
 work themselves but hand it to a core, whose worker thread owns the network.
 """
@@ -66,7 +66,7 @@ class Stream(Protocol):
 class NetworkNode(LifecycleNode):
     """A lifecycle node that runs a network on the images of its streams.
 
-    A node of its own makes its streams at the end of `__init__`, and loads its network in `_load`.
+    A subclass must make its streams at the end of `__init__`, and load its network in `_load`.
 
     Args:
         name: of the node. table: of its parameters, in `parameters`. work: what the diagnostics
@@ -81,7 +81,7 @@ class NetworkNode(LifecycleNode):
         self._table, self._work = table, work
         self._streams: Sequence[Stream] = ()
         self._configured = False
-        self._ending = False  # the process was told to stop
+        self._ending = False  # the process received a stop signal
         self._failure = ""  # why the last configure failed
         self._doing = ("", 0.0)  # what configure is at, and since when
         self._twin = False  # another node has this one's name
@@ -147,10 +147,10 @@ class NetworkNode(LifecycleNode):
             with self._library_log():
                 self._load()
             if self._ending:
-                raise StremnError("the process was told to stop")
+                raise StremnError("the process received a stop signal")
         except Exception as error:
             if self._ending:
-                self.get_logger().info("told to stop while configuring: given up")
+                self.get_logger().info("stop signal while configuring: given up")
                 self.release()
                 return TransitionCallbackReturn.FAILURE
             expected = isinstance(error, StremnError)
@@ -170,7 +170,7 @@ class NetworkNode(LifecycleNode):
 
     @contextmanager
     def _library_log(self) -> Iterator[None]:
-        """What the library logs meanwhile (it loads, it builds an engine) is told here as well."""
+        """The library's log (it loads, it builds an engine) goes to the node's log as well."""
         source, handler = logging.getLogger("stremn_ros"), logging.Handler(logging.INFO)
 
         def emit(record: logging.LogRecord) -> None:
@@ -220,7 +220,7 @@ class NetworkNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def save(self) -> None:
-        """The process was told to stop: takes no more images, and saves what is remembered."""
+        """The process must stop: takes no more images, and saves the memory."""
         self._ending = True
         for stream in self._streams:
             try:
@@ -320,7 +320,7 @@ class NetworkNode(LifecycleNode):
         return self.get_fully_qualified_name()
 
     def _write_log(self, severity: str, text: str) -> None:
-        # One call per severity at a place of its own: rclpy ties a place to one severity.
+        # A separate call for each severity: rclpy ties a place in the code to one severity.
         logger = self.get_logger()
         if severity == "error":
             logger.error(text)
@@ -338,9 +338,9 @@ class NetworkNode(LifecycleNode):
 
 
 def run(nodes: Iterable[NetworkNode], signals: StopSignals) -> int:
-    """Runs nodes in this process until it is told to stop; the lifecycle services drive them.
+    """Runs nodes in this process until a signal stops it; the lifecycle services drive them.
 
-    The executor has threads of its own, so that the main thread is there for signals.
+    The executor has its own threads, so that the main thread is there for signals.
     """
     # The worker waits for the executor's Python, and the other way round, for no longer than this;
     # by default it is 5 ms, which is as much as a node may add to an image in all.

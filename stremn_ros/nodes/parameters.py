@@ -171,16 +171,16 @@ _SHARED = (
     ParameterSpec(
         "image_reliability",
         "auto",
-        "Reliability asked of the image's publisher. auto asks for what the publishers offer; "
-        "best_effort fits every publisher; reliable loses no image on the way but gets nothing "
-        "from a best-effort camera.",
+        "QoS reliability of the image subscription. auto asks for what the publishers offer. "
+        "best_effort works with every publisher. reliable loses no image in transport, but "
+        "receives nothing from a best-effort camera.",
         UNCONFIGURED,
         choices=IMAGE_RELIABILITIES,
     ),
     ParameterSpec(
         "image_transport",
         "raw",
-        "How the images come: raw on `image`, or compressed (JPEG or PNG) on `image/compressed`.",
+        "How the images arrive: raw on `image`, or compressed (JPEG or PNG) on `image/compressed`.",
         UNCONFIGURED,
         choices=("raw", "compressed"),
     ),
@@ -193,8 +193,8 @@ _SHARED = (
     ParameterSpec(
         "time_jump_tolerance",
         0.1,
-        "Seconds by which a stamp may be earlier than the newest one before it counts as a jump; "
-        "a frame that is earlier by less came out of order and is dropped.",
+        "A stamp that is earlier than the newest one by more than this many seconds is a jump in "
+        "time. A frame that is earlier by less is out of order and is dropped.",
         RUN_TIME,
         0.0,
         3600.0,
@@ -218,7 +218,7 @@ _SHARED = (
     ParameterSpec(
         "log_period",
         5.0,
-        "Seconds for which a repeated complaint about images is logged once.",
+        "A repeated warning about images is logged once in this many seconds.",
         RUN_TIME,
         0.0,
         3600.0,
@@ -274,7 +274,7 @@ _SEGMENT = (
         [""],
         "Names of the cameras that share this node's network, up to 16, for instance [left, "
         "right]. Each has topics and services below its name (`left/image`, `~/left/mask`, "
-        "`~/left/seed_mask`) and a memory of its own. Empty: one camera, without a name.",
+        "`~/left/seed_mask`) and its own memory. Empty: one camera, without a name.",
         START,
         check=wrong_cameras,
     ),
@@ -287,16 +287,16 @@ _SEGMENT = (
     ParameterSpec(
         "runtime",
         "auto",
-        f"What runs the network: {LISTED}. auto takes the fastest that is ready and as exact; the "
-        "log and `stremn doctor` say which and why.",
+        f"What runs the network: {LISTED}. auto takes the fastest one that is ready and exact. The "
+        "log and `stremn doctor` say which one and why.",
         UNCONFIGURED,
     ),
     ParameterSpec(
         "auto_build",
         False,
-        "Export the model, or build its plans, in configure where the runtime needs that and it "
-        "was not done: about a minute, once. Without it auto takes PyTorch until "
-        "`stremn export MODEL --runtime onnx` was run.",
+        "Export the model, or build its plans, in configure if the runtime needs that: about a "
+        "minute, once. Without it auto takes PyTorch until you run "
+        "`stremn export MODEL --runtime onnx`.",
         UNCONFIGURED,
     ),
     _shared("device"),
@@ -304,8 +304,8 @@ _SEGMENT = (
     ParameterSpec(
         "low_confidence",
         0.7,
-        "Mean probability inside its mask below which the diagnostics warn of an object that is "
-        "still tracked; 0 turns this off.",
+        "The diagnostics warn of a tracked object if the mean probability inside its mask is below "
+        "this; 0 turns this off.",
         RUN_TIME,
         0.0,
         1.0,
@@ -317,8 +317,8 @@ _SEGMENT = (
     ParameterSpec(
         "seed_buffer",
         30,
-        "Frames kept for seeds that carry the stamp of a frame of the past; their memory is this "
-        "many times the size of an image.",
+        "Number of past frames that are kept, for seeds with a past stamp. They take this many "
+        "times the bytes of an image.",
         UNCONFIGURED,
         1,
         600,
@@ -326,9 +326,8 @@ _SEGMENT = (
     ParameterSpec(
         "catch_up_time",
         1.0,
-        "Seconds in which an object seeded in a frame of the past is carried forward to now. When "
-        "there is no time for all frames since, some are left out, but never the newest; 0 goes "
-        "to the newest at once.",
+        "Time limit in seconds for carrying an object forward from a past frame to now. If there "
+        "is no time for all frames, some are skipped, but never the newest. 0: only the newest.",
         RUN_TIME,
         0.0,
         30.0,
@@ -336,8 +335,8 @@ _SEGMENT = (
     ParameterSpec(
         "seed_wait",
         2.0,
-        "Seconds that a seed whose frame is not kept waits for the next frame (a strict one for "
-        "its own).",
+        "Seconds that a seed waits for the next frame if its frame is not kept. A strict seed "
+        "waits for its own frame.",
         RUN_TIME,
         0.0,
         60.0,
@@ -345,7 +344,7 @@ _SEGMENT = (
     ParameterSpec(
         "strict_seeds",
         True,
-        "Refuse a mask on ~/seed whose stamp is that of no kept image. False seeds it in the next "
+        "Refuse a mask on ~/seed whose stamp belongs to no kept image. False seeds it in the next "
         "image, where the object may be elsewhere. The services have a field for this.",
         RUN_TIME,
     ),
@@ -360,15 +359,13 @@ _SEGMENT = (
     ParameterSpec(
         "snapshot_dir",
         "",
-        "Folder of the snapshots of the memory, the only one they are written to and read from; "
-        "empty for none.",
+        "The only folder for snapshots of the memory, to write and to read. Empty: no snapshots.",
         START,
     ),
     ParameterSpec(
         "autosave_period",
         0.0,
-        "Seconds after which the memory is saved again, when it has changed, 0.1 or more; 0 turns "
-        "this off.",
+        "Save the memory every so many seconds (0.1 or more) if it changed; 0 turns this off.",
         RUN_TIME,
         0.0,
         86400.0,
@@ -377,13 +374,13 @@ _SEGMENT = (
     ParameterSpec(
         "autosave_at_stop",
         False,
-        "Save the memory when the node is deactivated, shut down or told to end.",
+        "Save the memory when the node is deactivated, shut down or stopped by a signal.",
         RUN_TIME,
     ),
     ParameterSpec(
         "autoload",
         False,
-        "Go on from the last saved memory at the first activation after `configure`.",
+        "Load the last saved memory at the first activation after `configure`.",
         RUN_TIME,
     ),
     _shared("reset_on_time_jump"),
@@ -392,8 +389,8 @@ _SEGMENT = (
     ParameterSpec(
         "stale_after",
         1.0,
-        "Seconds by which a stamp may lag behind the node's clock before its frame counts as "
-        "stale (it is segmented all the same); 0 turns this off.",
+        "A frame whose stamp is older than this many seconds counts as stale. It is segmented "
+        "anyway. 0 turns this off.",
         RUN_TIME,
         0.0,
         3600.0,
@@ -507,12 +504,12 @@ _VIDEO_SOURCE = (
         0.0,
         1000.0,
     ),
-    ParameterSpec("loop", False, "Begin again at the end; stamps go on rising.", RUN_TIME),
+    ParameterSpec("loop", False, "Start again at the end; stamps keep rising.", RUN_TIME),
     ParameterSpec("scale", 1.0, "Factor on the size of the frames.", START, 0.01, 8.0),
     ParameterSpec(
         "width",
         0,
-        "Width of the published images; the height follows. 0 leaves it to scale.",
+        "Width of the published images; the height follows. 0: scale decides.",
         START,
         0,
         16384,
@@ -528,7 +525,7 @@ _VIDEO_SOURCE = (
     ParameterSpec(
         "end_frame",
         0,
-        "Frame before which publishing ends; 0 goes to the end.",
+        "Publishing ends before this frame; 0: at the end of the video.",
         START,
         0,
         2**31 - 1,
@@ -562,7 +559,7 @@ _VIDEO_SOURCE = (
     ParameterSpec(
         "reliability",
         "reliable",
-        "Reliability offered. reliable also serves best-effort subscribers.",
+        "QoS reliability of the images. reliable also serves best-effort subscribers.",
         START,
         choices=("reliable", "best_effort"),
     ),
@@ -602,8 +599,8 @@ _PREDICT = (
     ParameterSpec(
         "horizon",
         0,
-        "How many images ahead `~/predicted_image` is; 0 goes as far as the network does at once. "
-        "Farther, it takes its own predictions for images seen.",
+        "How many images ahead `~/predicted_image` is. 0: as far as the network predicts in one "
+        "step. Beyond that, the network continues from its own predictions.",
         RUN_TIME,
         0,
         100,
@@ -611,15 +608,15 @@ _PREDICT = (
     ParameterSpec(
         "max_gap",
         1.0,
-        "Seconds between two images beyond which the movement is not taken to have gone on: the "
-        "memory begins anew.",
+        "Longest gap between two images in seconds. After a longer gap the movement is unknown, "
+        "and the memory starts again.",
         RUN_TIME,
         0.001,
         3600.0,
     ),
     _shared(
         "reset_on_time_jump",
-        description="Begin anew when time jumps backwards (a bag that loops).",
+        description="Start again when time jumps backwards (a bag that loops).",
     ),
     _shared("time_jump_tolerance"),
     _shared("image_transport"),
@@ -708,7 +705,7 @@ def _is_known(node: Any, name: str) -> bool:
 
 
 def unknown_parameters(names: Iterable[str], known: Iterable[str]) -> str:
-    """What to say of parameters that were given and are none, perhaps misspelt."""
+    """What to say of parameters that were given and are none, perhaps misspelled."""
     described = []
     for name in names:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -781,10 +778,9 @@ def markdown() -> str:
         "on the command line, or with `ros2 param set` before `configure`; refused, with the "
         'reason, while the node is configured. "at start only": read-only once the node runs.',
         "",
-        "A value that is not valid is refused with the reason. One that is given at the start "
-        "makes `configure` of a lifecycle node fail with the reason in the log. A parameter that "
-        "the node does not have, as one that is misspelt in a file, is named in the log at the "
-        "start.",
+        "An invalid value is refused with the reason. If it was given at the start, `configure` of "
+        "a lifecycle node fails, with the reason in the log. The log also names unknown "
+        "parameters, such as a misspelled one in a file.",
     ]
     for node, title in _TITLES.items():
         lines += ["", f"## {title}", ""]

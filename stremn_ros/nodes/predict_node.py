@@ -184,7 +184,7 @@ def _time(stamp: int) -> Time:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the node until it is told to stop; the lifecycle services drive it."""
+    """Runs the node until a signal stops it; the lifecycle services drive it."""
     return life_cycle.main("predict_node", lambda: [PredictNode()], args)
 
 

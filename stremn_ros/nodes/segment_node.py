@@ -71,7 +71,7 @@ class SegmentNode(life_cycle.NetworkNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the node until it is told to stop; the lifecycle services drive it."""
+    """Runs the node until a signal stops it; the lifecycle services drive it."""
     return life_cycle.main("segment_node", lambda: [SegmentNode()], args)
 
 

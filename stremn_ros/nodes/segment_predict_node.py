@@ -18,7 +18,7 @@ from stremn_ros.nodes.segment_node import SegmentNode
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs both nodes until they are told to stop; the lifecycle services drive them."""
+    """Runs both nodes until a signal stops them; the lifecycle services drive them."""
     words = sys.argv if args is None else ["segment_predict_node", *args]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--predict", action="append", default=[], metavar="ROS_ARGUMENT")

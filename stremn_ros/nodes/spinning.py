@@ -1,4 +1,4 @@
-"""An executor in a thread of its own, which ends for certain when it is told to."""
+"""An executor in a separate thread, which ends reliably when asked to."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Spinning:
     ends first, and the executor is shut down after it.
 
     Args:
-        executor: with its nodes. failed: is told of each failure of a callback, none of which ends
-            the thread. ended: is called in the thread when it ends.
+        executor: with its nodes. failed: is called with each failure of a callback, which does
+            not end the thread. ended: is called in the thread when it ends.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Spinning:
                     continue
                 except Exception:  # of a callback: rclpy hands it on, but it must not end the node
                     if not self._executor.context.ok():
-                        return  # told to stop just when rclpy was about to wait: an RCLError
+                        return  # stopped just when rclpy was about to wait: an RCLError
                     self._failed(f"a callback failed:\n{traceback.format_exc()}")
         finally:
             self._ended()

@@ -47,7 +47,7 @@ class VideoSource(Node):
         self.done = False
         self.error = ""
         self.published = 0
-        self._cut_short = False  # the file, which was told
+        self._cut_short = False  # the file, which was reported
         self._values, problems = parameters.declare(self, parameters.VIDEO_SOURCE)
         if problems:
             raise InputError("; ".join(problems.values()))
@@ -122,7 +122,7 @@ class VideoSource(Node):
         try:
             return next(self._source, None)
         except VideoCutShortError as error:
-            # what it has was published; one that loops goes on with that
+            # what it has was published; one that loops repeats that
             if not self._values["loop"]:
                 raise
             if not self._cut_short:
@@ -221,7 +221,7 @@ class VideoSource(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the node; the exit code is 0 at the end of the video or when told to stop, else 1."""
+    """Runs the node; the exit code is 0 at the end of the video or after a stop signal, else 1."""
 
     def start(signals: entry.StopSignals) -> int:
         entry.init(args)

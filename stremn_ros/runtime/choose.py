@@ -42,7 +42,7 @@ def make_stages(
     Args:
         network: with its weights; model: the folder it came from, which names its export.
         auto_build: make what the runtime needs where that is missing or damaged (with ``auto``,
-            where ONNX Runtime is installed), in a process of its own. An export takes a minute,
+            where ONNX Runtime is installed), in a separate process. An export takes a minute,
             TensorRT's plans several.
 
     Raises:

@@ -24,7 +24,7 @@ TUNABLES = ("glibc.malloc.trim_threshold", "glibc.malloc.mmap_threshold", "glibc
 def keep_freed_memory() -> bool:
     """Lets the process keep up to ``KEPT`` bytes that were freed, for the next frame's maps.
 
-    PyTorch allocates each map anew. By default glibc returns it to the system as soon as it is
+    PyTorch allocates each map again. By default glibc returns it to the system as soon as it is
     free, and the next one's pages are faults that the kernel fills with zeros: 13,364 of them in a
     frame of 240x432 with its update, a fifth of the frame's time. Process-wide; nothing is done
     where there is no glibc, or where the environment sets its allocator already (mallopt(3)).

@@ -225,7 +225,7 @@ def make_stager(device: torch.device) -> FrameStager:
     if device.type != "cuda":
         return CpuStager(device)
     if not getattr(torch.cuda.get_device_properties(device), "is_integrated", False):
-        log.debug("frames go through pinned memory: the GPU has memory of its own")
+        log.debug("frames go through pinned memory: the GPU has its own memory")
         return PinnedStager(device)
     try:
         return MappedStager(device)

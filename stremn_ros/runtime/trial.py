@@ -1,8 +1,8 @@
 """Which of the GPU's runtimes work on this machine, and how fast: found out by trying them.
 
-A GPU, a driver and a PyTorch that the code never met may give other numbers without a word, or end
-the process. So each runtime is tried in a process of its own, against plain PyTorch and on the same
-inputs, once for each machine and model; what came out is kept in the cache.
+An untested GPU, driver or PyTorch may silently give wrong numbers, or crash. So each runtime is
+tried in a separate process, against plain PyTorch and on the same inputs, once for each machine and
+model. The result is kept in the cache.
 """
 
 from __future__ import annotations

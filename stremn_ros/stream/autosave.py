@@ -17,7 +17,7 @@ from stremn_ros.stream.segment_core import SegmentCore
 from stremn_ros.stream.settings import Settings
 
 SUFFIX = ".safetensors"
-# One plain file name: no separator, no hidden file, nothing that a shell or a file system minds.
+# One plain file name: no separator, no hidden file, nothing special to a shell or a file system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -107,7 +107,7 @@ class Snapshots:
         return self._core.answered(restore)
 
     def autoload(self) -> None:
-        """Loads the default snapshot if there is one; whatever is wrong is only told."""
+        """Loads the default snapshot if there is one; whatever is wrong is only reported."""
         try:
             if not self._default().exists():
                 self._log("info", "", "autoload: there is no snapshot yet")

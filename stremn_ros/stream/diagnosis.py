@@ -63,7 +63,7 @@ class InputStatus:
     done: list[FrameTiming]
     error: str  # the last one
     error_age: float
-    no_clock: bool = False  # the clock is simulated and has not been told the time yet
+    no_clock: bool = False  # the clock is simulated and has not received the time yet
     hint: str = ""  # of a connection that cannot work
     outdated: int = 0  # dropped by max_age
 
@@ -159,7 +159,7 @@ def input_reasons(facts: InputStatus) -> Iterable[Reason]:
             WARN,
             f"images on {facts.topic} are {_span(float(np.median(facts.late)))} old when they "
             "come: for a bag or a simulation set use_sim_time (and play with --clock); with a "
-            "real camera on another computer synchronise the clocks (chrony), or raise "
+            "real camera on another computer synchronize the clocks (chrony), or raise "
             "stale_after if such a delay is meant",
         )
 

@@ -25,7 +25,7 @@ class Followed:
     """A segmenter and what belongs to it; the worker alone touches it.
 
     Args:
-        refused: told why the segmenter cannot follow a setting, and its name.
+        refused: called with why the segmenter cannot follow a setting, and its name.
 
     Attributes:
         changes: of the memory, counted. names: of the objects, by id.

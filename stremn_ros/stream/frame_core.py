@@ -27,7 +27,7 @@ from stremn_ros.stream.worker import Job, Worker
 class FrameCore:
     """Frames of one camera, of which the newest waits for the worker.
 
-    A core of its own calls `self._worker.add(self)` at the end of `__init__`.
+    A subclass must call `self._worker.add(self)` at the end of `__init__`.
 
     Args:
         buffer: how many of the last frames are kept.

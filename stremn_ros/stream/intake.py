@@ -29,7 +29,7 @@ LOSS_REMEDY = (
     "let the camera publish reliably (image_reliability auto or reliable); if that is done, the "
     "machine is too busy to take them in time"
 )
-# Stamps of the past that an outlier is told by.
+# Past stamps, by which an outlier is recognized.
 TRAIL = 64
 # A stamp is of the time of another one where it follows within so many times the usual time between
 # two frames, or within a second.
@@ -117,7 +117,7 @@ class Intake:
         self.outdated: deque[float] = deque(maxlen=WINDOW_FRAMES)  # dropped by max_age
 
     def start(self) -> None:
-        """Rates begin anew, and senders are met again."""
+        """Rates start again, and so do the senders."""
         self.started = self._clock()
         for record in (self.arrivals, self.drops, self.late, self.losses, self.outdated):
             record.clear()

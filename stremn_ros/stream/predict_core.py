@@ -39,7 +39,7 @@ PACE_FRAMES = 10  # the time between frames is the median over this many
 class PredictSettings(IntakeSettings):
     """What may change while the node runs; the names are those of the parameters."""
 
-    stale_after: float = 0.0  # not looked at: a prediction is told by its own stamp
+    stale_after: float = 0.0  # not checked: a prediction has its own stamp
     horizon: int = 0  # 0: as far as the network sees
     max_gap: float = 1.0
 
@@ -114,7 +114,7 @@ class PredictCore(FrameCore):
         self._predictor = predictor
         self._publish = publish
         self._reset_reason = ""  # why the predictor is to forget before the next frame
-        self._since = ""  # why it began anew the last time
+        self._since = ""  # why it started again the last time
         self._last_stamp = 0
         self._steps: deque[int] = deque(maxlen=PACE_FRAMES)  # nanoseconds between frames
         self._state = self._look()
@@ -173,7 +173,7 @@ class PredictCore(FrameCore):
             predictor.reset()
             self._steps.clear()
             self._since = reason
-            self._log("warning", "", f"begins anew: {reason}")
+            self._log("warning", "", f"starts again: {reason}")
         source = 0 if reason else self._last_stamp
         if source and frame.stamp > source:
             self._steps.append(frame.stamp - source)
@@ -227,7 +227,7 @@ class PredictCore(FrameCore):
         """Figures, and why there is no prediction where there is none.
 
         hint: why no frames may come, if the caller knows (a QoS mismatch); no_clock: a simulated
-        clock has not been told the time.
+        clock has not received the time.
         """
         with self._condition:
             facts = self._input_status(hint, no_clock)
@@ -250,7 +250,7 @@ def _reasons(facts: InputStatus, state: PredictorState, since: str) -> Iterable[
     if not facts.active:
         return
     if state.seen < state.observe:
-        why = f" (began anew: {since})" if since else ""
+        why = f" (started again: {since})" if since else ""
         yield (
             WARN,
             f"no prediction yet: {state.seen} of the {state.observe} images seen that one "

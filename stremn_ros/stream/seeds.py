@@ -163,7 +163,7 @@ class Seeds:
         memory. Until that nothing is changed. Returns what to say of it.
 
         Where frames came since the seed's, those of the past or such as came meanwhile, the
-        objects are carried forward in a memory of their own.
+        objects are carried forward in a separate memory.
         """
         begin = self._clock()
         self._check_overtaken(seed)
@@ -223,7 +223,7 @@ class Seeds:
         say of it.
 
         The frames since are those of the buffer. Each step costs about as much as a frame, and
-        between two steps the stream goes on, so new frames come meanwhile; to be done in
+        between two steps the stream continues, so new frames come meanwhile; to be done in
         `catch_up_time`, steps get longer as that runs out, and the last is the newest frame.
 
         Args:
@@ -243,7 +243,7 @@ class Seeds:
             try:
                 picture = decode(chosen.message)
             except InputError:
-                continue  # it was counted and told when its turn came
+                continue  # it was counted and logged when its turn came
             result = fork.step(picture)
             stepped += 1
         self._check_overtaken(seed)

@@ -42,7 +42,7 @@ class SegmentCore(FrameCore):
     Args:
         segmenter: the loaded `Segmenter`; from now on only the worker touches it.
         publish: called in the worker for each segmented frame, before the memory is updated.
-        seeded: told what came of each mask of `seed_later`, in a thread of its own.
+        seeded: called with the result of each mask of `seed_later`, in a separate thread.
         seed_buffer: how many of the last frames are kept for seeds.
         log, settings, topic, node, now, clock, worker: as in FrameCore.
     """
@@ -128,7 +128,7 @@ class SegmentCore(FrameCore):
 
     def seed_later(self, mask: Any) -> None:
         """~/seed: as `seed_mask`, in another thread; of masks that wait the newest of each object
-        is seeded. What comes of it is told to `seeded`."""
+        is seeded. `seeded` gets the result."""
         self._inbox.put(mask, self._tickets.take())
 
     def _seed_waiting(self, waiting: WaitingSeed) -> None:
@@ -347,7 +347,7 @@ class SegmentCore(FrameCore):
         """The diagnostics.
 
         hint: why no frames may come, if the caller knows (a QoS mismatch); snapshot: the last one;
-        problems: what else is wrong; no_clock: a simulated clock has not been told the time;
+        problems: what else is wrong; no_clock: a simulated clock has not received the time;
         depth: what came of the depth images.
         """
         with self._condition:

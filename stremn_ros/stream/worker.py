@@ -2,7 +2,7 @@
 
 No two calls of the network ever run at the same time, so it needs no lock, one copy of the weights
 (one engine, one GPU context) serves all cameras, and what a runtime overwrites in its next call is
-never in use. Each camera is a client with work of its own; the next piece is taken from the one
+never in use. Each camera is a client with its own work; the next job is taken from the one
 that has had the least of the thread's time, so that a camera whose images take long (large ones,
 many objects) or come fast cannot hold up the others: each waits for one piece of work at most
 before its share comes. A camera that had nothing to do saves up no time for later.
@@ -28,7 +28,7 @@ class Client(Protocol):
         ...
 
     def take_work(self) -> Job:
-        """The next piece of work, when there is one."""
+        """The next job, when there is one."""
         ...
 
 
@@ -36,7 +36,7 @@ class Worker:
     """A thread that does the work of its clients until it is closed.
 
     Args:
-        complain: told of an exception that a job let through; the thread lives on.
+        complain: called with an exception that a job let through; the thread lives on.
         clock: monotonic seconds.
 
     Attributes:
@@ -112,7 +112,7 @@ class Worker:
             begin = self._clock()
             try:
                 job()
-            except Exception as error:  # whatever happens, the others' work goes on
+            except Exception as error:  # whatever happens, the others' work continues
                 self._complain(f"{type(error).__name__}: {error}")
             with self.condition:
                 self.free_since = self._clock()

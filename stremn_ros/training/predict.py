@@ -202,8 +202,8 @@ class PredictTask(Task):
     def _measure_paths(self, paths: tuple[Tensor, ...]) -> tuple[Tensor, float]:
         """The loss, and the mean distance on an axis in pixels."""
         assert isinstance(self.network, PredictionNetwork)
-        centres, where, match, truth = (part.to(self.device)[:, None] for part in paths)
-        path, spread = self.network.steer(centres, (SIZE, SIZE), where, match)
+        centers, where, match, truth = (part.to(self.device)[:, None] for part in paths)
+        path, spread = self.network.steer(centers, (SIZE, SIZE), where, match)
         off = float((path.detach() - truth).abs().mean())
         return self.config.loss.of_paths(path, spread, truth), off
 

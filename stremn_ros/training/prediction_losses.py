@@ -99,7 +99,7 @@ def shrinkage_factor(error: Tensor, a: float, c: float) -> Tensor:
 def scale_invariant_gradient(
     prediction: Tensor, truth: Tensor, spacings: tuple[int, ...] = (1, 2, 4, 8, 16)
 ) -> Tensor:
-    """Difference of normalised gradients (Ummenhofer et al., 2017, Eq. 6 and 7).
+    """Difference of normalized gradients (Ummenhofer et al., 2017, Eq. 6 and 7).
 
     Args:
         prediction, truth: [..., H, W] in 0..1; spacings: between the pixels compared.

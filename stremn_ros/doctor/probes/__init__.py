@@ -1,4 +1,4 @@
-"""What may fail to import, or crash while doing so, is tried in a process of its own.
+"""What may fail to import, or crash while doing so, is tried in a separate process.
 
 Each module here imports what it looks for at its top and has a function ``values()``, which says
 what is there. ``python -m stremn_ros.doctor.probes MODULE`` prints that as JSON.
@@ -17,7 +17,7 @@ DEFAULT_MODEL = "segment_lite0"
 
 @dataclass(frozen=True)
 class Probe:
-    """What a process of its own said: values on success, else the error's last line."""
+    """What the separate process said: values on success, else the error's last line."""
 
     values: dict[str, Any]
     error: str = ""

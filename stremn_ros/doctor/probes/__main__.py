@@ -7,4 +7,4 @@ import json
 import sys
 
 values = importlib.import_module(sys.argv[1]).values()
-sys.stdout.write(f"\n{json.dumps(values)}\n")  # on a line of its own, after what imports print
+sys.stdout.write(f"\n{json.dumps(values)}\n")  # on a new line, after what imports print

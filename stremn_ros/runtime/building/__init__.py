@@ -1,1 +1,1 @@
-"""Files that a runtime needs: made in processes of their own, kept in a cache."""
+"""Files that a runtime needs: made in separate processes, kept in a cache."""

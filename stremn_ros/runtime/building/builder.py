@@ -1,4 +1,4 @@
-"""Builds a runtime's files in processes of their own, with progress in the log.
+"""Builds a runtime's files in separate processes, with progress in the log.
 
 An exporter takes hundreds of megabytes and may crash; a node that asks for one keeps neither. The
 process that builds TensorRT plans does not import PyTorch.

@@ -60,7 +60,7 @@ def checked_entry(
     Args:
         folder: of the entry; wanted: the key; names: of the files it must have.
         what: for messages, e.g. "segment_lite0 has no ONNX export"; remedy: the command that
-            makes it anew.
+            makes it again.
 
     Raises:
         ModelError: there is no entry (``what``), it was made of something else (both keys are

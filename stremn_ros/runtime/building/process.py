@@ -1,4 +1,4 @@
-"""A job in a process of its own, with its progress in the log (`stremn_ros.runtime.jobs`)."""
+"""A job in a separate process, with its progress in the log (`stremn_ros.runtime.jobs`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from stremn_ros.errors import RuntimeUnavailableError
 
-BEAT = 5.0  # seconds of silence after which the log says that the work goes on
+BEAT = 5.0  # seconds of silence after which the log says that the work is still running
 MARK = "\x1e"  # before each line of progress, so that other libraries' chatter is left out
 ERROR = "\x1f"
 JOBS = "stremn_ros.runtime.jobs"  # the module that is run
@@ -26,7 +26,7 @@ def run(
     given: str = "",
     limit: float | None = None,
 ) -> None:
-    """Runs a job as a process; says every few seconds that it goes on.
+    """Runs a job as a process; reports every few seconds that it is still running.
 
     Args:
         words: of ``jobs.main``; what: it is, for messages; given: its standard input.
@@ -96,4 +96,4 @@ def _say_that_it_goes_on(
     ended: threading.Event, begin: float, what: str, progress: Progress
 ) -> None:
     while not ended.wait(BEAT):
-        progress(f"the {what} goes on ({time.monotonic() - begin:.0f} s)")
+        progress(f"the {what} is still running ({time.monotonic() - begin:.0f} s)")

@@ -18,7 +18,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def folded(network: SegmentationNetwork) -> SegmentationNetwork:
-    """A copy whose frozen normalisations are in the weights of the convolutions before them.
+    """A copy whose frozen normalizations are in the weights of the convolutions before them.
 
     In single precision, before anything is rounded: a running variance or a scale of the original
     may lie outside what half precision can tell from zero.
@@ -48,7 +48,7 @@ class MixedNetwork(nn.Module):
 
     Args:
         network: in float32; it is left as it is, and its Fusion Cell is used as it is.
-        dtype: torch.float16 or torch.bfloat16; torch.float32 only folds the normalisations.
+        dtype: torch.float16 or torch.bfloat16; torch.float32 only folds the normalizations.
     """
 
     def __init__(self, network: SegmentationNetwork, dtype: torch.dtype) -> None:

@@ -21,7 +21,7 @@ class CudaStages(TorchStages):
     """Runs a network's stages as CUDA graphs with half-precision encoders and decoder.
 
     All of it is on one stream. A mask goes out before the memory is updated, so that the update
-    runs while the next frame is on its way; a stream of its own would let it run beside that
+    runs while the next frame is on its way; a separate stream would let it run beside that
     frame's encoder, too, at the price of a race for every tensor that both touch.
 
     Args:

@@ -73,7 +73,7 @@ def export_onnx(
     """Exports a model's stages into the cache and compares each with PyTorch.
 
     Args:
-        model: the model's folder; size: rows and columns of the comparison; progress: told what
+        model: the model's folder; size: rows and columns of the comparison; progress: receives what
             is going on, a line per stage.
 
     Returns:

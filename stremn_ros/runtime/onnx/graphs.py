@@ -108,8 +108,8 @@ class _FastMemoryEncoder(Part):
         self.encoder = encoder
 
     def forward(self, image: Tensor, masks: Tensor, stride16: Tensor) -> tuple[Tensor, ...]:
-        normalised = (image - self.network.mean) / self.network.std
-        _, _, features = self.encoder(torch.cat([normalised, masks], dim=1))
+        normalized = (image - self.network.mean) / self.network.std
+        _, _, features = self.encoder(torch.cat([normalized, masks], dim=1))
         return (self.network.template_head(torch.cat([features, stride16], dim=1)),)
 
 
@@ -232,7 +232,7 @@ class _Compare(nn.Module):
 
 
 def _plain_image(network: SegmentationNetwork) -> SegmentationNetwork:
-    """A copy that divides by the image's deviation, and normalises, in the first weights."""
+    """A copy that divides by the image's deviation, and normalizes, in the first weights."""
     network = folded(network)
     for encoder in filter(None, (network.query_encoder, network.memory_encoder)):
         encoder.stem.weight.data.div_(network.std.view(1, 3, 1, 1))
@@ -245,7 +245,7 @@ def cpu_specs(
 ) -> dict[str, StageSpec]:
     """The graphs with example inputs at ``size`` (rows, columns); for one object, of any size.
 
-    winograd: False leaves every convolution one that can be quantised.
+    winograd: False leaves every convolution one that can be quantized.
     """
     config, fast = network.config, _plain_image(network)
     fast.classify = _OnePlane(fast.classify)  # type: ignore[assignment]

@@ -1,6 +1,6 @@
 """Static int8 of an export's largest convolutions, calibrated on what the stages are really given.
 
-Dense convolutions of more than one pixel are quantised, and what lies between them: they are most
+Dense convolutions of more than one pixel are quantized, and what lies between them: they are most
 of the work, and their sums of hundreds of products forgive rounding. Depthwise and 1x1
 convolutions, the keys, the read and the sums at stride 4, where the mask's outline is made, stay
 in single precision. So does the query encoder: a frame with one object does not run it, save for
@@ -38,7 +38,7 @@ from stremn_ros.runtime.onnx.stages import OnnxStages
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # raise it when what is quantised, or how, changes
+FORMAT = 3  # raise it when what is quantized, or how, changes
 STAGES = ("segment", "object", "memory_encoder", "fusion")
 EXAMPLE = (96, 160)  # rows and columns that the graphs are traced with; they take any
 FEWEST_INPUTS, FEWEST_OUTPUTS = 32, 8  # channels of a convolution that is worth it
@@ -133,11 +133,12 @@ def export_int8(
     progress: Callable[[str], None] = log.info,
     **notes: Any,
 ) -> dict[str, float]:
-    """Quantises the stages of a model's export and keeps them in the cache.
+    """Quantizes the stages of a model's export and keeps them in the cache.
 
     Args:
         model: the model's folder, which has been exported; samples: from ``RecordingStages``;
-        progress: told what is going on; notes: kept beside the files, e.g. the recordings' names.
+        progress: receives the current step; notes: kept beside the files, e.g. the recordings'
+            names.
 
     Returns:
         For each stage the largest relative difference (L2) of any output from single precision,
@@ -145,7 +146,7 @@ def export_int8(
 
     Raises:
         InputError: too few samples.
-        ModelError: there is no export to quantise.
+        ModelError: there is no export to quantize.
         RuntimeUnavailableError: onnx or onnxruntime are not installed.
     """
     try:
@@ -166,7 +167,7 @@ def export_int8(
     differences: dict[str, float] = {}
     with one_builder(int8_folder(model)), new_entry(int8_folder(model)) as folder:
         for number, stage in enumerate(STAGES, 1):
-            progress(f"{model.name}: quantising {stage} ({number} of {len(STAGES)})")
+            progress(f"{model.name}: quantizing {stage} ({number} of {len(STAGES)})")
             target = folder / f"{stage}.onnx"
             with tempfile.TemporaryDirectory() as temporary:
                 source = Path(temporary) / f"{stage}.onnx"
@@ -200,7 +201,7 @@ def _quantize(source: Path, target: Path, samples: list[Sample]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         prepared = Path(temporary) / source.name
         preparing.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        chosen = worth_quantising(onnx.load(str(prepared)).graph)
+        chosen = worth_quantizing(onnx.load(str(prepared)).graph)
         quantization.quantize_static(
             str(prepared),
             str(target),
@@ -217,12 +218,12 @@ def _quantize(source: Path, target: Path, samples: list[Sample]) -> None:
         )
 
 
-def worth_quantising(graph: Any) -> list[str]:
+def worth_quantizing(graph: Any) -> list[str]:
     """Names of a graph's nodes (an onnx.GraphProto) that are to be in int8.
 
     These are its large convolutions, and what lies between them alone, so that maps need not be
     brought into single precision and back: enlargements and sums of their outputs, and a ReLU that
-    alone reads one. The last costs nothing: it is a quantised output that starts at zero.
+    alone reads one. The last costs nothing: it is a quantized output that starts at zero.
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     readers = Counter(name for node in graph.node for name in node.input)
@@ -255,13 +256,13 @@ def _large(convolution: Any, shapes: dict[str, tuple[int, ...]]) -> bool:
     return max(kernel) > 1 or weight.endswith(BETWEEN)
 
 
-def _difference(single: Path, quantised: Path, samples: list[Sample]) -> float:
+def _difference(single: Path, quantized: Path, samples: list[Sample]) -> float:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     a, b = (
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for path in (single, quantised)
+        for path in (single, quantized)
     )
     worst = 0.0
     for sample in samples:

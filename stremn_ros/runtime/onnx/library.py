@@ -29,7 +29,7 @@ def import_onnxruntime(module: str = "") -> Any:
             "onnxruntime was imported before stremn_ros, so its telemetry has begun: import "
             "stremn_ros first, or start the process with ORT_DISABLE_TELEMETRY=1"
         )
-        privacy.too_late = False  # told once
+        privacy.too_late = False  # warned once
     return importlib.import_module(f"onnxruntime.{module}") if module else onnxruntime
 
 

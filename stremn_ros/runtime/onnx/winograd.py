@@ -4,7 +4,7 @@ A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 
 nine results of a tile of 5x5 take 25 multiplications a channel instead of 81. It pays where maps
 are small and channels many, and where they lie last: a tile's rows are then copied, not gathered
 number by number. The weights are the left factor of each product: a library for products packs the
-right one anew each time, and the tiles are a tenth of the weights.
+right one again each time, and the tiles are a tenth of the weights.
 """
 
 from __future__ import annotations
