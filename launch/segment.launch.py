@@ -40,6 +40,7 @@ NODE_PARAMETERS = (
     "image_reliability",
     "snapshot_dir",
     "max_age",
+    "click_topic",
     "depth_topic",
     "depth_camera_info_topic",
     "depth_slop",

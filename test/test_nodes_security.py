@@ -27,6 +27,8 @@ RIGHTS = {"publish": "topics", "subscribe": "topics", "reply": "services", "requ
 SOMETIMES = {
     ("publish", "/stremn/detections"),
     ("publish", "/stremn/label_info"),
+    ("subscribe", "/stremn/seed_detections"),
+    ("subscribe", "/stremn/seed_yolo"),
     ("subscribe", "/image/compressed"),
     ("subscribe", "/clock"),
     ("subscribe", "/parameter_events"),
@@ -151,7 +153,8 @@ def test_a_user_may_use_everything_the_node_offers_and_nothing_else():
     wanted = {name for right, name in user if right in ("subscribe", "request")}
     assert wanted - {"/clock", "/parameter_events"} == offered - {"/parameter_events"}
     published = {name for right, name in user if right == "publish"}
-    assert published == {"/stremn/seed", "/rosout", "/parameter_events"}
+    seeds = {f"/stremn/{name}" for name in ("seed", "seed_detections", "seed_yolo")}
+    assert published == {*seeds, "/rosout", "/parameter_events"}
 
 
 WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate")

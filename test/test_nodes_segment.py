@@ -27,12 +27,12 @@ from ros_helpers import (
     to_time,
     wait_for,
 )
-from sensor_msgs.msg import Image, RegionOfInterest
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_srvs.srv import SetBool, Trigger
 
 from stremn_interfaces.srv import RemoveObject, SeedMask, SeedObject
 from stremn_ros.imaging import visualization
-from stremn_ros.messages import image_read
+from stremn_ros.messages import compressed_read, image_read
 from stremn_ros.nodes.segment_node import SegmentNode
 from stremn_ros.nodes.spinning import Spinning
 from stremn_ros.segmenter import Segmenter
@@ -640,6 +640,32 @@ def test_the_overlay_is_made_only_for_subscribers(peer):
         assert mask.any()
     finally:
         peer.unsubscribe_overlay()
+
+
+def test_the_compressed_overlay_is_the_same_picture_as_jpeg(peer):
+    peer.segment(picture(0))
+    assert seed(peer, labels(0)).success
+    taken = []
+    subscription = peer.node.create_subscription(
+        CompressedImage, "/stremn/overlay/compressed", taken.append, peer.queue
+    )
+    try:
+
+        def overlaid():
+            peer.segment(picture(2))
+            return bool(taken)
+
+        wait_for(overlaid, "a compressed overlay")
+        shown = taken[-1]
+        assert shown.format == "rgb8; jpeg compressed bgr8"
+        assert bytes(shown.data[:3]) == b"\xff\xd8\xff"
+        mask = image_read.decode_labels(peer.masks[to_stamp(shown.header.stamp)])
+        expected = visualization.overlay(picture(2), mask, 0.5)
+        seen = compressed_read.decode_rgb(shown)
+        assert seen.shape == expected.shape
+        assert np.abs(seen.astype(int) - expected.astype(int)).mean() < 6.0
+    finally:
+        peer.node.destroy_subscription(subscription)
 
 
 def test_diagnostics_tell_rates_latency_and_the_memory(peer, model):

@@ -1,4 +1,4 @@
-"""Tracked objects as vision_msgs, where that package is installed.
+"""Tracked objects as vision_msgs, where that package is installed, and what detectors publish.
 
 The types are handed in, so that nothing here imports ROS and the conversion can be tried without
 vision_msgs (it has no wheels).
@@ -12,6 +12,62 @@ from typing import Any
 
 from stremn_ros.messages.spatial import Detection3DTypes
 from stremn_ros.results import ObjectState, TrackedObject
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a detector found in an image.
+
+    Attributes:
+        box: (x, y, width, height) in pixels of the image.
+        label: the class.
+        score: 0..1.
+    """
+
+    box: tuple[float, float, float, float]
+    label: str
+    score: float
+
+
+def read_detections(message: Any) -> list[Detection]:
+    """The detections of a message, unchecked.
+
+    Args:
+        message: a vision_msgs/Detection2DArray (4.0 or newer; of several hypotheses the one with
+            the highest score counts), or a yolo_msgs/DetectionArray.
+    """
+    found = []
+    for item in message.detections:
+        middle = item.bbox.center.position
+        if hasattr(item, "results"):  # vision_msgs
+            best = max(
+                (each.hypothesis for each in item.results),
+                key=lambda each: each.score,
+                default=None,
+            )
+            if best is None:
+                continue
+            width, height = item.bbox.size_x, item.bbox.size_y
+            label, score = best.class_id, best.score
+        else:  # yolo_msgs
+            width, height = item.bbox.size.x, item.bbox.size.y
+            label, score = item.class_name, item.score
+        box = (middle.x - width / 2, middle.y - height / 2, width, height)
+        found.append(Detection(box, str(label), score))
+    return found
+
+
+def detector_types() -> dict[str, Any]:
+    """Messages of detectors that are installed, by the name of the topic below the node's."""
+    types: dict[str, Any] = {}
+    vision = vision_types()
+    if vision is not None:
+        types["seed_detections"] = vision.detection_array
+    try:
+        from yolo_msgs.msg import DetectionArray
+    except ImportError:
+        return types
+    return {**types, "seed_yolo": DetectionArray}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,23 @@ from numpy.typing import NDArray
 from stremn_ros.errors import InputError
 from stremn_ros.messages.image_read import check_even, layout_of
 
+JPEG_QUALITY = 80
+
+
+def encode_jpeg(message: Any, rgb: NDArray[np.uint8]) -> Any:
+    """Fills format and data of a sensor_msgs/CompressedImage with RGB uint8 [H, W, 3]; returns it.
+
+    The header is left. The format is image_transport's, so that its plugins read it.
+    """
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
+    if not done:
+        raise InputError(f"a picture of {rgb.shape[1]} x {rgb.shape[0]} pixels is no JPEG")
+    message.format = "rgb8; jpeg compressed bgr8"
+    message.data = array.array("B", data.tobytes())
+    return message
+
 
 def encode(
     message: Any,

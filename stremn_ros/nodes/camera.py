@@ -29,6 +29,7 @@ from stremn_ros.messages import image_write
 from stremn_ros.messages.reading import nanoseconds
 from stremn_ros.nodes import parameters
 from stremn_ros.nodes.depth_input import DepthInput
+from stremn_ros.nodes.hint_topics import HintTopics
 from stremn_ros.nodes.image_input import (
     ImageInput,
     SubscriptionEventCallbacks,
@@ -98,6 +99,7 @@ class Camera:
         self._enabled = True
         self._seed_hint = ""  # what is known of a connection that cannot work
         self._seeds: Any = None
+        self._hints: HintTopics | None = None
         self._outputs: Outputs | None = None
         self._seed_group = MutuallyExclusiveCallbackGroup()  # of the topic
         # Services are there in every state, so that a call gets an answer that says what to do.
@@ -149,6 +151,8 @@ class Camera:
             self._core, values["snapshot_dir"], ".".join(words), self._settings, self._log
         )
         self._resumed = False
+        click_topic = self._own_topic("click_topic")
+        self._hints = HintTopics(node, self._private, click_topic, lambda: self._core, self._log)
 
     def _own_topic(self, parameter: str) -> str:
         """The topic that a parameter names for this camera; empty for none."""
@@ -216,6 +220,8 @@ class Camera:
             callback_group=self._seed_group,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_deaf_to_seeds),
         )
+        assert self._hints is not None
+        self._hints.start()
         return self._images.start()
 
     def save(self) -> None:
@@ -234,6 +240,8 @@ class Camera:
         seeds, self._seeds = self._seeds, None
         if seeds is not None:
             self._node.destroy_subscription(seeds)
+        if self._hints is not None:
+            self._hints.stop()
 
     def release(self) -> None:
         """Lets go of everything that `configure` made; more than once if need be."""
@@ -265,6 +273,9 @@ class Camera:
             return None
         last, problem = snapshots.status() if snapshots is not None else ("", "")
         problems = [problem, self._seed_hint]
+        if self._hints is not None:
+            self._hints.look()
+            problems.append(self._hints.hint)
         in_space = ""
         if space is not None and depth is not None:
             depth.look()

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Point32, PoseStamped, TransformStamped, Vector3
 from numpy.typing import NDArray
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image, PointCloud2, PointField, RegionOfInterest
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -107,10 +108,18 @@ def _objects(segmented: Segmented, _: Making) -> ObjectArray:
 
 
 def _overlay(segmented: Segmented, making: Making) -> Image:
-    alpha = making.settings.overlay_alpha
-    picture = visualization.overlay(segmented.rgb, segmented.result.labels, alpha)
     message = Image(header=segmented.frame.message.header)
-    return image_write.encode(message, picture, "rgb8")
+    return image_write.encode(message, _tinted(segmented, making), "rgb8")
+
+
+def _overlay_jpeg(segmented: Segmented, making: Making) -> CompressedImage:
+    message = CompressedImage(header=segmented.frame.message.header)
+    return image_write.encode_jpeg(message, _tinted(segmented, making))
+
+
+def _tinted(segmented: Segmented, making: Making) -> NDArray[np.uint8]:
+    alpha = making.settings.overlay_alpha
+    return visualization.overlay(segmented.rgb, segmented.result.labels, alpha)
 
 
 def _objects_3d(placed: Placed, _: Making) -> ObjectArray:
@@ -163,6 +172,13 @@ OUTPUTS = (
     Output("mask", Image, _mask),
     Output("objects", ObjectArray, _objects),
     Output("overlay", Image, _overlay, on_demand=True, where=lambda settings: settings.overlay),
+    Output(
+        "overlay/compressed",
+        CompressedImage,
+        _overlay_jpeg,
+        on_demand=True,
+        where=lambda settings: settings.overlay,
+    ),
     Output(
         "follow_pose",
         PoseStamped,

@@ -357,6 +357,36 @@ _SEGMENT = (
         0.95,
     ),
     ParameterSpec(
+        "click_topic",
+        "",
+        "Topic of clicks that seed an object: geometry_msgs/Point as rqt_image_view publishes them "
+        "(IMAGE_mouse_left), or PointStamped. With several cameras NAME=TOPIC,NAME=TOPIC. Empty: "
+        "none.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        "detection_classes",
+        [""],
+        "Classes of ~/seed_detections that are followed. Empty: all.",
+        RUN_TIME,
+    ),
+    ParameterSpec(
+        "detection_min_score",
+        0.5,
+        "Score that a detection needs to be followed.",
+        RUN_TIME,
+        0.0,
+        1.0,
+    ),
+    ParameterSpec(
+        "detection_overlap",
+        0.3,
+        "IoU of the boxes from which on a detection is an object that is followed already.",
+        RUN_TIME,
+        0.01,
+        1.0,
+    ),
+    ParameterSpec(
         "snapshot_dir",
         "",
         "The only folder for snapshots of the memory, to write and to read. Empty: no snapshots.",

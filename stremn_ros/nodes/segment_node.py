@@ -34,7 +34,7 @@ class SegmentNode(life_cycle.NetworkNode):
     def _load(self) -> None:
         values = self._values
         names = parameters.camera_names(values["cameras"])
-        for name in ("depth_topic", "depth_camera_info_topic"):
+        for name in ("click_topic", "depth_topic", "depth_camera_info_topic"):
             parameters.camera_topics(name, values[name], names)
         segmenter = Segmenter.load(
             values["model"],

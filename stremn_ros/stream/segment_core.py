@@ -18,22 +18,28 @@ from typing import Any
 from stremn_ros.errors import StremnError
 from stremn_ros.imaging.mask_reading import VOID, clean
 from stremn_ros.messages import image_read
-from stremn_ros.messages.reading import decode, stamp_of
+from stremn_ros.messages.detections import Detection
+from stremn_ros.messages.reading import decode, frame_size, stamp_of
 from stremn_ros.results import SegmentResult
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.snapshot import Snapshot
 from stremn_ros.stream.answers import Answer, Segmented
 from stremn_ros.stream.commands import Commands
+from stremn_ros.stream.detector import Detector
 from stremn_ros.stream.diagnosis import CoreStatus, Report, diagnose
 from stremn_ros.stream.followed import Followed
 from stremn_ros.stream.frame_core import FrameCore, describe_error
 from stremn_ros.stream.intake import Frame
 from stremn_ros.stream.limited_log import Log
+from stremn_ros.stream.newest_jobs import NewestJobs
 from stremn_ros.stream.seed_inbox import SeedInbox, WaitingSeed
 from stremn_ros.stream.seed_requests import OnOverlap, SeedOptions, Tickets
 from stremn_ros.stream.seeds import Seeds
 from stremn_ros.stream.settings import Settings
 from stremn_ros.stream.worker import Job, Worker
+
+# id (0: a free one), name, hints for `seeding.make_mask`, and what is asked for beside them
+HintSeed = tuple[int, str, dict[str, Any], SeedOptions]
 
 
 class SegmentCore(FrameCore):
@@ -84,12 +90,16 @@ class SegmentCore(FrameCore):
         self._inbox = SeedInbox(
             segmenter.max_objects, self._seed_waiting, self._refuse_mask, self._tickets.done
         )
+        self._jobs = NewestJobs("hints")
+        self._resets = 0
+        self._detector = Detector(self.settings)
         self._worker.add(self)
 
     def deactivate(self) -> None:
         """No frame is taken any more, and masks of the topic that wait are forgotten; returns when
         no frame is in work, so nothing gets published."""
         self._inbox.clear()
+        self._jobs.clear()
         super().deactivate()
 
     def close(self) -> None:
@@ -99,6 +109,7 @@ class SegmentCore(FrameCore):
             self._active = False  # nobody waits for a frame any more
             self._commands.close()
         self._inbox.close()
+        self._jobs.close()
         super().close()
         del self._followed.segmenter
         self._followed.latest = None
@@ -166,6 +177,49 @@ class SegmentCore(FrameCore):
             lambda ticket: self._seeds.hints(object_id, name, hints, options, ticket),
         )
 
+    def click_later(self, x: float, y: float, stamp: int = 0) -> None:
+        """A click on an object, as `seed_object` with a point on it, in another thread; what comes
+        of it is told to `seeded`. A stamp of 0 means the newest frame."""
+        hints = {"box": None, "polygon": (), "inside": [(x, y)], "outside": ()}
+        options = SeedOptions(stamp, strict=bool(stamp))
+        self._jobs.put("click", partial(self._seed_later, [(0, "", hints, options)], self._resets))
+
+    def seed_detections_later(self, detections: Sequence[Detection], stamp: int) -> None:
+        """~/seed_detections: seeds what nobody follows yet, and lost objects that are seen again,
+        in another thread; of messages that wait the newest counts. See `detector.Detector`."""
+        self._jobs.put(
+            "detections", partial(self._seed_detections, detections, stamp, self._resets)
+        )
+
+    def _seed_detections(self, detections: Sequence[Detection], stamp: int, resets: int) -> None:
+        with self._condition:
+            state, recent = self._state, self._frames.recent
+            newest = recent[-1].message if recent else None
+        try:
+            size = None if newest is None else frame_size(newest)
+        except StremnError:  # the frame is counted as failed, and logged, in its turn
+            size = None
+        if size is None:
+            return  # the detector will see the object again
+        seeds = []
+        for box in self._detector.choose(detections, size, state, self._clock()):
+            choice = OnOverlap.SEED_AGAIN if box.object_id else OnOverlap.REFUSE
+            strict = self.settings.strict_seeds and bool(stamp)
+            options = SeedOptions(stamp, strict=strict, on_overlap=choice)
+            hints = {"box": box.box, "polygon": (), "inside": (), "outside": ()}
+            seeds.append((box.object_id, box.name, hints, options))
+        self._seed_later(seeds, resets)
+
+    def _seed_later(self, seeds: Sequence[HintSeed], resets: int) -> None:
+        """Seeds objects by hints, unless all was reset since they came."""
+        for object_id, name, hints, options in seeds:
+            ticket = self._tickets.take()
+            if self._resets != resets:
+                self._tickets.done(ticket)
+                return
+            seed = partial(self._seeds.hints, object_id, name, hints, options)
+            self._tell_seeded(self._seed(ticket, seed))
+
     def _seed(self, ticket: int, seed: Callable[[int], Answer]) -> Answer:
         try:
             answer = seed(ticket)
@@ -203,7 +257,12 @@ class SegmentCore(FrameCore):
             count = self._followed.forget()
             return f"{count} objects forgotten" if count != 1 else "1 object forgotten"
 
-        return self._answered(work, self._tickets.reset)
+        def overtake() -> None:
+            self._resets += 1  # first: a seed that takes its ticket from now on sees it
+            self._jobs.clear()
+            self._tickets.reset()
+
+        return self._answered(work, overtake)
 
     def copy(self) -> tuple[Snapshot, int]:
         """The memory, to be written while frames go on, and the number of changes that it has."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from stremn_ros.options import RUN_TIME, TUNABLES
@@ -33,6 +34,9 @@ class Settings(IntakeSettings):
     autosave_period: float = 0.0
     autosave_at_stop: bool = False
     autoload: bool = False
+    detection_classes: Sequence[str] = field(default_factory=lambda: [""])
+    detection_min_score: float = 0.5
+    detection_overlap: float = 0.3
     follow_id: int = 0
     points_voxel: float = 0.0
 
