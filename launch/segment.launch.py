@@ -137,8 +137,11 @@ def _rviz(value: Value, remappings: list[tuple[str, str]]) -> list:
     ]
 
 
-def _web(value: Value, node: str, camera: str, topic: str) -> list:
-    """The live page in a process of its own, where it is wished and aiohttp is installed."""
+def _web(value: Value, node: str, cameras: dict[str, str]) -> list:
+    """The live page in a process of its own, where it is wished and aiohttp is installed.
+
+    cameras: the image topic of each, by its name; an empty name for a node with one.
+    """
     if value("web") != "true":
         return []
     port = number(value, "web_port", int)
@@ -150,9 +153,11 @@ def _web(value: Value, node: str, camera: str, topic: str) -> list:
             )
         ]
     words = ["--node", node, "--host", value("web_host"), "--port", str(port)]
-    words += ["--image-topic", _image_of(value, topic)]
-    if camera:
-        words += ["--camera", camera]
+    topics = {name: _image_of(value, topic) for name, topic in cameras.items()}
+    if "" in topics:
+        words += ["--image-topic", topics[""]]
+    else:
+        words += ["--camera", ",".join(f"{name}={topic}" for name, topic in topics.items())]
     return [
         ExecuteProcess(
             cmd=[sys.executable, "-m", "stremn_ros.cli", "view", *words],
@@ -207,7 +212,7 @@ def _actions(context: LaunchContext) -> list:
             ("/stremn/overlay", f"{below}/overlay"),
         ],
     )
-    return [*node, *shows, *_web(value, name, first, shown)]
+    return [*node, *shows, *_web(value, name, cameras or {"": shown})]
 
 
 def generate_launch_description() -> LaunchDescription:
