@@ -148,8 +148,11 @@ def _rviz(value: Value, remappings: list[tuple[str, str]]) -> list:
     ]
 
 
-def _web(value: Value, node: str, camera: str, topic: str) -> list:
-    """The live page in a separate process, if it is wanted and aiohttp is installed."""
+def _web(value: Value, node: str, cameras: dict[str, str]) -> list:
+    """The live page in a separate process, if it is wanted and aiohttp is installed.
+
+    cameras: the image topic of each, by its name; an empty name for a node with one.
+    """
     if value("web") != "true":
         return []
     port = number(value, "web_port", int)
@@ -161,9 +164,11 @@ def _web(value: Value, node: str, camera: str, topic: str) -> list:
             )
         ]
     words = ["--node", node, "--host", value("web_host"), "--port", str(port)]
-    words += ["--image-topic", _image_of(value, topic)]
-    if camera:
-        words += ["--camera", camera]
+    topics = {name: _image_of(value, topic) for name, topic in cameras.items()}
+    if "" in topics:
+        words += ["--image-topic", topics[""]]
+    else:
+        words += ["--camera", ",".join(f"{name}={topic}" for name, topic in topics.items())]
     return [
         ExecuteProcess(
             cmd=[sys.executable, "-m", "stremn_ros.cli", "view", *words],
@@ -220,7 +225,7 @@ def _actions(context: LaunchContext) -> list:
             ("/stremn/markers", f"{below}/markers"),
         ],
     )
-    return [*node, *shows, *_web(value, name, first, shown)]
+    return [*node, *shows, *_web(value, name, cameras or {"": shown})]
 
 
 def generate_launch_description() -> LaunchDescription:

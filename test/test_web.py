@@ -43,20 +43,54 @@ def server(source: FakeSource) -> Iterator[PageServer]:
         yield running
 
 
+def test_each_browser_sees_and_steers_the_camera_that_it_chose() -> None:
+    left, right = FakeSource(), FakeSource()
+
+    async def hello(live: aiohttp.ClientWebSocketResponse) -> dict:
+        return json.loads((await live.receive(PATIENCE)).data)["hello"]
+
+    async def run(server: PageServer) -> None:
+        left.show(3)
+        right.show(5)
+        async with (
+            browser(server) as first,
+            browser(server, path="/live?camera=right") as second,
+            browser(server, path="/live?camera=gone") as third,
+        ):
+            for live, camera, number in ((first, "left", 3), (second, "right", 5)):
+                told = await hello(live)
+                assert told["cameras"] == ["left", "right"]
+                assert told["camera"] == camera
+                head, _, labels = read_picture(await next_picture(live))
+                assert head["number"] == number
+                assert np.array_equal(labels, scene(number)[1])
+            assert (await hello(third))["camera"] == "left"
+            assert (await ask(second, do="remove", object=9))["ok"] is False
+            assert [request.do for request in right.requests] == ["remove"]
+            assert left.requests == []
+            left.show(8)
+            head, _, _ = read_picture(await next_picture(first))
+            assert head["number"] == 8
+            assert await no_picture(second, 0.3)
+
+    with serving({"left": left, "right": right}) as server:
+        asyncio.run(run(server))
+
+
 def address(server: PageServer, path: str = "/") -> str:
     return f"http://127.0.0.1:{server.port}{path}"
 
 
 @contextlib.asynccontextmanager
 async def browser(
-    server: PageServer, origin: str | None = "", **headers: str
+    server: PageServer, origin: str | None = "", path: str = "/live", **headers: str
 ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
     """A WebSocket as the page opens it; origin: "" is the page's own."""
     if origin is not None:
         headers["Origin"] = origin or address(server).rstrip("/")
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(PATIENCE)) as session,
-        session.ws_connect(address(server, "/live"), headers=headers, max_msg_size=0) as live,
+        session.ws_connect(address(server, path), headers=headers, max_msg_size=0) as live,
     ):
         yield live
 
@@ -377,7 +411,7 @@ def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_port_that_is_taken_is_said(server: PageServer, source: FakeSource) -> None:
-    second = PageServer(source, Access("127.0.0.1"), server.port)
+    second = PageServer({"": source}, Access("127.0.0.1"), server.port)
     with pytest.raises(StremnError, match="give another --port"):
         asyncio.run(second.run(asyncio.Event()))
 

@@ -144,6 +144,40 @@ def follow(page: Page, name: str = "") -> None:
     until(page, f"stremn.shown.head.objects.length === {count + 1}")
 
 
+def test_a_second_camera_has_a_tab(chromium) -> None:
+    cameras = {"left": FakeSource(), "right": FakeSource()}
+    for source, number in zip(cameras.values(), (3, 5), strict=True):
+        source.show(number)
+    requests = cameras["right"].requests
+    context = chromium.new_context(viewport=DESKTOP, color_scheme="dark")
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: dialog.dismiss())
+    try:
+        with serving(cameras) as running:
+            page.goto(f"http://127.0.0.1:{running.port}/")
+            until(page, "stremn.shown && stremn.shown.head.number === 3")
+            assert page.locator("#cameras button").all_inner_texts() == ["left", "right"]
+            page.click("#cameras button:nth-child(2)")
+            until(page, "stremn.shown.head.number === 5")
+            assert page.inner_text("#cameras [aria-current=true]") == "right"
+            cameras["right"].show(7)
+            until(page, "stremn.shown.head.number === 7")
+            picture_of(page, "cameras")
+            page.click("#save")
+            wait_until(lambda: requests, "the request")
+            page.click("#load")  # the dialog says no
+            page.click("#reset")
+            wait_until(lambda: len(requests) == 2, "the next request")
+            assert [request.do for request in requests] == ["save", "reset"]
+            assert cameras["left"].requests == []
+            assert said == []
+            page.goto("about:blank")
+    finally:
+        context.close()
+
+
 def test_a_click_is_shown_followed_and_removed(page: Page) -> None:
     page.mouse.click(*at(page, *middle(0, DISC)))
     wait_preview(page)

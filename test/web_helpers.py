@@ -42,7 +42,9 @@ class FakeSource:
 
     def show(self, number: int) -> None:
         frame, truth = scene(number)
-        self.newest = Picture(number, 10**18 + number, frame, truth, ({"id": 1, "name": "x"},))
+        self.newest = Picture(
+            number, 10**18 + number, frame, truth, ({"id": 1, "name": "x", "state": "TRACKED"},)
+        )
         self._changed()
 
     def status(self) -> dict[str, Any]:
@@ -61,8 +63,12 @@ class FakeSource:
 
 @contextlib.contextmanager
 def serving(source: Any, host: str = "127.0.0.1", port: int = 0) -> Iterator[PageServer]:
-    """The server until the block ends; port 0: a free one. What its thread raises is raised."""
-    server = PageServer(source, Access(host), port)
+    """The server until the block ends; port 0: a free one. What its thread raises is raised.
+
+    source: one, or several by the name on their tabs.
+    """
+    sources = source if isinstance(source, dict) else {"": source}
+    server = PageServer(sources, Access(host), port)
     ready = threading.Event()
     ends: list[Callable[[], None]] = []
     raised: list[BaseException] = []

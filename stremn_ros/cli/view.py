@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -32,7 +33,13 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         help="video, folder of images, or the number of a webcam",
     )
     parser.add_argument("--node", help="full name of a running segmentation node (/stremn)")
-    parser.add_argument("--camera", default="", help="of a node with several cameras: its name")
+    parser.add_argument(
+        "--camera",
+        default="",
+        metavar="NAME[=TOPIC],...",
+        help="of a node with several cameras: their names, one tab each, and the topics of their "
+        "images",
+    )
     parser.add_argument(
         "--image-topic", default="", help="of the node's images; without it, it is looked up"
     )
@@ -75,11 +82,13 @@ def _run(options: argparse.Namespace) -> int:
     from stremn_ros.web.access import Access
 
     access = Access(options.host)
-    source = _node(options) if options.node is not None else _video(options)
-    try:
-        return _serve(PageServer(source, access, options.port), access)
-    finally:
-        source.close()
+    with contextlib.ExitStack() as closing:
+        if options.node is not None:
+            sources = _node(options, closing)
+        else:
+            sources = {"": _video(options)}
+            closing.callback(sources[""].close)
+        return _serve(PageServer(sources, access, options.port), access)
 
 
 def _video(options: argparse.Namespace) -> Any:
@@ -98,12 +107,41 @@ def _video(options: argparse.Namespace) -> Any:
     return VideoSource(frames, title, segmenter, path, options.out)
 
 
-def _node(options: argparse.Namespace) -> Any:
+def _node(options: argparse.Namespace, closing: contextlib.ExitStack) -> dict[str, Any]:
+    """A source for each camera, by its name; they are closed with `closing`."""
     try:
         from stremn_ros.web.node_source import NodeSource
     except ImportError as error:
         raise without_ros(error) from None
-    return NodeSource(options.node, options.camera, options.image_topic)
+    topics = _cameras(options.camera, options.image_topic)
+    sources: dict[str, Any] = {}
+    for name, topic in topics.items():
+        sources[name] = NodeSource(options.node, name, topic)
+        closing.callback(sources[name].close)
+    return sources
+
+
+def _cameras(text: str, image_topic: str) -> dict[str, str]:
+    """The topic of each camera, empty to look it up.
+
+    Raises:
+        InputError: a name twice, or --image-topic beside several cameras.
+    """
+    topics: dict[str, str] = {}
+    for part in text.split(",") if text else [""]:
+        name, _, topic = part.strip().partition("=")
+        if text and not name:
+            raise InputError(f"--camera is {text!r}; it is NAME or NAME=TOPIC, with commas between")
+        if name in topics:
+            raise InputError(f"--camera names {name} twice")
+        topics[name] = topic
+    if image_topic:
+        if len(topics) > 1 or any(topics.values()):
+            raise InputError(
+                "--image-topic is for one camera; write --camera NAME=TOPIC,NAME=TOPIC"
+            )
+        return dict.fromkeys(topics, image_topic)
+    return topics
 
 
 def _serve(server: Any, access: Any) -> int:

@@ -20,7 +20,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_srvs.srv import SetBool, Trigger
 
-from stremn_interfaces.srv import RemoveObject, SeedMask, SeedObject
+from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
 from stremn_ros.client.peer import Peer, check_name, wait_for
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.messages import image_write
@@ -164,6 +164,14 @@ class SegmentClient(Peer):
     def enable(self, on: bool) -> Any:
         """Pauses, and goes on."""
         return self._call(SetBool, "enable", SetBool.Request(data=on))
+
+    def save(self, path: str = "") -> Any:
+        """~/save_memory, into a file of the node's `snapshot_dir`; empty: the default name."""
+        return self._call(SaveMemory, "save_memory", SaveMemory.Request(path=path))
+
+    def load(self, path: str = "") -> Any:
+        """~/load_memory: the node goes on from such a file, and forgets what it follows now."""
+        return self._call(LoadMemory, "load_memory", LoadMemory.Request(path=path))
 
     def image_size(self, timeout: float) -> tuple[int, int] | None:
         """(rows, columns) of the images that the node segments; None where none comes in time."""

@@ -55,7 +55,7 @@ class NodeSource:
         StremnError: ROS cannot be started.
     """
 
-    abilities = frozenset({"preview", "follow", "remove", "reset", "pause", "play"})
+    abilities = frozenset({"preview", "follow", "remove", "reset", "pause", "play", "save", "load"})
 
     def __init__(self, node: str = "/stremn", camera: str = "", image_topic: str = "") -> None:
         if image_topic:
@@ -139,6 +139,8 @@ class NodeSource:
             "reset": self._client.reset,
             "pause": lambda: self._client.enable(False),
             "play": lambda: self._client.enable(True),
+            "save": self._client.save,
+            "load": self._client.load,
         }
         answer = calls[request.do]()
         if not answer.success:

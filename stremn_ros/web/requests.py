@@ -64,6 +64,8 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "step": (),
     "seek": ("number",),
     "export": (),
+    "save": (),
+    "load": (),
 }
 
 

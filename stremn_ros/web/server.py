@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any
@@ -69,11 +69,25 @@ class _Rate:
         return self._left >= 0.0
 
 
+class _Stream:
+    """A source, and its newest picture as it is sent."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.encoded: tuple[int, asyncio.Future[bytes]] | None = None
+
+
 class _Browser:
     """One WebSocket: what it was sent, what it has shown, what it waits for."""
 
-    def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
+    def __init__(
+        self,
+        socket: web.WebSocketResponse,
+        transport: asyncio.Transport | None,
+        stream: _Stream,
+    ) -> None:
         self.socket, self._transport = socket, transport
+        self.stream = stream
         self.rate = _Rate()
         self.wake = asyncio.Event()
         self.sent = self.shown = 0  # numbers of pictures
@@ -132,25 +146,26 @@ class _Server(web.Server):
 
 
 class PageServer:
-    """Serves the page of a source.
+    """Serves the page of a source, or of several, which a browser chooses from.
 
     Args:
-        source: what is shown. It is not closed by the server.
+        sources: what is shown, by the name on its tab; the first is shown first. They are not
+            closed by the server.
         access: who may use the page, and the host to bind to. port: 0 takes a free one.
 
     Attributes:
         port: known once it runs.
     """
 
-    def __init__(self, source: Source, access: Access, port: int) -> None:
-        self._source, self._access, self.port = source, access, port
+    def __init__(self, sources: Mapping[str, Source], access: Access, port: int) -> None:
+        self._streams = {name: _Stream(source) for name, source in sources.items()}
+        self._access, self.port = access, port
         self._browsers: set[_Browser] = set()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds them weakly
         self._workers = ThreadPoolExecutor(AT_WORK, "web-request")
         # apart, so that a pause or a reset never waits for masks that are being made
         self._makers = ThreadPoolExecutor(2, "web-mask")
         self._encoder = ThreadPoolExecutor(1, "web-encode")
-        self._encoded: tuple[int, asyncio.Future[bytes]] | None = None
         folder = resources.files("stremn_ros.web") / "page"
         self._files = {
             path: ((folder / name).read_bytes(), kind) for path, (name, kind) in PAGE.items()
@@ -182,7 +197,8 @@ class PageServer:
                 "give another --port"
             ) from None
         self.port = runner.addresses[0][1]
-        self._source.listen(changed)
+        for stream in self._streams.values():
+            stream.source.listen(changed)
         ready()
         status = asyncio.create_task(self._tell_status())
         try:
@@ -238,12 +254,15 @@ class PageServer:
         )
         if not socket.can_prepare(request).ok:
             return _text(400, "A WebSocket is needed here.")
-        browser = _Browser(socket, request.transport)
+        first, *_ = self._streams.values()
+        # a camera that is gone, in a page that was left open, is no fault
+        stream = self._streams.get(request.rel_url.query.get("camera", ""), first)
+        browser = _Browser(socket, request.transport, stream)
         self._browsers.add(browser)  # before the await: a hundred at once are counted, too
         sender: asyncio.Task[None] | None = None
         try:
             await socket.prepare(request)
-            browser.answers.append(self._hello())
+            browser.answers.append(self._hello(stream))
             browser.wake.set()
             sender = asyncio.create_task(self._send(browser))
             await self._receive(browser)
@@ -255,15 +274,17 @@ class PageServer:
                 browser.cut_off()
         return socket
 
-    def _hello(self) -> str:
+    def _hello(self, stream: _Stream) -> str:
         return json.dumps(
             {
                 "hello": {
-                    "title": self._source.title,
-                    "abilities": sorted(self._source.abilities),
+                    "title": stream.source.title,
+                    "abilities": sorted(stream.source.abilities),
                     "palette": ["#" + bytes(color).hex() for color in PALETTE],
+                    "cameras": list(self._streams),
+                    "camera": next(n for n, each in self._streams.items() if each is stream),
                 },
-                "status": self._status(),
+                "status": self._status(stream),
             }
         )
 
@@ -294,7 +315,7 @@ class PageServer:
                 browser.under_way.popleft()
             browser.wake.set()
             return
-        if request.do not in self._source.abilities:
+        if request.do not in browser.stream.source.abilities:
             self._answer(browser, request.id, {"ok": False, "message": "not possible here"})
             return
         if browser.at_work >= AT_WORK:
@@ -311,7 +332,7 @@ class PageServer:
         makes = request.do in ("preview", "follow")
         try:
             answer = await asyncio.get_running_loop().run_in_executor(
-                self._makers if makes else self._workers, self._source.do, request
+                self._makers if makes else self._workers, browser.stream.source.do, request
             )
             mask = answer.pop("mask", None)
             if mask is not None:
@@ -342,14 +363,16 @@ class PageServer:
     async def _tell_status(self) -> None:
         while True:
             if self._browsers:
-                for browser in self._browsers:
-                    # each has shown others
-                    browser.status = json.dumps({"status": self._status()})
+                for stream in self._streams.values():
+                    watching = [each for each in self._browsers if each.stream is stream]
+                    status = json.dumps({"status": self._status(stream)}) if watching else ""
+                    for browser in watching:
+                        browser.status = status
                 self._wake()
             await asyncio.sleep(STATUS_PERIOD)
 
-    def _status(self) -> dict[str, Any]:
-        return {**self._source.status(), "browsers": len(self._browsers)}
+    def _status(self, stream: _Stream) -> dict[str, Any]:
+        return {**stream.source.status(), "browsers": len(self._browsers)}
 
     async def _send(self, browser: _Browser) -> None:
         """All that goes to a browser. It waits for a slow one, and nobody waits for it."""
@@ -363,13 +386,13 @@ class PageServer:
                 if browser.status:
                     text, browser.status = browser.status, ""
                     await socket.send_str(text)
-                picture = self._source.newest
+                picture = browser.stream.source.newest
                 if (
                     picture is not None
                     and picture.number > browser.sent
                     and len(browser.under_way) < UNDER_WAY
                 ):
-                    number, data = await self._encode(picture)
+                    number, data = await self._encode(browser.stream, picture)
                     browser.sent = number
                     browser.under_way.append(number)
                     await socket.send_bytes(data)
@@ -379,12 +402,12 @@ class PageServer:
             log.exception("a picture could not be sent")
             browser.cut_off()
 
-    async def _encode(self, picture: Picture) -> tuple[int, bytes]:
+    async def _encode(self, stream: _Stream, picture: Picture) -> tuple[int, bytes]:
         """The picture, or a newer one, encoded once for all browsers."""
-        if self._encoded is None or self._encoded[0] < picture.number:
+        if stream.encoded is None or stream.encoded[0] < picture.number:
             future = asyncio.get_running_loop().run_in_executor(self._encoder, encode, picture)
-            self._encoded = picture.number, future
-        number, future = self._encoded
+            stream.encoded = picture.number, future
+        number, future = stream.encoded
         # one browser that leaves must not end it for the others
         return number, await asyncio.shield(future)
 

@@ -20,6 +20,8 @@ const state = {
   newest: null, skipped: 0, last: 0, incoming: null, decoding: false,
   hints: [], stamp: null, mask: null, asking: false, again: false, target: 0, draft: [],
   cross: null, drag: null, pressed: false, seeking: false,
+  turn: 0, // counts the changes of camera
+  camera: null, // the tab that was chosen; null for the first
 };
 window.stremn = state; // for tests and the curious; nothing of it is secret
 
@@ -27,14 +29,17 @@ window.stremn = state; // for tests and the curious; nothing of it is secret
 
 function connect() {
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  const socket = new WebSocket(`${scheme}//${location.host}/live`);
+  const which = state.camera === null ? "" : `?camera=${encodeURIComponent(state.camera)}`;
+  const socket = new WebSocket(`${scheme}//${location.host}/live${which}`);
   socket.binaryType = "arraybuffer";
   state.socket = socket;
   socket.onmessage = (event) => {
+    if (socket !== state.socket) return; // of the camera before
     if (typeof event.data === "string") takeText(JSON.parse(event.data));
     else takePicture(event.data);
   };
   socket.onclose = () => {
+    if (socket !== state.socket) return; // another tab was chosen
     for (const [, settle] of state.answers) settle({ ok: false, message: "the connection was lost" });
     state.answers.clear();
     link("no connection", "bad");
@@ -62,7 +67,7 @@ function ask(action, fields = {}) {
 
 async function order(action, fields) {
   const answer = await ask(action, fields);
-  if (!answer.ok || ["export", "reset", "remove", "follow"].includes(action)) say(answer.message, !answer.ok);
+  if (!answer.ok || ["export", "reset", "remove", "follow", "save", "load"].includes(action)) say(answer.message, !answer.ok);
   return answer;
 }
 
@@ -77,6 +82,9 @@ function takeText(message) {
     $("transport").hidden = !able("seek");
     $("pause").hidden = able("seek") || !able("pause");
     $("export").hidden = !able("export");
+    $("save").hidden = !able("save");
+    $("load").hidden = !able("load");
+    listCameras(message.hello.cameras, message.hello.camera);
     notice("");
   }
   if (message.status) takeStatus(message.status);
@@ -118,9 +126,14 @@ async function takePicture(buffer) {
   state.decoding = true;
   while (state.incoming) {
     const data = state.incoming;
+    const { turn } = state;
     state.incoming = null;
     try {
       const picture = await decode(data);
+      if (turn !== state.turn) {
+        picture.bitmap.close();
+        continue;
+      }
       const number = picture.head.number;
       if (state.last && number > state.last + 1) state.skipped += number - state.last - 1;
       state.last = number;
@@ -562,6 +575,31 @@ function newRow(id) {
   return row;
 }
 
+function listCameras(names, chosen) {
+  const tabs = $("cameras");
+  tabs.hidden = names.length < 2;
+  tabs.replaceChildren(...names.map((name) => {
+    const tab = document.createElement("button");
+    tab.textContent = name;
+    tab.ariaCurrent = name === chosen ? "true" : "false";
+    tab.onclick = () => choose(name);
+    return tab;
+  }));
+}
+
+function choose(name) {
+  const old = state.socket;
+  state.camera = name;
+  state.turn++;
+  for (const [, settle] of state.answers) settle({ ok: false, message: "another camera was chosen" });
+  state.answers.clear();
+  state.newest = state.incoming = null;
+  drop();
+  listObjects([]);
+  connect();
+  old.close();
+}
+
 let quiet = 0;
 function say(text, bad = false) {
   const message = $("message");
@@ -586,6 +624,10 @@ $("play").onclick = playOrPause;
 $("pause").onclick = playOrPause;
 $("step").onclick = () => order("step");
 $("export").onclick = () => order("export");
+$("save").onclick = () => order("save");
+$("load").onclick = () => {
+  if (confirm("Go on from the saved memory? The objects followed now are forgotten.")) { drop(); order("load"); }
+};
 $("reset").onclick = () => { drop(); order("reset"); };
 $("undo").onclick = undo;
 $("cancel").onclick = drop;
