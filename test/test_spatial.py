@@ -1318,8 +1318,8 @@ def test_the_benchmark_of_the_node_runs(tmp_path: Path) -> None:
     arguments = ["--model", str(ROOT / "test" / "data" / "tiny_model"), "--images", "3"]
     arguments += ["--turns", "1", "--phases", "nobody", "objects_3d"]
     found = benchmark("spatial_node.py", tmp_path / "node.json", *arguments)["ms"]
-    assert set(found["nobody"]) == {"latency", "cpu"}  # nothing was computed in space
-    assert set(found["objects_3d"]) == {"latency", "cpu", "3D"}
+    assert set(found["nobody"]) == {"latency", "cpu", "node"}  # nothing was computed in space
+    assert set(found["objects_3d"]) == {"latency", "cpu", "node", "3D"}
     assert all(value > 0 for times in found.values() for value in times.values())
 
 
