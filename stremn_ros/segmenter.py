@@ -246,7 +246,8 @@ class Segmenter:
 
         Args:
             frame: uint8 [H, W, 3] RGB, the newest.
-            mask, ids: as in ``seed``.
+            mask: as in ``seed``.
+            ids: as in ``seed``.
             learn: lock the mask in the memory, as ``learn`` does; False where it did so before.
 
         Returns:
@@ -274,13 +275,14 @@ class Segmenter:
 
         Args:
             frame: uint8 [H, W, 3] RGB, of any size.
-            mask, ids: as in ``seed``.
+            mask: as in ``seed``.
+            ids: as in ``seed``.
 
         Returns:
             The ids shown, sorted.
 
         Raises:
-            As ``correct``.
+            InputError, UnknownObjectError: as of ``correct``.
         """
         before = self._reader.query_key
         job = self._job_of_followed(frame, mask, ids)

@@ -52,7 +52,7 @@ def test_a_publisher_whose_qos_does_not_fit_is_told(tmp_path):
 
             def said():
                 peer.segment(scene(0)[0])
-                return f"a publisher of {DEPTH} cannot be heard: its reliability" in peer.told
+                return f"QoS mismatch with a publisher of {DEPTH}: its reliability" in peer.told
 
             wait_for(said, "the diagnostics to tell")
             assert "set image_reliability to auto" in peer.told

@@ -103,7 +103,8 @@ class DepthInput(ImageInput):
     def _on_deaf(self, info: Any) -> None:
         topic = self._node.resolve_topic_name(self._info_topic)
         self.hint = (
-            f"a publisher of {topic} cannot be heard: its {policy_name(info)} does not fit; start "
-            "the depth camera before this node, or let all publishers of the topic offer the same"
+            f"QoS mismatch with a publisher of {topic}: its {policy_name(info)} does not fit; "
+            "start the depth camera before this node, or let all publishers of the topic offer the "
+            "same"
         )
         self._log("error", "", self.hint)

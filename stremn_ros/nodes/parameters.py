@@ -381,7 +381,7 @@ _SEGMENT = (
     ParameterSpec(
         "detection_overlap",
         0.3,
-        "IoU of the boxes from which on a detection is an object that is followed already.",
+        "IoU of the boxes at or above which a detection is an object that is followed already.",
         RUN_TIME,
         0.01,
         1.0,
@@ -437,8 +437,8 @@ _SEGMENT = (
     ParameterSpec(
         "mask_deadline",
         0.0,
-        "Deadline in the QoS of ~/mask: seconds within which the next mask comes, else subscribers "
-        "that ask for a deadline are told. 0 for none.",
+        "Deadline in the QoS of ~/mask: seconds within which the next mask comes. If it is late, "
+        "subscribers with a deadline get an event. 0 for none.",
         UNCONFIGURED,
         0.0,
         3600.0,
