@@ -1,98 +1,23 @@
-"""The parameters of the nodes: one table that declares them and makes docs/parameters.md.
-
-`python -m stremn_ros.nodes.parameters > docs/parameters.md` writes the table; a test holds that
-the file and the table agree. rclpy is imported only to declare, so the table can be read anywhere.
-"""
+"""The parameters of every node: one row each."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import re
-import sys
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stremn_ros.errors import InputError
+from stremn_ros.nodes.parameters.cameras import wrong_cameras
+from stremn_ros.nodes.parameters.spec import RUN_TIME, START, UNCONFIGURED, ParameterSpec
 from stremn_ros.options import TUNABLES
 from stremn_ros.runtime.table import LISTED
-
-# When a parameter may change
-RUN_TIME = "run time"
-UNCONFIGURED = "while unconfigured"
-START = "at start only"
 
 SEGMENT = "segment_node"
 VIDEO_SOURCE = "video_source_node"
 PREDICT = "predict_node"
 
-MOST_CAMERAS = 16
-
 IMAGE_RELIABILITIES = ("auto", "best_effort", "reliable")
 
 UPDATE_RULES = TUNABLES["update_rule"].choices
-
-_TYPE_NAMES = {bool: "bool", int: "int", float: "double", str: "string", list: "string array"}
-
-
-@dataclass(frozen=True)
-class ParameterSpec:
-    """One parameter: the type is that of the default."""
-
-    name: str
-    default: bool | int | float | str | list[str]
-    description: str
-    changes: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    check: Callable[[Any], str | None] | None = None  # returns what is wrong
-    node: str = ""
-
-    @property
-    def type_name(self) -> str:
-        return _TYPE_NAMES[type(self.default)]
-
-    def validate(self, value: Any) -> Any:
-        """The value in the parameter's type.
-
-        Raises:
-            InputError: another type, out of range or not one of the choices.
-        """
-        kind = type(self.default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)  # `-p rate:=10` is an integer to ROS
-        texts = not isinstance(value, list) or all(isinstance(item, str) for item in value)
-        if type(value) is not kind or not texts:
-            raise InputError(
-                f"{self.name} is of type {self.type_name}, got {value!r} ({type(value).__name__})"
-            )
-        if isinstance(value, (int, float)):
-            if not math.isfinite(value):
-                raise InputError(f"{self.name} is {value}: a finite number is wanted")
-            low = -math.inf if self.low is None else self.low
-            high = math.inf if self.high is None else self.high
-            if not low <= value <= high:
-                raise InputError(f"{self.name} is {value}, the range is {self.range_text}")
-        if self.choices and value not in self.choices:
-            raise InputError(
-                f"{self.name} is '{value}', it is one of: "
-                + ", ".join(choice or "'' (empty)" for choice in self.choices)
-            )
-        wrong = self.check(value) if self.check is not None else None
-        if wrong:
-            raise InputError(f"{self.name} is {value!r}: {wrong}")
-        return value
-
-    @property
-    def range_text(self) -> str:
-        if self.choices:
-            return ", ".join(f"`{choice}`" if choice else "empty" for choice in self.choices)
-        if self.low is None and self.high is None:
-            return ""
-        return f"{self.low:g} to {self.high:g}"
 
 
 def _observe(value: int) -> str | None:
@@ -101,59 +26,6 @@ def _observe(value: int) -> str | None:
 
 def _period(value: float) -> str | None:
     return "0.1 seconds or more, or 0 for never" if 0 < value < 0.1 else None
-
-
-def camera_names(given: Sequence[str]) -> list[str]:
-    """Of the parameter `cameras`: the name of each, or one empty name for a node with one."""
-    return [name for name in given if name] or [""]
-
-
-def wrong_cameras(value: Sequence[str]) -> str | None:
-    """What is wrong with the names of cameras; None where nothing is."""
-    names = [name for name in value if name]
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", name):
-            return (
-                f"{name!r} cannot be part of a topic's name: a letter first, then letters, digits "
-                "and single '_'"
-            )
-    if len(set(names)) != len(names):
-        return "each name once"
-    if len(names) > MOST_CAMERAS:
-        return f"at most {MOST_CAMERAS} cameras"
-    return None
-
-
-_TOPIC = re.compile(r"(~?/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
-
-
-def camera_topics(parameter: str, text: str, cameras: Sequence[str]) -> dict[str, str]:
-    """The topic of each camera, of a parameter that names one for each; empty where it has none.
-
-    Args:
-        parameter: its name. text: TOPIC for a node with one camera, NAME=TOPIC,NAME=TOPIC for one
-            with several. cameras: as `camera_names`.
-
-    Raises:
-        InputError: another text, or a camera that there is not.
-    """
-    found = dict.fromkeys(cameras, "")
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, topic = part.rpartition("=")
-        if bool(equals) != bool(cameras[0]) or name not in found:
-            right = (
-                f"NAME=TOPIC,NAME=TOPIC with names of cameras ({', '.join(cameras)})"
-                if cameras[0]
-                else "one topic, as the node has one camera without a name"
-            )
-            raise InputError(f"{parameter} is {text!r}; it must be {right}")
-        if not _TOPIC.fullmatch(topic) or found[name]:
-            raise InputError(
-                f"{parameter} is {text!r}: "
-                + (f"{name} is there twice" if found[name] else f"{topic!r} is no name of a topic")
-            )
-        found[name] = topic
-    return found
 
 
 def _qos_time(value: float) -> str | None:
@@ -666,167 +538,3 @@ PARAMETERS: tuple[ParameterSpec, ...] = tuple(
 def parameters_of(node: str) -> dict[str, ParameterSpec]:
     """The table of one node, by name."""
     return {spec.name: spec for spec in PARAMETERS if spec.node == node}
-
-
-def descriptor(spec: ParameterSpec) -> Any:
-    """The rcl_interfaces/ParameterDescriptor of an entry.
-
-    The type is left to `validate`, whose refusal says in words what would be right: that of rclpy
-    names types by number.
-    """
-    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-
-    text = ParameterDescriptor(
-        description=f"{spec.description} Changes: {spec.changes}.",
-        read_only=spec.changes == START,
-        dynamic_typing=True,
-    )
-    if spec.choices:
-        named = ", ".join(choice or "'' (empty)" for choice in spec.choices)
-        text.additional_constraints = f"One of: {named}"
-    if spec.low is not None and spec.high is not None:
-        if isinstance(spec.default, float):
-            text.floating_point_range = [
-                FloatingPointRange(from_value=float(spec.low), to_value=float(spec.high))
-            ]
-        else:
-            text.integer_range = [
-                IntegerRange(from_value=int(spec.low), to_value=int(spec.high), step=1)
-            ]
-    return text
-
-
-def declare(node: Any, table: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Declares the parameters of `table` on an rclpy node.
-
-    A value given at the start (command line, YAML) that is not valid does not end the node: the
-    default is declared in its place and the reason returned, for the node to refuse its work with.
-    A parameter that the table does not have is named in the log.
-
-    Returns:
-        The values by name, and by name what was wrong with the values given.
-    """
-    # rclpy has no public way to see a value given at the start before declaring it, and declaring
-    # a wrong one raises
-    given = getattr(node, "_parameter_overrides", {})
-    specs = parameters_of(table)
-    values: dict[str, Any] = {}
-    problems: dict[str, str] = {}
-    for spec in specs.values():
-        value: Any = spec.default
-        if spec.name in given:
-            try:
-                value = spec.validate(given[spec.name].value)
-            except InputError as error:
-                problems[spec.name] = f"parameter {error}"
-        node.declare_parameter(spec.name, value, descriptor(spec), ignore_override=True)
-        values[spec.name] = value
-    unknown = [name for name in given if not _is_known(node, name)]
-    if unknown:
-        node.get_logger().warning(unknown_parameters(unknown, specs))
-    if hasattr(node, "add_pre_set_parameters_callback"):  # later than Humble
-        node.add_pre_set_parameters_callback(lambda changes: with_floats(table, changes))
-    return values, problems
-
-
-def _is_known(node: Any, name: str) -> bool:
-    # declared by this package or by rclpy, or when a topic is subscribed to
-    return node.has_parameter(name) or name.startswith("qos_overrides.")
-
-
-def unknown_parameters(names: Iterable[str], known: Iterable[str]) -> str:
-    """What to say of parameters that were given and are none, perhaps misspelled."""
-    described = []
-    for name in names:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        described.append(f"{name} (did you mean {near[0]}?)" if near else name)
-    one = len(described) == 1
-    return (
-        f"{'parameter' if one else 'parameters'} {', '.join(described)} {'is' if one else 'are'} "
-        "not known to this node and ignored; docs/parameters.md has all"
-    )
-
-
-def with_floats(table: str, changes: Sequence[Any]) -> list[Any]:
-    """rclpy Parameters, with whole numbers that are set where the table has a double as doubles."""
-    from rclpy.parameter import Parameter
-
-    specs = parameters_of(table)
-    return [
-        Parameter(change.name, value=float(change.value))
-        if change.type_ == Parameter.Type.INTEGER
-        and change.name in specs
-        and isinstance(specs[change.name].default, float)
-        else change
-        for change in changes
-    ]
-
-
-def check_changes(
-    table: str, changes: Sequence[Any], *, configured: bool
-) -> tuple[dict[str, Any], str]:
-    """Checks a set of rclpy Parameters for an on-set callback.
-
-    Returns:
-        The new values by name, and the reason for which they are refused ('' when they are fine).
-        Parameters that are not in the table (use_sim_time, qos_overrides) are let through.
-    """
-    specs = parameters_of(table)
-    values: dict[str, Any] = {}
-    for parameter in changes:
-        spec = specs.get(parameter.name)
-        if spec is None:
-            continue
-        try:
-            values[spec.name] = spec.validate(parameter.value)
-        except InputError as error:
-            return {}, str(error)
-        if spec.changes == UNCONFIGURED and configured:
-            return {}, (
-                f"{spec.name} is used while configuring: deactivate and clean up the node, set "
-                "it, and configure again"
-            )
-    return values, ""
-
-
-_TITLES = {
-    SEGMENT: "segment_node (node `stremn`)",
-    VIDEO_SOURCE: "video_source_node (node `video_source`)",
-    PREDICT: "predict_node (node `stremn_predict`)",
-}
-
-
-def markdown() -> str:
-    """The text of docs/parameters.md."""
-    lines = [
-        "# Parameters of the nodes",
-        "",
-        "Made from the table in `stremn_ros/nodes/parameters.py` by "
-        "`python -m stremn_ros.nodes.parameters > docs/parameters.md`; do not edit by hand.",
-        "",
-        'Changes "run time": `ros2 param set` at any time. "while unconfigured": in a YAML file, '
-        "on the command line, or with `ros2 param set` before `configure`; refused, with the "
-        'reason, while the node is configured. "at start only": read-only once the node runs.',
-        "",
-        "An invalid value is refused with the reason. If it was given at the start, `configure` of "
-        "a lifecycle node fails, with the reason in the log. The log also names unknown "
-        "parameters, such as a misspelled one in a file.",
-    ]
-    for node, title in _TITLES.items():
-        lines += ["", f"## {title}", ""]
-        lines += ["| Parameter | Type | Default | Values | Changes | What |"]
-        lines += ["|---|---|---|---|---|---|"]
-        for spec in parameters_of(node).values():
-            default = str(spec.default) if spec.default != [""] else ""
-            if isinstance(spec.default, bool):
-                default = default.lower()  # as YAML writes it
-            default = f"`{default}`" if default else "empty"
-            lines.append(
-                f"| `{spec.name}` | {spec.type_name} | {default} | {spec.range_text} | "
-                f"{spec.changes} | {spec.description} |"
-            )
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(markdown())
