@@ -17,6 +17,7 @@ from stremn_ros.nodes.parameters.docs import markdown
 from stremn_ros.nodes.parameters.spec import RUN_TIME, START, UNCONFIGURED, ParameterSpec
 from stremn_ros.nodes.parameters.table import (
     IMAGE_RELIABILITIES,
+    PARAMETERS,
     PREDICT,
     SEGMENT,
     UPDATE_RULES,
@@ -27,6 +28,7 @@ from stremn_ros.nodes.parameters.table import (
 __all__ = [
     "IMAGE_RELIABILITIES",
     "MOST_CAMERAS",
+    "PARAMETERS",
     "PREDICT",
     "RUN_TIME",
     "SEGMENT",
