@@ -224,7 +224,7 @@ def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
     assert "damaged, and never loaded" in lines["short"]
     assert "no longer here" in lines["old"]
     assert "interrupted" in lines[".half-x1"]
-    assert "anew: short" in check.advice
+    assert "writes again: short" in check.advice
     assert "deleted: .half-x1, old" in check.advice
     monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "nowhere"))
     assert library_checks.check_cache(probe(".cache")).status == OK

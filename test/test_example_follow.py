@@ -113,7 +113,12 @@ def robot(tmp_path_factory):
         }.items():
             command += ["-p", f"{name}:={value}"]
         follower = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # a shell in the background has SIGINT ignored, and its children, too
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             robot.bring_up(node)

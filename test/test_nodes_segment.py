@@ -32,7 +32,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from stremn_interfaces.srv import RemoveObject, SeedMask, SeedObject
 from stremn_ros.imaging import visualization
-from stremn_ros.messages import compressed_read, image_read
+from stremn_ros.messages import compressed_read, image_read, image_write
 from stremn_ros.nodes.segment_node import SegmentNode
 from stremn_ros.nodes.spinning import Spinning
 from stremn_ros.segmenter import Segmenter
@@ -661,9 +661,10 @@ def test_the_compressed_overlay_is_the_same_picture_as_jpeg(peer):
         assert bytes(shown.data[:3]) == b"\xff\xd8\xff"
         mask = image_read.decode_labels(peer.masks[to_stamp(shown.header.stamp)])
         expected = visualization.overlay(picture(2), mask, 0.5)
-        seen = compressed_read.decode_rgb(shown)
-        assert seen.shape == expected.shape
-        assert np.abs(seen.astype(int) - expected.astype(int)).mean() < 6.0
+        jpeg = image_write.encode_jpeg(CompressedImage(), expected)
+        np.testing.assert_array_equal(
+            compressed_read.decode_rgb(shown), compressed_read.decode_rgb(jpeg)
+        )
     finally:
         peer.node.destroy_subscription(subscription)
 

@@ -211,29 +211,6 @@ def test_a_node_that_is_not_there_is_said() -> None:
             NodeSource(**words)
 
 
-def test_the_memory_is_saved_and_loaded(tmp_path: Path) -> None:
-    with segment_node(tmp_path, {"snapshot_dir": str(tmp_path / "memory")}) as node:
-        peer = SegmentPeer()
-        source = NodeSource("stremn")
-        try:
-            peer.bring_up(node)
-            peer.connect(scene(0)[0])
-            peer.seed(scene(0)[1])
-            peer.segment(scene(1)[0])
-            assert do(source, "save")["message"]
-            do(source, "reset")
-            assert not peer.segment(scene(1)[0])[1].objects
-            do(source, "load")
-            assert [item.id for item in peer.segment(scene(2)[0])[1].objects] == [DISC, SQUARE]
-            (tmp_path / "memory" / "stremn.safetensors").write_bytes(b"no snapshot")
-            with pytest.raises(StremnError, match="stremn"):
-                do(source, "load")
-            assert len(peer.segment(scene(2)[0])[1].objects) == 2
-        finally:
-            source.close()
-            peer.close()
-
-
 @pytest.mark.parametrize(
     ("camera", "topic", "says"),
     [
