@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from core_helpers import SECOND, Rig, picture, wait_until
 from geometry_msgs.msg import Point, PointStamped
-from ros_helpers import NodeProcess, SegmentPeer, wait_for
-from shapes import DISC, TINY_MODEL, scene
+from ros_helpers import SegmentPeer, segment_node, wait_for
+from shapes import DISC, scene
 from std_msgs.msg import String
 
 from stremn_ros.messages.detections import Detection
@@ -122,48 +122,35 @@ def test_detections_before_the_first_image_and_without_sense_do_nothing(rig):
 
 @pytest.mark.parametrize("kind", [Point, PointStamped])
 def test_a_click_in_an_image_viewer_seeds_the_object(tmp_path, kind):
-    node = NodeProcess(
-        "segment_node",
-        tmp_path,
-        {
-            "model": str(TINY_MODEL),
-            "runtime": "torch",
-            "image_reliability": "reliable",
-            "diagnostics_period": 0.1,
-            "click_topic": "/view/image_mouse_left",
-        },
-    )
-    peer = SegmentPeer()
-    try:
-        other = peer.node.create_publisher(String, "/view/image_mouse_left", 1)
-        assert peer.transition("configure"), node.log
-        assert peer.transition("activate"), node.log
-        peer.connect(scene(0)[0])
-        wait_for(
-            lambda: "(click_topic) has std_msgs/msg/String" in peer.told, "the wrong type's line"
-        )
-        peer.node.destroy_publisher(other)
-        frame, truth = scene(0)
-        _, objects = peer.segment(frame)
-        rows, columns = np.nonzero(truth == DISC)
-        x, y = float(columns.mean()), float(rows.mean())
-        click = Point(x=x, y=y)
-        if kind is PointStamped:
-            click = PointStamped(header=objects.header, point=click)
-        clicks = peer.node.create_publisher(kind, "/view/image_mouse_left", 1)
+    with segment_node(tmp_path, {"click_topic": "/view/image_mouse_left"}) as node:
+        peer = SegmentPeer()
+        try:
+            other = peer.node.create_publisher(String, "/view/image_mouse_left", 1)
+            peer.bring_up(node)
+            peer.connect(scene(0)[0])
+            wait_for(
+                lambda: "(click_topic) has std_msgs/msg/String" in peer.told,
+                "the wrong type's line",
+            )
+            peer.node.destroy_publisher(other)
+            frame, truth = scene(0)
+            _, objects = peer.segment(frame)
+            rows, columns = np.nonzero(truth == DISC)
+            x, y = float(columns.mean()), float(rows.mean())
+            click = Point(x=x, y=y)
+            if kind is PointStamped:
+                click = PointStamped(header=objects.header, point=click)
+            clicks = peer.node.create_publisher(kind, "/view/image_mouse_left", 1)
 
-        def followed():
-            clicks.publish(click)
-            stamp = peer.publish(frame)
-            wait_for(lambda: stamp in peer.masks, "its mask")
-            labels = decode_labels(peer.masks[stamp])
-            return (labels,) if labels.any() else None
+            def followed():
+                clicks.publish(click)
+                stamp = peer.publish(frame)
+                wait_for(lambda: stamp in peer.masks, "its mask")
+                labels = decode_labels(peer.masks[stamp])
+                return (labels,) if labels.any() else None
 
-        (labels,) = wait_for(followed, "the object that was clicked", every=0.2)
-        one = labels > 0
-        assert (one & (truth == DISC)).sum() / (one | (truth == DISC)).sum() > 0.7
-    finally:
-        peer.close()
-        code = node.stop()
-    assert code == 0, node.log
-    assert "Traceback" not in node.log
+            (labels,) = wait_for(followed, "the object that was clicked", every=0.2)
+            one = labels > 0
+            assert (one & (truth == DISC)).sum() / (one | (truth == DISC)).sum() > 0.7
+        finally:
+            peer.close()

@@ -152,7 +152,7 @@ class Camera:
         )
         self._resumed = False
         click_topic = self._own_topic("click_topic")
-        self._hints = HintTopics(node, self._private, click_topic, lambda: self._core, self._log)
+        self._hints = HintTopics(node, self._private, click_topic, lambda: self._core)
 
     def _own_topic(self, parameter: str) -> str:
         """The topic that a parameter names for this camera; empty for none."""

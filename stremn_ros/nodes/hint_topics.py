@@ -13,7 +13,6 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from stremn_ros.messages.detections import detector_types, read_detections
 from stremn_ros.messages.reading import stamp_of
-from stremn_ros.stream.limited_log import Log
 from stremn_ros.stream.segment_core import SegmentCore
 
 # best effort fits every publisher
@@ -42,9 +41,8 @@ class HintTopics:
         private: str,
         click_topic: str,
         core: Callable[[], SegmentCore | None],
-        log: Log,
     ) -> None:
-        self._node, self._private, self._core, self._log = node, private, core, log
+        self._node, self._private, self._core = node, private, core
         self._click_topic = click_topic
         self._group = MutuallyExclusiveCallbackGroup()
         self._lock = threading.Lock()  # of the subscriptions

@@ -10,13 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stremn_ros.imaging.seeding import Box
 from stremn_ros.messages.detections import Detection
 from stremn_ros.results import MAX_ID, ObjectState, SegmenterState
 from stremn_ros.stream.settings import Settings
 
 SMALLEST = 8  # pixels of a box's side; less is lost at once
 PATIENCE = 5.0  # seconds before a place is tried again
-Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Detector:
 
     Args:
         settings: `detection_classes` (none: all), `detection_min_score`, and `detection_overlap`,
-            the IoU of boxes from which on a detection is an object that is followed.
+            the IoU of boxes at or above which a detection is an object that is followed.
     """
 
     def __init__(self, settings: Settings) -> None:

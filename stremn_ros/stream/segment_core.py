@@ -180,7 +180,7 @@ class SegmentCore(FrameCore):
     def click_later(self, x: float, y: float, stamp: int = 0) -> None:
         """A click on an object, as `seed_object` with a point on it, in another thread; what comes
         of it is told to `seeded`. A stamp of 0 means the newest frame."""
-        hints = {"box": None, "polygon": (), "inside": [(x, y)], "outside": ()}
+        hints = {"inside": [(x, y)]}
         options = SeedOptions(stamp, strict=bool(stamp))
         self._jobs.put("click", partial(self._seed_later, [(0, "", hints, options)], self._resets))
 
@@ -206,8 +206,7 @@ class SegmentCore(FrameCore):
             choice = OnOverlap.SEED_AGAIN if box.object_id else OnOverlap.REFUSE
             strict = self.settings.strict_seeds and bool(stamp)
             options = SeedOptions(stamp, strict=strict, on_overlap=choice)
-            hints = {"box": box.box, "polygon": (), "inside": (), "outside": ()}
-            seeds.append((box.object_id, box.name, hints, options))
+            seeds.append((box.object_id, box.name, {"box": box.box}, options))
         self._seed_later(seeds, resets)
 
     def _seed_later(self, seeds: Sequence[HintSeed], resets: int) -> None:
