@@ -23,7 +23,6 @@ from stremn_ros.runtime.base import TorchStages
 from stremn_ros.runtime.staging import make_stager
 
 
-
 @dataclass
 class SeenFrame:
     """A frame that was read: what remembering and seeding need of it, at the processing size."""
@@ -179,7 +178,8 @@ class FrameReader:
     def read(self, frame: NDArray[np.uint8]) -> tuple[SeenFrame, Tensor]:
         """Reads the memory: the frame with all objects' probabilities, and the decoder's logits.
 
-        The logits [O + 1, h, w], at stride 4 or 2, are aggregated; the probabilities are at the processing size.
+        The logits [O + 1, h, w], at stride 4 or 2, are aggregated; the probabilities are at the
+        processing size.
         """
         image = self._prepare(frame)
         seen, decoded = self._segment(image)

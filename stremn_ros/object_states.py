@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from stremn_ros.frame_reader import SeenFrame
+from stremn_ros.imaging.masks import measured
 from stremn_ros.options import SegmenterOptions
 from stremn_ros.results import ObjectState, TrackedObject
 
@@ -56,21 +56,13 @@ class ObjectStates:
         options: SegmenterOptions,
     ) -> TrackedObject:
         """An object in a frame segmented, labels [H, W]; notes whether it was seen."""
-        mask = (labels == object_id).view(np.uint8)
-        x, y, width, height = cv2.boundingRect(mask)
-        moments = cv2.moments(mask[y : y + height, x : x + width], binaryImage=True)
-        area = int(moments["m00"])
-        centroid = (0.0, 0.0)
-        if area:
-            centroid = (x + moments["m10"] / area, y + moments["m01"] / area)
+        area, box, centroid = measured(labels, object_id)
         unseen = 0 if area else self.unseen[object_id] + 1
         self.unseen[object_id] = unseen
         state = ObjectState.TRACKED
         if unseen:
             state = ObjectState.LOST if unseen > options.lost_after else ObjectState.OCCLUDED
-        return TrackedObject(
-            object_id, state, score if area else 0.0, area, (x, y, width, height), centroid
-        )
+        return TrackedObject(object_id, state, score if area else 0.0, area, box, centroid)
 
 
 def _inside(seen: SeenFrame, ids: list[int]) -> list[list[float]]:

@@ -66,6 +66,19 @@ def label_mask(
     return labels
 
 
+def measured(
+    labels: NDArray[np.uint8], object_id: int
+) -> tuple[int, tuple[int, int, int, int], tuple[float, float]]:
+    """Pixels, box (x, y, width, height) and centroid (x, y) of an object; zeros for none."""
+    mask = (labels == object_id).view(np.uint8)
+    x, y, width, height = cv2.boundingRect(mask)
+    if not width:
+        return 0, (0, 0, 0, 0), (0.0, 0.0)
+    moments = cv2.moments(mask[y : y + height, x : x + width], binaryImage=True)
+    area = int(moments["m00"])
+    return area, (x, y, width, height), (x + moments["m10"] / area, y + moments["m01"] / area)
+
+
 def drop_small_parts(labels: NDArray[np.uint8], ids: Sequence[int], share: float) -> None:
     """Clears, in place, every connected part of an object that is small beside its largest part.
 

@@ -72,7 +72,7 @@ class Detail(nn.Module):
         self.output = zero_conv(hidden, 4, 3)
 
     def project(self, stride2: Tensor) -> Tensor:
-        """The encoder's map [B, image, 8h, 8w] -> [B, 4 width, 4h, 4w]; the same for all objects."""
+        """The encoder's map [B, image, 8h, 8w] -> [B, 4 width, 4h, 4w], for all objects."""
         return F.pixel_unshuffle(F.relu(self.image(stride2)), 2)
 
     def forward(self, coarse: Tensor, details: Tensor, logits: Tensor) -> Tensor:

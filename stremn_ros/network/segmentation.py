@@ -69,7 +69,7 @@ class Seen(NamedTuple):
 class Decoded(NamedTuple):
     """What the decoder makes of objects."""
 
-    # [N, 1, 4h, 4w], with ``detail_channels`` [N, 1, 8h, 8w]; the sigmoid is the object's probability
+    # [N, 1, 4h, 4w], with ``detail_channels`` [N, 1, 8h, 8w]; their sigmoid is the probability
     logits: Tensor
     presence: Tensor | None  # [N] logits of the object being there; in ``logits`` already
     hidden: Tensor | None  # [N, S, h, w], the sensory memory after this frame

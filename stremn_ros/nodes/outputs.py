@@ -32,6 +32,7 @@ from stremn_ros.messages.detections import (
 from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.results import ObjectState
 from stremn_ros.spatial import SpatialObject, depth_without_objects, masked_depth
+from stremn_ros.stream.ahead import Ahead, MasksAhead
 from stremn_ros.stream.answers import Known, Segmented
 from stremn_ros.stream.settings import Settings
 from stremn_ros.stream.spatial_core import Demand, Placed
@@ -58,11 +59,14 @@ class Making:
 
     Attributes:
         settings: of the node. prefix: of the names of TF frames. markers: it keeps which were sent.
-        depth: written to by the outputs that are depth images.
+        depth: written to by the outputs that are depth images. clock: the node's. ahead: masks for
+            a later time than their image's.
     """
 
     settings: Settings
+    clock: Callable[[], Any]
     prefix: str = ""
+    ahead: MasksAhead = field(default_factory=MasksAhead)
     markers: spatial.MarkerBuilder = field(default_factory=spatial.MarkerBuilder)
     depth: NDArray[Any] | None = None
 
@@ -105,6 +109,28 @@ def _mask(segmented: Segmented, _: Making) -> Image:
 
 def _objects(segmented: Segmented, _: Making) -> ObjectArray:
     return _object_array(segmented, segmented.known)
+
+
+def _ahead(segmented: Segmented, making: Making) -> tuple[Ahead, Header]:
+    now = making.clock().now().nanoseconds
+    ahead = making.ahead.of(segmented, making.settings.mask_horizon, now)
+    frame = segmented.frame.message.header.frame_id
+    return ahead, Header(stamp=_time(ahead.stamp), frame_id=frame)
+
+
+def _predicted_mask(segmented: Segmented, making: Making) -> Image:
+    ahead, header = _ahead(segmented, making)
+    return image_write.encode(Image(header=header), ahead.labels, "mono8")
+
+
+def _predicted_objects(segmented: Segmented, making: Making) -> ObjectArray:
+    ahead, header = _ahead(segmented, making)
+    message = ObjectArray(header=header, latency=time.monotonic() - segmented.frame.arrival)
+    for found in ahead.objects:
+        made = _tracked_object(found, segmented.names.get(found.id, ""))
+        _set_place(made, None, "")
+        message.objects.append(made)
+    return message
 
 
 def _overlay(segmented: Segmented, making: Making) -> Image:
@@ -171,6 +197,8 @@ def _follow_pose(placed: Placed, making: Making) -> PoseStamped | None:
 OUTPUTS = (
     Output("mask", Image, _mask),
     Output("objects", ObjectArray, _objects),
+    Output("predicted_mask", Image, _predicted_mask, on_demand=True),
+    Output("predicted_objects", ObjectArray, _predicted_objects, on_demand=True),
     Output("overlay", Image, _overlay, on_demand=True, where=lambda settings: settings.overlay),
     Output(
         "overlay/compressed",
@@ -229,7 +257,8 @@ class Outputs:
     ) -> None:
         self._node, self._private = node, private
         self._settings, self._values = settings, values
-        self._making = Making(settings, private.replace("~", node.get_name(), 1))
+        prefix = private.replace("~", node.get_name(), 1)
+        self._making = Making(settings, node.get_clock, prefix)
         self._made: list[Any] = []
         rows = [row for row in OUTPUTS if row.kind is not None and (in_space or not row.in_space)]
         if not values.get("publish_tf"):

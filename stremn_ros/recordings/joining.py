@@ -15,10 +15,9 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from stremn_ros.imaging.masks import measured
 from stremn_ros.recordings.passes import PassFolder, PassFrame, Seen
 from stremn_ros.recordings.plan import Section
 from stremn_ros.recordings.seeds import Labels
@@ -334,16 +333,3 @@ def _agreement(one: PassFrame | None, other: PassFrame | None, object_id: int) -
     a, b = one.labels == object_id, other.labels == object_id
     either = int(np.count_nonzero(a | b))
     return int(np.count_nonzero(a & b)) / either if either else 1.0
-
-
-def measured(
-    labels: NDArray[np.uint8], object_id: int
-) -> tuple[int, tuple[int, int, int, int], tuple[float, float]]:
-    """Pixels, box (x, y, width, height) and centroid (x, y) of an object; zeros for none."""
-    mask = (labels == object_id).view(np.uint8)
-    x, y, width, height = cv2.boundingRect(mask)
-    if not width:
-        return 0, (0, 0, 0, 0), (0.0, 0.0)
-    moments = cv2.moments(mask[y : y + height, x : x + width], binaryImage=True)
-    area = int(moments["m00"])
-    return area, (x, y, width, height), (x + moments["m10"] / area, y + moments["m01"] / area)

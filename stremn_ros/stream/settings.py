@@ -8,6 +8,8 @@ from typing import Any
 
 from stremn_ros.options import RUN_TIME, TUNABLES
 
+FARTHEST_AHEAD = 2.0  # seconds that a mask may be predicted
+
 
 @dataclass
 class IntakeSettings:
@@ -25,6 +27,7 @@ class Settings(IntakeSettings):
     """Of the segmentation node; it also has the options of the segmenter that may change."""
 
     low_confidence: float = 0.7
+    mask_horizon: float = 0.0  # seconds; 0: as old as masks are when they go out
     overlay: bool = True
     overlay_alpha: float = 0.5
     seed_wait: float = 2.0

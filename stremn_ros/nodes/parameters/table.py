@@ -10,6 +10,7 @@ from stremn_ros.nodes.parameters.cameras import wrong_cameras
 from stremn_ros.nodes.parameters.spec import RUN_TIME, START, UNCONFIGURED, ParameterSpec
 from stremn_ros.options import TUNABLES
 from stremn_ros.runtime.table import LISTED
+from stremn_ros.stream.settings import FARTHEST_AHEAD
 
 SEGMENT = "segment_node"
 VIDEO_SOURCE = "video_source_node"
@@ -305,6 +306,15 @@ _SEGMENT = (
         RUN_TIME,
         0.0,
         3600.0,
+    ),
+    ParameterSpec(
+        "mask_horizon",
+        0.0,
+        "Seconds by which ~/predicted_mask and ~/predicted_objects are ahead of their image. 0: the "
+        "age that masks have when they go out, so they show the time at which they arrive.",
+        RUN_TIME,
+        0.0,
+        FARTHEST_AHEAD,
     ),
     ParameterSpec(
         "mask_deadline",
