@@ -253,13 +253,6 @@ def test_links_lead_somewhere(path: Path) -> None:
 # ---------------------------------------------------------------- plain English
 
 MEAN_WORDS = 18  # of a sentence, per page
-# pages that are still to be rewritten: take a page out when it is
-LONG_SENTENCES = {"docs/accuracy.md"}
-ODD_WORDS = {
-    *("docs/accuracy.md", "docs/recordings.md", "docs/spatial.md", "docs/web.md"),
-    *("docs/lab/accuracy.md", "docs/manipulation.md", "docs/nav2.md"),
-}
-
 # What readers stumbled over, and what to write instead. In prose only, not in commands.
 PLAIN = {
     r"anew": "again",
@@ -340,17 +333,12 @@ PAGES = [path for path in DOCS if LAB not in path.parents]
 @pytest.mark.parametrize("path", PAGES, ids=ids)
 def test_sentences_are_short(path: Path) -> None:
     mean = mean_words(path.read_text())
-    if mean >= MEAN_WORDS and ids(path) in LONG_SENTENCES:
-        pytest.skip(f"still to be rewritten: {mean:.1f} words a sentence")
     assert mean < MEAN_WORDS
 
 
 @pytest.mark.parametrize("path", DOCS, ids=ids)
 def test_words_are_plain(path: Path) -> None:
-    found = stumbling_blocks(path.read_text())
-    if found and ids(path) in ODD_WORDS:
-        pytest.skip(f"still to be rewritten: {found}")
-    assert found == []
+    assert stumbling_blocks(path.read_text()) == []
 
 
 def test_long_sentences_and_odd_words_are_found() -> None:

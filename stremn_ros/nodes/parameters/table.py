@@ -310,8 +310,8 @@ _SEGMENT = (
     ParameterSpec(
         "mask_horizon",
         0.0,
-        "Seconds by which ~/predicted_mask and ~/predicted_objects are ahead of their image. 0: the "
-        "age that masks have when they go out, so they show the time at which they arrive.",
+        "Seconds by which ~/predicted_mask and ~/predicted_objects are ahead of their image. 0: "
+        "the age that masks have when they go out, so they show the time at which they arrive.",
         RUN_TIME,
         0.0,
         FARTHEST_AHEAD,
