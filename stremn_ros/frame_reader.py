@@ -17,10 +17,11 @@ from stremn_ros.imaging.sizes import STRIDE, fitted_size
 from stremn_ros.memory import RULES, GrowingMemory, SlotMemory
 from stremn_ros.memory.growing import LINEAR_FRAMES
 from stremn_ros.network import Decoded, Seen, aggregate_logits, object_probabilities
-from stremn_ros.network.config import PLACE_STRIDE
 from stremn_ros.options import SegmenterOptions
 from stremn_ros.runtime.base import TorchStages
 from stremn_ros.runtime.staging import make_stager
+
+PLACE_STRIDE = 4  # of the masks that the next frame gets to know
 
 
 @dataclass
@@ -176,10 +177,9 @@ class FrameReader:
         return SeenFrame(frame, image, query.seen, {})
 
     def read(self, frame: NDArray[np.uint8]) -> tuple[SeenFrame, Tensor]:
-        """Reads the memory: the frame with all objects' probabilities, and the decoder's logits.
+        """Reads the memory: the frame with all objects' probabilities, and logits at stride 4.
 
-        The logits [O + 1, h, w], at stride 4 or 2, are aggregated; the probabilities are at the
-        processing size.
+        The logits [O + 1, h, w] are aggregated; the probabilities are at the processing size.
         """
         image = self._prepare(frame)
         seen, decoded = self._segment(image)
@@ -191,7 +191,6 @@ class FrameReader:
         carried = {}
         if "previous" in self.memory.carried:
             own = logits.softmax(dim=0)[1:]
-            own = F.avg_pool2d(own, own.shape[-1] * PLACE_STRIDE // image.shape[-1])
             carried["previous"] = torch.stack([own, own.sum(dim=0) - own], dim=1)
         if decoded.hidden is not None:
             carried["hidden"] = decoded.hidden

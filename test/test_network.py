@@ -39,7 +39,6 @@ PLACE = {
     "presence": True,
     "quality": True,
 }
-DETAIL = {"detail_channels": 3}
 
 
 def build(values: dict) -> SegmentationNetwork:
@@ -49,17 +48,8 @@ def build(values: dict) -> SegmentationNetwork:
 
 @pytest.mark.parametrize(
     "values",
-    [
-        {},
-        PAPER,
-        TINY,
-        {**TINY, **PLACE},
-        {**TINY, "affinity": "selective"},
-        {**TINY, **DETAIL},
-        {**TINY, **PLACE, **DETAIL},
-        {**PAPER, **DETAIL},
-    ],
-    ids=["lite0", "paper", "tiny", "place", "selective", "detail", "place-detail", "paper-detail"],
+    [{}, PAPER, TINY, {**TINY, **PLACE}, {**TINY, "affinity": "selective"}],
+    ids=["lite0", "paper", "tiny", "place", "selective"],
 )
 @pytest.mark.parametrize("size", [(64, 96), (48, 48)])
 def test_every_stage_keeps_its_contract(values: dict, size: tuple[int, int]) -> None:
@@ -94,9 +84,7 @@ def test_every_stage_keeps_its_contract(values: dict, size: tuple[int, int]) -> 
     assert template.shape == (objects, config.template_channels, h, w)
     assert key.shape == (objects, config.memory_key_channels, h, w)
     assert value.shape == (objects, config.value_channels, h, w)
-    cells = 8 if config.detail_channels else 4
-    assert query.skip4.shape == (1, config.skip4_channels, 4 * h, 4 * w)
-    assert logits.shape == (objects, 1, cells * h, cells * w)
+    assert logits.shape == (objects, 1, 4 * h, 4 * w)
     assert (presence is None) is not config.presence
     assert (quality is None) is not config.quality
     assert (hidden is None) is (config.sensory_channels == 0)
@@ -173,8 +161,7 @@ def test_lite0_equals_a_batch_normalized_reference() -> None:
                 y = norm(conv(y, block.conv_pw), block.bn2)
             x = x + y if x.shape == y.shape and block.residual else y
         features.append(x)
-    expected_maps = (features[0], features[1], features[2], features[4])
-    for ours, expected in zip(network(image), expected_maps, strict=True):
+    for ours, expected in zip(network(image), (features[1], features[2], features[4]), strict=True):
         torch.testing.assert_close(ours, expected)
 
 
@@ -243,51 +230,6 @@ def test_what_comes_from_the_previous_frame_begins_without_effect() -> None:
         assert not torch.allclose(found.hidden, hidden)
 
 
-def test_details_begin_without_effect_and_then_move_single_pixels_of_stride_2() -> None:
-    torch.manual_seed(5)
-    detailed, plain = build({**TINY, **PLACE, **DETAIL}), build({**TINY, **PLACE})
-    plain.load_state_dict(detailed.state_dict(), strict=False)
-    image = torch.rand(1, 3, 32, 32) * 255
-    previous, hidden = torch.rand(3, 2, 8, 8), torch.randn(3, 6, 2, 2)
-    with torch.no_grad():
-        fine, coarse = detailed.encode_query(image), plain.encode_query(image)
-        torch.testing.assert_close(fine.skip4[:, :8], coarse.skip4)
-        read = torch.randn(3, 12, 2, 2)
-        rest = fine.value, fine.skip8, fine.skip4, previous, hidden
-        found = detailed.decode(read, *rest)
-        expected = plain.decode(read, coarse.value, coarse.skip8, coarse.skip4, previous, hidden)
-        enlarged = F.interpolate(expected.logits, scale_factor=2.0, mode="bilinear")
-        torch.testing.assert_close(found.logits.sigmoid(), enlarged.sigmoid(), atol=0.05, rtol=0.0)
-        for name in ("presence", "hidden", "quality"):
-            torch.testing.assert_close(getattr(found, name), getattr(expected, name))
-
-        assert detailed.detail is not None
-        detailed.detail.output.bias[2] = 3.0  # the lower left pixel of each cell of stride 4
-        moved = detailed.decode(read, *rest).logits - found.logits
-    where = torch.zeros(16, 16, dtype=torch.bool)
-    where[1::2, 0::2] = True
-    assert (moved[..., where] > 0.0).all()
-    assert (moved[..., ~where] == 0.0).all()
-
-
-def test_details_come_from_the_pixels_of_their_own_place() -> None:
-    """The image's map at stride 2 goes through both shuffles to where it was."""
-    network = build({**TINY, **DETAIL})
-    detail = network.detail
-    assert detail is not None
-    with torch.no_grad():
-        for layer in (detail.image, detail.join, detail.output):
-            layer.weight.zero_()
-            layer.bias.zero_()
-        detail.image.weight[0, 0, 1, 1] = 1.0  # channel 0 is the map as it is
-        for pixel in range(4):
-            detail.join.weight[pixel, 8 + pixel, 1, 1] = 1.0
-            detail.output.weight[pixel, pixel, 1, 1] = 1.0
-        stride2 = torch.rand(1, 8, 16, 12)
-        found = detail(torch.zeros(1, 8, 8, 6), detail.project(stride2), torch.zeros(1, 1, 8, 6))
-    torch.testing.assert_close(found[0, 0], stride2[0, 0])
-
-
 def test_selective_affinity_is_the_weighted_distance() -> None:
     """Against Eq. 2 of XMem in plain loops; and it begins as ``l2``."""
     generator = torch.Generator().manual_seed(4)
@@ -343,8 +285,6 @@ def test_extra_planes_change_the_features(name: str) -> None:
         ({"sensory_channels": True}, "whole numbers"),
         ({"sensory_channels": -1}, "0..4096"),
         ({"sensory_channels": 5000}, "0..4096"),
-        ({"detail_channels": -1}, "detail_channels is -1"),
-        ({"detail_channels": False}, "detail_channels is False"),
         ({"memory_encoder": "none"}, "image"),
         ({"affinity": "selective", "key_source": "template"}, "key_source image"),
     ],

@@ -169,8 +169,6 @@ def test_the_unrolled_memory_is_the_segmenters(slots: int, rule: str) -> None:
         {"sensory_channels": 6},
         {"previous_mask": True, "sensory_channels": 6, "memory_encoder": "mask"},
         {"affinity": "selective"},
-        {"detail_channels": 3},
-        {"detail_channels": 3, "previous_mask": True, "sensory_channels": 6},
     ],
     ids=str,
 )

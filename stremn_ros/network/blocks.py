@@ -7,15 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def zero_conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    """A convolution that gives zero until it is trained."""
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-    nn.init.zeros_(conv.weight)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    return conv
-
-
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions before which the activation is applied, as in STM's decoder."""
 
@@ -51,41 +42,6 @@ class Refine(nn.Module):
         """
         up = F.interpolate(self.reduce(coarse), scale_factor=2.0, mode="bilinear")
         return self.block(up + skip)
-
-
-class Detail(nn.Module):
-    """Doubles the resolution of logits by what the image shows at stride 2: thin parts, outlines.
-
-    All of it is computed on cells of stride 4 with four times the channels (pixel shuffle), where
-    a convolution costs a quarter of what it does on single pixels of stride 2. The last layer
-    begins at zero, so a network that was trained without this part begins as it was.
-
-    Args:
-        image: channels of the encoder's map at stride 2; coarse: of the decoder's at stride 4.
-        width: of the image's map that all objects share. hidden: of each object's.
-    """
-
-    def __init__(self, image: int, coarse: int, width: int, hidden: int = 32) -> None:
-        super().__init__()
-        self.image = nn.Conv2d(image, width, 3, padding=1)
-        self.join = nn.Conv2d(4 * width + coarse, hidden, 3, padding=1)
-        self.output = zero_conv(hidden, 4, 3)
-
-    def project(self, stride2: Tensor) -> Tensor:
-        """The encoder's map [B, image, 8h, 8w] -> [B, 4 width, 4h, 4w], for all objects."""
-        return F.pixel_unshuffle(F.relu(self.image(stride2)), 2)
-
-    def forward(self, coarse: Tensor, details: Tensor, logits: Tensor) -> Tensor:
-        """The decoder's map, after its activation, and logits at stride 4 -> logits at stride 2.
-
-        Args:
-            coarse: [N, coarse, 4h, 4w]; details: of ``project``, N rows; logits: [N, 1, 4h, 4w].
-
-        Returns:
-            [N, 1, 8h, 8w].
-        """
-        change = self.output(F.relu(self.join(torch.cat([coarse, details], dim=1))))
-        return F.interpolate(logits, scale_factor=2.0, mode="bilinear") + F.pixel_shuffle(change, 2)
 
 
 class PresenceHead(nn.Module):

@@ -9,8 +9,6 @@ from typing import Any
 from stremn_ros.errors import ModelError
 from stremn_ros.mappings import build
 
-PLACE_STRIDE = 4  # of the masks that the next frame gets to know
-
 
 @dataclass(frozen=True)
 class SegmentationConfig:
@@ -32,8 +30,6 @@ class SegmentationConfig:
             inputs) or ``mask`` (the masks and the query's own features).
         previous_mask: the decoder sees the masks of the previous frame.
         sensory_channels: of a recurrent map that each frame hands to the next; 0 for none.
-        detail_channels: of the image's map at stride 2, from which the decoder makes outlines at
-            that stride; 0 for masks at stride 4, as in the paper.
         presence: a head that tells whether the object is in the frame at all, by which its mask's
             probabilities are multiplied (SAM 2 has such a head; the paper has none).
     """
@@ -51,7 +47,6 @@ class SegmentationConfig:
     memory_encoder: str = "image"
     previous_mask: bool = False
     sensory_channels: int = 0
-    detail_channels: int = 0
 
     def __post_init__(self) -> None:
         from stremn_ros.network.encoders import ENCODERS
@@ -71,10 +66,9 @@ class SegmentationConfig:
                 raise ModelError(f"network.{name} is {value!r}; it must be true or false")
         if self.affinity == "selective" and self.key_source != "image":
             raise ModelError("network.affinity selective needs key_source image")
-        for name in ("sensory_channels", "detail_channels"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 4096:
-                raise ModelError(f"network.{name} is {value!r}; it must be 0..4096")
+        sensory = self.sensory_channels
+        if isinstance(sensory, bool) or not isinstance(sensory, int) or not 0 <= sensory <= 4096:
+            raise ModelError(f"network.sensory_channels is {sensory!r}; it must be 0..4096")
         widths = (
             self.template_channels,
             self.key_channels,
@@ -100,17 +94,12 @@ class SegmentationConfig:
         """Channels of a memory cell's key: the first ones of ``Query.key``."""
         return self.key_channels + 1 if self.affinity == "selective" else self.key_channels
 
-    @property
-    def skip4_channels(self) -> int:
-        """Channels of ``Query.skip4``."""
-        return self.decoder_channels[2] + 4 * self.detail_channels
-
     def carried(self, cells: tuple[int, int]) -> dict[str, tuple[int, ...]]:
         """What a frame hands to the next one for each object: name -> shape, at (h, w) cells."""
         h, w = cells
         shapes: dict[str, tuple[int, ...]] = {}
         if self.previous_mask:
-            shapes["previous"] = (2, *(side * 16 // PLACE_STRIDE for side in cells))
+            shapes["previous"] = (2, 4 * h, 4 * w)
         if self.sensory_channels:
             shapes["hidden"] = (self.sensory_channels, h, w)
         return shapes

@@ -5,20 +5,13 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-class Features(NamedTuple):
-    """Maps of images [B, 3, H, W], finest first."""
-
-    stride2: Tensor  # [B, C2, H / 2, W / 2]
-    stride4: Tensor
-    stride8: Tensor
-    stride16: Tensor
+Features = tuple[Tensor, Tensor, Tensor]
 
 
 class Encoder(nn.Module, ABC):
@@ -29,12 +22,12 @@ class Encoder(nn.Module, ABC):
     is summed with the image's, as in STM (Oh et al., 2019).
 
     Attributes:
-        channels: of the features at strides 2, 4, 8 and 16.
+        channels: of the features at strides 4, 8 and 16.
         mean, std: of the images (0..255) that the public weights were trained on, by color.
         conv_extra: the stem of the extra planes; it has no bias. None without them.
     """
 
-    channels: ClassVar[tuple[int, int, int, int]]
+    channels: ClassVar[tuple[int, int, int]]
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
     conv_extra: nn.Conv2d | None
@@ -46,7 +39,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Features:
-        """Image [B, 3, H, W] (and extra [B, E, H, W]) -> features at strides 2, 4, 8, 16."""
+        """Image [B, 3, H, W] (and extra [B, E, H, W]) -> features at strides 4, 8, 16."""
 
     @abstractmethod
     def frozen_parts(self) -> list[nn.Module]:
@@ -158,9 +151,9 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(Encoder):
-    """EfficientNet-Lite0 up to stride 16: features of 16, 24, 40 and 112 channels."""
+    """EfficientNet-Lite0 up to stride 16: features of 24, 40 and 112 channels."""
 
-    channels = (16, 24, 40, 112)
+    channels = (24, 40, 112)
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
     FOLDS: ClassVar = {"bn1": "conv_stem"}
@@ -190,18 +183,18 @@ class EfficientNetLite0(Encoder):
         return self.conv_stem
 
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Features:
-        """Image [B, 3, H, W] (and extra [B, E, H, W]) -> features at strides 2, 4, 8, 16.
+        """Image [B, 3, H, W] (and extra [B, E, H, W]) -> features at strides 4, 8, 16.
 
         An image of one row is shared by all rows of ``extra``: its stem runs once.
         """
         x = conv_norm(image, self.conv_stem, self.bn1)
         if self.conv_extra is not None and extra is not None:
             x = x + self.conv_extra(F.pad(extra, self.conv_stem.border))
-        stride2 = self.blocks[0](F.relu6(x))
-        stride4 = self.blocks[1](stride2)
+        x = self.blocks[0](F.relu6(x))
+        stride4 = self.blocks[1](x)
         stride8 = self.blocks[2](stride4)
         stride16 = self.blocks[4](self.blocks[3](stride8))
-        return Features(stride2, stride4, stride8, stride16)
+        return stride4, stride8, stride16
 
     def frozen_parts(self) -> list[nn.Module]:
         return [self.conv_stem, self.bn1, self.blocks[0]]
@@ -281,9 +274,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(Encoder):
-    """ResNet-50 with group normalization up to stride 16 (paper): 64, 256, 512, 1024 channels."""
+    """ResNet-50 with group normalization up to stride 16: 256, 512 and 1024 channels (paper)."""
 
-    channels = (64, 256, 512, 1024)
+    channels = (256, 512, 1024)
     mean = (123.675, 116.28, 103.53)
     std = (58.395, 57.12, 57.375)
 
@@ -311,10 +304,10 @@ class ResNet50(Encoder):
         x = self.conv1(image)
         if self.conv_extra is not None:
             x = x + self.conv_extra(extra)
-        stride2 = F.relu(self.bn1(x))
-        stride4 = self.layer1(F.max_pool2d(stride2, 3, 2, padding=1))
+        x = F.max_pool2d(F.relu(self.bn1(x)), 3, 2, padding=1)
+        stride4 = self.layer1(x)
         stride8 = self.layer2(stride4)
-        return Features(stride2, stride4, stride8, self.layer3(stride8))
+        return stride4, stride8, self.layer3(stride8)
 
     def frozen_parts(self) -> list[nn.Module]:
         return [self.conv1, self.bn1]
@@ -336,7 +329,7 @@ class ResNet50(Encoder):
 class TinyEncoder(Encoder):
     """Four strided convolutions for tests: the same interface at a hundredth of the cost."""
 
-    channels = (8, 8, 12, 16)
+    channels = (8, 12, 16)
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
 
@@ -358,10 +351,9 @@ class TinyEncoder(Encoder):
         x = self.conv_stem(image)
         if self.conv_extra is not None:
             x = x + self.conv_extra(extra)
-        stride2 = torch.relu(x)
-        stride4 = torch.relu(self.down[0](stride2))
+        stride4 = torch.relu(self.down[0](torch.relu(x)))
         stride8 = torch.relu(self.down[1](stride4))
-        return Features(stride2, stride4, stride8, torch.relu(self.down[2](stride8)))
+        return stride4, stride8, torch.relu(self.down[2](stride8))
 
     def frozen_parts(self) -> list[nn.Module]:
         return []

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stremn_ros.network.blocks import zero_conv
+
+def zero_conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    """A convolution that gives zero until it is trained."""
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    nn.init.zeros_(conv.weight)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
 
 
 class PreviousMask(nn.Module):

@@ -17,18 +17,11 @@ from torch.nn import functional as F
 from stremn_ros.memory.fusion import FusionCell
 from stremn_ros.memory.scorer import PairScorer
 from stremn_ros.memory.similarity import selective_terms
-from stremn_ros.network.blocks import (
-    Detail,
-    PresenceHead,
-    QualityHead,
-    Refine,
-    ResidualBlock,
-    zero_conv,
-)
+from stremn_ros.network.blocks import PresenceHead, QualityHead, Refine, ResidualBlock
 from stremn_ros.network.config import SegmentationConfig
 from stremn_ros.network.encoders import ENCODERS
 from stremn_ros.network.mask_encoder import MaskEncoder
-from stremn_ros.network.place import PreviousMask, SensoryMemory
+from stremn_ros.network.place import PreviousMask, SensoryMemory, zero_conv
 
 
 class Query(NamedTuple):
@@ -42,7 +35,7 @@ class Query(NamedTuple):
     stride8: Tensor  # [B, C8, 2h, 2w]
     stride4: Tensor  # [B, C4, 4h, 4w]
     skip8: Tensor  # [B, D8, 2h, 2w], projected for the decoder
-    skip4: Tensor  # [B, D4 (+ 4 detail_channels, the image's details behind it), 4h, 4w]
+    skip4: Tensor  # [B, D4, 4h, 4w]
 
     @property
     def seen(self) -> Seen:
@@ -69,8 +62,7 @@ class Seen(NamedTuple):
 class Decoded(NamedTuple):
     """What the decoder makes of objects."""
 
-    # [N, 1, 4h, 4w], with ``detail_channels`` [N, 1, 8h, 8w]; their sigmoid is the probability
-    logits: Tensor
+    logits: Tensor  # [N, 1, 4h, 4w]; the sigmoid is the object's probability
     presence: Tensor | None  # [N] logits of the object being there; in ``logits`` already
     hidden: Tensor | None  # [N, S, h, w], the sensory memory after this frame
     quality: Tensor | None = None  # [N] logits of the IoU that the mask is predicted to have
@@ -133,7 +125,7 @@ class SegmentationNetwork(nn.Module):
         super().__init__()
         self.config = config
         encoder = ENCODERS[config.encoder]
-        c2, c4, c8, c16 = encoder.channels
+        c4, c8, c16 = encoder.channels
         d16, d8, d4 = config.decoder_channels
         self.query_encoder = encoder()
         self.memory_encoder = self.mask_encoder = None
@@ -158,8 +150,6 @@ class SegmentationNetwork(nn.Module):
         self.refine8 = Refine(d16, c8, d8)
         self.refine4 = Refine(d8, c4, d4)
         self.classify = nn.Conv2d(d4, 1, 3, padding=1)
-        details = config.detail_channels
-        self.detail = Detail(c2, d4, details) if details else None
         self.presence = PresenceHead(d16) if config.presence else None
         self.quality = QualityHead(d16) if config.quality else None
         self.shrinkage_head = self.selection_head = None
@@ -189,16 +179,13 @@ class SegmentationNetwork(nn.Module):
 
     def encode_query(self, image: Tensor) -> Query:
         """Images [B, 3, H, W] -> their Query."""
-        stride2, stride4, stride8, stride16 = self.query_encoder((image - self.mean) / self.std)
+        stride4, stride8, stride16 = self.query_encoder((image - self.mean) / self.std)
         key = self.key_head(stride16)
         if self.shrinkage_head is not None and self.selection_head is not None:
             # both are one where their heads give zero, and the affinity is ``l2``
             shrinkage = F.softplus(self.shrinkage_head(stride16) + math.log(math.e - 1.0))
             selection = 2.0 * torch.sigmoid(self.selection_head(stride16))
             key = torch.cat([key, shrinkage, selection], dim=1)
-        skip4 = self.refine4.project_skip(stride4)
-        if self.detail is not None:
-            skip4 = torch.cat([skip4, self.detail.project(stride2)], dim=1)
         return Query(
             key=key,
             value=self.query_value_head(stride16),
@@ -206,7 +193,7 @@ class SegmentationNetwork(nn.Module):
             stride8=stride8,
             stride4=stride4,
             skip8=self.refine8.project_skip(stride8),
-            skip4=skip4,
+            skip4=self.refine4.project_skip(stride4),
         )
 
     @property
@@ -236,7 +223,7 @@ class SegmentationNetwork(nn.Module):
         """
         if self.memory_encoder is not None:
             assert image is not None
-            features = self.memory_encoder((image - self.mean) / self.std, masks).stride16
+            _, _, features = self.memory_encoder((image - self.mean) / self.std, masks)
         else:
             assert self.mask_encoder is not None
             assert stride8 is not None
@@ -285,9 +272,6 @@ class SegmentationNetwork(nn.Module):
         rows = read.shape[0]
         x16 = self.decode16(torch.cat([read, value.expand(rows, -1, -1, -1)], dim=1))
         skip8, skip4 = skip8.expand(rows, -1, -1, -1), skip4.expand(rows, -1, -1, -1)
-        if self.detail is not None:
-            d4 = self.config.decoder_channels[2]
-            skip4, details = skip4[:, :d4], skip4[:, d4:]
         if self.previous_mask is not None:
             assert previous is not None
             add16, add8, add4 = self.previous_mask(previous)
@@ -298,18 +282,11 @@ class SegmentationNetwork(nn.Module):
         presence = None if self.presence is None else self.presence(x16)
         x8 = self.refine8(x16, skip8)
         x4 = self.refine4(x8, skip4)
-        outline = F.relu(x4)
-        plain = self.classify(outline)
-        logits = _present(plain, presence)  # at stride 4
+        logits = self.classify(F.relu(x4))
+        if presence is not None:
+            logits = logit_of_product(logits, presence[:, None, None, None])
         quality = None if self.quality is None else self.quality(x16, logits)
-        if self.sensory is not None:
-            assert hidden is not None
-            hidden = self.sensory(hidden, x16, x8, x4, logits)
-        if self.detail is not None:
-            logits = _present(self.detail(outline, details, plain), presence)
-        return Decoded(logits, presence, hidden, quality)
-
-
-def _present(logits: Tensor, presence: Tensor | None) -> Tensor:
-    """Logits [N, 1, H, W] of pixels times the presence, logits [N] or None, of their object."""
-    return logits if presence is None else logit_of_product(logits, presence[:, None, None, None])
+        if self.sensory is None:
+            return Decoded(logits, presence, None, quality)
+        assert hidden is not None
+        return Decoded(logits, presence, self.sensory(hidden, x16, x8, x4, logits), quality)

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from stremn_ros.memory.rules import Rule
 from stremn_ros.memory.similarity import slot_similarity
 from stremn_ros.network import SegmentationNetwork, aggregate_logits, space_time_read
-from stremn_ros.network.config import PLACE_STRIDE
 from stremn_ros.network.prediction import PredictionNetwork
 from stremn_ros.training.damage import MaskDamage
 
@@ -78,7 +77,7 @@ def unroll(
     seen = truth.flatten(3).any(dim=3)
     given = torch.where(seen.any(dim=1), seen.int().argmax(dim=1), length)
     masks = truth[:, 0]
-    previous = F.avg_pool2d(masks, PLACE_STRIDE)  # [B, O, 4h, 4w]
+    previous = F.avg_pool2d(masks, 4)  # [B, O, 4h, 4w]
     hidden: Tensor | None = None
     memory = ClipMemory(network, slots, rule, input_to_memory)
     results, presences, qualities = [], [], []
@@ -112,7 +111,6 @@ def unroll(
         coarse = decoded.logits.view(clips, objects, *decoded.logits.shape[-2:])
         previous = aggregate_logits(coarse.detach().masked_fill(unknown, ABSENT))
         previous = previous.softmax(dim=1)[:, 1:]
-        previous = F.avg_pool2d(previous, previous.shape[-1] * PLACE_STRIDE // width)
         logits = F.interpolate(coarse, size=(height, width), mode="bilinear")
         result = aggregate_logits(logits.masked_fill(unknown, ABSENT))
         results.append(result)
@@ -124,7 +122,7 @@ def unroll(
         if damage is not None:
             previous, masks = damage(previous, masks)
         masks = _claimed(masks, truth[:, t], new)
-        previous = _claimed(previous, F.avg_pool2d(truth[:, t], PLACE_STRIDE), new)
+        previous = _claimed(previous, F.avg_pool2d(truth[:, t], 4), new)
     return Unrolled(results, presences, qualities, given)
 
 

@@ -109,7 +109,7 @@ class _FastMemoryEncoder(Part):
 
     def forward(self, image: Tensor, masks: Tensor, stride16: Tensor) -> tuple[Tensor, ...]:
         normalized = (image - self.network.mean) / self.network.std
-        features = self.encoder(torch.cat([normalized, masks], dim=1)).stride16
+        _, _, features = self.encoder(torch.cat([normalized, masks], dim=1))
         return (self.network.template_head(torch.cat([features, stride16], dim=1)),)
 
 

@@ -67,15 +67,16 @@ def query_maps(
 ) -> dict[str, Tensor]:
     """Example maps of a Query of one image with (h, w) cells, by name."""
     config, (h, w) = network.config, cells
-    _, c4, c8, c16 = network.query_encoder.channels
+    c4, c8, c16 = network.query_encoder.channels
+    _, d8, d4 = config.decoder_channels
     return {
         "key": example(1, config.query_key_channels, h, w),
         "value": example(1, config.query_channels, h, w),
         "stride16": example(1, c16, h, w),
         "stride8": example(1, c8, 2 * h, 2 * w),
         "stride4": example(1, c4, 4 * h, 4 * w),
-        "skip8": example(1, config.decoder_channels[1], 2 * h, 2 * w),
-        "skip4": example(1, config.skip4_channels, 4 * h, 4 * w),
+        "skip8": example(1, d8, 2 * h, 2 * w),
+        "skip4": example(1, d4, 4 * h, 4 * w),
     }
 
 
