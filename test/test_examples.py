@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
 from stremn_ros.imaging.video import write_image
@@ -49,6 +50,19 @@ def run(name: str, *words: str) -> str:
     return done.stdout
 
 
+def stremn(*words: str | Path) -> str:
+    """What a command prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stremn_ros.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def positions(text: str, object_id: int) -> dict[int, tuple[float, float]]:
     rows = csv.DictReader(io.StringIO(text))
     return {
@@ -69,7 +83,7 @@ def distance(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 def test_every_example_is_tested() -> None:
     tests = "".join(path.read_text() for path in (ROOT / "test").glob("test_*.py"))
-    for path in EXAMPLES.glob("*.py"):
+    for path in EXAMPLES.glob("[!_.]*"):
         assert path.name in tests, f"{path.name} has no test"
 
 
@@ -94,6 +108,77 @@ def test_library_video_follows_the_object_in_a_box(clip: Path) -> None:
     found = positions(text, 1)
     assert len(found) >= FRAMES - 2
     assert all(distance(place, true_center(step, DISC)) < 10.0 for step, place in found.items())
+
+
+def test_the_notebook_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """quickstart.ipynb with the shipped model and the demo's video, only fewer frames."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("skvideo")
+    book = nbformat.read(EXAMPLES / "quickstart.ipynb", 4)
+    nbformat.validate(book)
+    assert not any(cell.get("outputs") for cell in book.cells), "saved with its outputs"
+    chosen = next(cell for cell in book.cells if "parameters" in cell.metadata.get("tags", []))
+    assert "FRAMES = 48" in chosen.source
+    chosen.source = chosen.source.replace("FRAMES = 48", "FRAMES = 10")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    where = {"metadata": {"path": str(EXAMPLES)}}
+    nbclient.NotebookClient(book, timeout=300, resources=where).execute()
+    outputs = [item for cell in book.cells for item in cell.get("outputs", [])]
+    text = "".join(item.text for item in outputs if item.output_type == "stream")
+    assert "10 frames of (360, 640, 3)" in text
+    assert "object 1: TRACKED" in text
+    assert "the other program sees: TRACKED" in text
+    assert sum("image/png" in item.get("data", {}) for item in outputs) == 3
+
+
+def test_own_dataset_training_goes_from_a_seed_to_a_model(clip: Path, tmp_path: Path) -> None:
+    """The steps of own_dataset_training/README.md, with the tiny model and two iterations."""
+    folder = EXAMPLES / "own_dataset_training"
+    assert {path.name for path in folder.iterdir()} == {"README.md", "seeds.yaml", "train.yaml"}
+    assert [
+        set(seed) - {"box", "points"}
+        for seed in yaml.safe_load((folder / "seeds.yaml").read_text())
+    ] == [{"recording", "frame", "id", "name"}] * 2
+    rows, columns = (scene(0)[1] == DISC).nonzero()
+    x, y = int(columns.min()) - 3, int(rows.min()) - 3
+    box = [x, y, int(columns.max()) - x + 4, int(rows.max()) - y + 4]
+    (tmp_path / "seeds.yaml").write_text(
+        yaml.safe_dump([{"recording": "frames", "frame": 0, "id": 1, "name": "disc", "box": box}])
+    )
+    labels, model = tmp_path / "labels", str(TINY_MODEL)
+    stremn(
+        "label", clip / "frames", "--seeds", tmp_path / "seeds.yaml", "--out", labels,
+        "--format", "davis", "--model", model, "--quiet",
+    )  # fmt: skip
+    assert (labels / "report.html").is_file()
+
+    training = yaml.safe_load((folder / "train.yaml").read_text())
+    tiny = yaml.safe_load((TINY_MODEL / "config.yaml").read_text())["network"]
+    assert training["network"].items() <= {**tiny, "presence": True}.items()
+    phases = [{**phase, "iterations": 2, "size": 96} for phase in training["phases"]]
+    changed = {"run": str(tmp_path / "run"), "start": model, "network": tiny, "phases": phases}
+    changed |= {
+        "videos": str(labels / "davis"),
+        "threads": 1,
+        "workers": 0,
+        "warmup": 1,
+        "decay": 1,
+    }
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump({**training, **changed}))
+    stremn("train", "segment", "--config", tmp_path / "train.yaml")
+
+    trained = tmp_path / "run" / "model"
+    text = stremn(
+        "evaluate", "davis", "--root", labels / "davis", "--split", "all", "--model", trained,
+        "--quiet",
+    )  # fmt: skip
+    assert "mean" in text
+    stremn(
+        "segment", clip / "frames", "--mask", clip / "first.png", "--out", tmp_path / "out",
+        "--model", trained, "--quiet",
+    )  # fmt: skip
+    assert len(list((tmp_path / "out").rglob("*.png"))) >= FRAMES
 
 
 def test_own_update_rule_is_used(clip: Path) -> None:
