@@ -110,8 +110,9 @@ def measure(
             mask = truth.labels[0]
             assert mask is not None
             segmenter.seed(rgb, mask)
-        result = segmenter.segment(rgb)
-        segmenter.remember()
+            before, gray_before = rgb, gray
+            continue
+        result = segmenter.step(rgb)
         motion.update(result.objects, number / options.rate)
         reads = options.read and number % READ_EVERY == 0
         coming = None

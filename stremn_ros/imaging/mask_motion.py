@@ -14,9 +14,9 @@ from stremn_ros.results import TrackedObject
 MASKS = 3  # that a velocity is fitted to
 OLDEST = 1.0  # seconds that a mask may be older than the newest, to count for the velocity
 # Objects turn and stop: a velocity fades with these time constants, in seconds. They were chosen on
-# DAVIS training sequences; benchmark/predicted_masks.py measures what comes of it on others.
-FADES = 0.5  # of the position
-GROWTH_FADES = 0.25  # of the size
+# DAVIS training sequences and davis_dev; benchmark/predicted_masks.py measures them.
+FADES = 0.3  # of the position
+GROWTH_FADES = 0.35  # of the size
 LARGEST_GROWTH = 2.0  # times the size, or one part of it
 
 
