@@ -15,7 +15,8 @@ from web_helpers import FakeSource, serving, wait_until
 
 from stremn_ros.imaging.video import write_image
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.web.video_source import VideoFrames, VideoSource
+from stremn_ros.web.frames import VideoFrames
+from stremn_ros.web.video_source import VideoSource
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""

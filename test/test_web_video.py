@@ -25,9 +25,11 @@ from stremn_ros.errors import InputError, StremnError
 from stremn_ros.imaging.video import VideoWriter, open_frames, write_image
 from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.segmenter import Segmenter
+from stremn_ros.web import frames as frames_module
 from stremn_ros.web import video_source
+from stremn_ros.web.frames import CameraFrames, VideoFrames
 from stremn_ros.web.requests import Hints, Request
-from stremn_ros.web.video_source import CameraFrames, VideoFrames, VideoSource
+from stremn_ros.web.video_source import VideoSource
 
 FRAMES = 24
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -236,7 +238,7 @@ def test_a_long_seek_does_not_keep_it_from_ending(
 ) -> None:
     frames = VideoFrames(folder)
     frames._reading = itertools.repeat(scene(0)[0])  # hours of video
-    monkeypatch.setattr(video_source, "CACHED_BYTES", 0)
+    monkeypatch.setattr(frames_module, "CACHED_BYTES", 0)
     segmenter.reset()
     source = VideoSource(frames, "long", segmenter)
     worker = threading.Thread(target=lambda: source.do(Request(1, "seek", number=10**15)))
@@ -252,7 +254,7 @@ def test_a_long_seek_does_not_keep_it_from_ending(
 def test_old_frames_are_dropped_from_the_cache(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video_source, "CACHED_BYTES", 3 * scene(0)[0].nbytes)
+    monkeypatch.setattr(frames_module, "CACHED_BYTES", 3 * scene(0)[0].nbytes)
     frames = VideoFrames(folder)
     frames.get(10)
     assert len(frames._kept) == 3
@@ -286,7 +288,7 @@ class FakeCapture:
 def test_a_webcam_drops_what_it_cannot_follow(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video_source.cv2, "VideoCapture", FakeCapture)
+    monkeypatch.setattr(frames_module.cv2, "VideoCapture", FakeCapture)
     with pytest.raises(InputError, match="no camera 3"):
         CameraFrames(3)
     segmenter.reset()
@@ -321,7 +323,7 @@ def segmentable(frame: np.ndarray) -> tuple[float, float]:
 def test_a_webcam_that_is_unplugged_is_said(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video_source.cv2, "VideoCapture", lambda number: FakeCapture(number, 5))
+    monkeypatch.setattr(frames_module.cv2, "VideoCapture", lambda number: FakeCapture(number, 5))
     segmenter.reset()
     source = VideoSource(CameraFrames(0), "webcam", segmenter)
     try:

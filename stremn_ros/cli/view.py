@@ -22,15 +22,16 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "view",
         parents=[common],
         help="a page in the browser: click an object, and it is followed",
-        description="Opens a page for a video, a folder of images, a webcam or a running ROS node. "
+        description="Opens a page for a video, a folder of images, a recording (a tab for each "
+        "camera), a webcam or a running ROS node. "
         "A click on an object, or a box or an outline around it, makes it followed.",
         epilog="examples: stremn view clip.mp4   stremn view 0   stremn view --node /stremn",
     )
     parser.add_argument(
         "video",
         nargs="?",
-        metavar="VIDEO|FOLDER|0",
-        help="video, folder of images, or the number of a webcam",
+        metavar="VIDEO|FOLDER|RECORDING|0",
+        help="video, folder of images, bag (.mcap, .db3, .bag, rosbag2), or the number of a webcam",
     )
     parser.add_argument("--node", help="full name of a running segmentation node (/stremn)")
     parser.add_argument(
@@ -41,7 +42,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "images",
     )
     parser.add_argument(
-        "--image-topic", default="", help="of the node's images; without it, it is looked up"
+        "--image-topic",
+        default="",
+        help="of the node's images, without which it is looked up; of a recording: this one alone",
     )
     parser.add_argument(
         "--host",
@@ -86,25 +89,52 @@ def _run(options: argparse.Namespace) -> int:
         if options.node is not None:
             sources = _node(options, closing)
         else:
-            sources = {"": _video(options)}
-            closing.callback(sources[""].close)
+            sources = _file(options, closing)
         return _serve(PageServer(sources, access, options.port), access)
 
 
-def _video(options: argparse.Namespace) -> Any:
-    from stremn_ros.web.video_source import CameraFrames, VideoFrames, VideoSource
+def _file(options: argparse.Namespace, closing: contextlib.ExitStack) -> dict[str, Any]:
+    """A source for a video or webcam, or one for each camera of a recording, by its topic."""
+    from stremn_ros.web.frames import CameraFrames, VideoFrames
+    from stremn_ros.web.video_source import VideoSource
 
     live = options.video.isdecimal() and not os.path.exists(options.video)
     path = None if live else Path(options.video)
     # before the model is loaded, which takes a while
-    frames = CameraFrames(int(options.video)) if path is None else VideoFrames(path)
-    try:
-        segmenter = load_segmenter(options, options.max_objects)
-    except BaseException:
-        frames.close()
-        raise
-    title = f"webcam {options.video}" if path is None else path.name
-    return VideoSource(frames, title, segmenter, path, options.out)
+    opened: dict[str, Any] = {}
+    with contextlib.ExitStack() as failing:
+        if path is None:
+            opened[""] = CameraFrames(int(options.video))
+        elif indexes := _cameras_of(path, options.image_topic):
+            from stremn_ros.web.recording_frames import RecordingFrames
+
+            for topic, index in indexes.items():
+                opened[topic] = RecordingFrames(path, index)
+                failing.callback(opened[topic].close)
+        else:
+            opened[""] = VideoFrames(path)
+        title = f"webcam {options.video}" if path is None else path.name
+        sources: dict[str, Any] = {}
+        for topic, frames in opened.items():
+            if not topic:
+                failing.callback(frames.close)
+            segmenter = load_segmenter(options, options.max_objects)
+            shown = f"{title} {topic}".rstrip()
+            sources[topic] = VideoSource(frames, shown, segmenter, path, options.out, topic)
+        failing.pop_all()
+    for source in sources.values():
+        closing.callback(source.close)
+    return sources
+
+
+def _cameras_of(path: Path, topic: str) -> dict[str, Any]:
+    """The indexes of a recording's cameras, by topic; none for a video or a folder of images."""
+    from stremn_ros.recordings.bags import is_bag
+    from stremn_ros.recordings.sources import read_indexes
+
+    if not (path.exists() and is_bag(path)):
+        return {}
+    return read_indexes(path, [topic] if topic else [])
 
 
 def _node(options: argparse.Namespace, closing: contextlib.ExitStack) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A video, a folder of images or a webcam on the page, without ROS.
+"""A video, a folder of images, a recording or a webcam on the page, without ROS.
 
 One thread does all the work on frames: it reads them, segments them, and carries out what the page
 asks for, one after the other. What the masks of a frame were is kept with the frame's number, so
@@ -11,31 +11,29 @@ import contextlib
 import queue
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
-from stremn_ros.imaging.video import WhatComes, open_frames
 from stremn_ros.segmenter import Segmenter
-from stremn_ros.web.export import write_results
+from stremn_ros.web.export import GivenMask, write_results
+from stremn_ros.web.frames import Frames
 from stremn_ros.web.requests import Request
 from stremn_ros.web.source import MaskMaker, Picture, Recent, free_id, mask_png
 
 WAITING = 64  # requests that may wait for the thread
 SEED_PATIENCE = 600.0  # seconds; an export before it may take long
 RATE_WINDOW = 30  # frames
-CAMERA_PATIENCE = 5.0  # seconds that a webcam may take for a frame
 STOPPED_AFTER = 2.0  # seconds without a frame of a webcam
-CACHED_BYTES = 192 * 2**20  # of frames that were read, for going back
 
 
 @dataclass(frozen=True)
@@ -56,154 +54,13 @@ class Record:
         return cls(bytes(data), objects)
 
 
-class Frames(Protocol):
-    """Frames by number. `count` is 0 where it is not known; `live`: only the next one can be had,
-    whatever its number."""
-
-    live: bool
-    fps: float
-    count: int
-    dropped: int
-
-    def get(self, number: int) -> NDArray[np.uint8] | None:
-        """RGB uint8 [H, W, 3]; None past the end. Raises InputError where it cannot be read."""
-
-    def interrupt(self) -> None:
-        """From any thread: `get` comes back soon, with None."""
-
-    def close(self) -> None: ...
-
-
-class VideoFrames:
-    """A video file or a folder of images: any frame, exactly, by reading on or from the start.
-
-    Seeking by time is off by a few frames with many codecs, so nothing is sought. The frames read
-    last are kept, for going back a few.
-    """
-
-    live = False
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        frames = open_frames(path)
-        self.fps, self.count, self.dropped = frames.fps, frames.count, 0
-        self.problem = ""
-        self._ended = self._interrupted = False
-        self._next, self._reading = 0, self._from(0)
-        self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-
-    def _from(self, number: int) -> Iterator[NDArray[np.uint8]]:
-        self._comes = WhatComes(open_frames(self._path, number))
-        return iter(self._comes)
-
-    def get(self, number: int) -> NDArray[np.uint8] | None:
-        if number in self._kept:
-            return self._kept[number]
-        if self.count and number >= self.count and self._ended:
-            return None
-        if number < self._next:
-            self._next, self._reading = number, self._from(number)
-        while not self._interrupted:
-            frame = self._read()
-            if frame is None:
-                return None
-            if self._next > number:
-                return frame
-        return None
-
-    def _read(self) -> NDArray[np.uint8] | None:
-        """The next frame in order."""
-        try:
-            frame = next(self._reading, None)
-        except InputError:
-            if not self._next:
-                raise
-            frame = None  # opened behind the last frame
-        if frame is None:
-            self.count, self._ended = self._next, True
-            self.problem = str(self._comes.error or "")
-            return None
-        self._kept[self._next] = frame
-        while len(self._kept) > 1 and len(self._kept) * frame.nbytes > CACHED_BYTES:
-            self._kept.popitem(last=False)
-        self._next += 1
-        self.count = max(self.count, self._next)
-        return frame
-
-    def interrupt(self) -> None:
-        self._interrupted = True
-
-    def close(self) -> None:
-        self._kept.clear()
-
-
-class CameraFrames:
-    """A webcam: a thread reads on, and whoever asks gets the newest frame; the others are counted.
-
-    Raises:
-        InputError: there is no such camera, or it gives no picture.
-    """
-
-    live = True
-
-    def __init__(self, number: int) -> None:
-        self._capture = cv2.VideoCapture(number)
-        self.count = self.dropped = 0
-        self.fps = 30.0
-        self._newest: NDArray[np.uint8] | None = None
-        self._condition = threading.Condition()
-        self._closing = self._ended = False
-        if not self._capture.isOpened():
-            raise InputError(
-                f"there is no camera {number} here (/dev/video{number}), or another program uses it"
-            )
-        stated = self._capture.get(cv2.CAP_PROP_FPS)
-        if 1.0 <= stated <= 240.0:
-            self.fps = float(stated)
-        self._thread = threading.Thread(target=self._read_on, name="camera", daemon=True)
-        self._thread.start()
-
-    def _read_on(self) -> None:
-        while not self._closing:
-            done, frame = self._capture.read()
-            with self._condition:
-                if not done or frame is None:
-                    self._ended = True
-                else:
-                    self.dropped += self._newest is not None
-                    self._newest = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
-                self._condition.notify_all()
-            if self._ended:
-                return
-
-    def get(self, number: int) -> NDArray[np.uint8] | None:
-        with self._condition:
-            self._condition.wait_for(
-                lambda: self._newest is not None or self._ended or self._closing, CAMERA_PATIENCE
-            )
-            frame, self._newest = self._newest, None
-        if frame is None and not self._closing:
-            raise InputError("the camera gives no picture any more: is it unplugged?")
-        return frame
-
-    def interrupt(self) -> None:
-        self._closing = True
-        with self._condition:
-            self._condition.notify_all()
-
-    def close(self) -> None:
-        self.interrupt()
-        self._thread.join(CAMERA_PATIENCE)
-        if not self._thread.is_alive():  # a driver may hang in it, and must not be freed then
-            self._capture.release()
-
-
 class VideoSource:
     """See ``source.Source``. It owns the segmenter from now on.
 
     Args:
         frames: what is shown. title: for the page. segmenter: that follows the objects.
         path: of the video, for an export; None for a webcam. out: folder that exports are put into.
+        topic: of a recording.
     """
 
     def __init__(
@@ -213,6 +70,7 @@ class VideoSource:
         segmenter: Segmenter,
         path: Path | None = None,
         out: Path | None = None,
+        topic: str = "",
     ) -> None:
         self.title = title
         able = {"preview", "follow", "remove", "reset", "pause", "play"}
@@ -222,6 +80,7 @@ class VideoSource:
             able.add("export")
         self.abilities = frozenset(able)
         self._frames, self._segmenter, self._path, self._out = frames, segmenter, path, out
+        self._topic = topic
         self._recent = Recent()
         self._masks = MaskMaker(self._kept_frame)
         self._changed: Callable[[], None] = lambda: None
@@ -232,6 +91,7 @@ class VideoSource:
         self._memory_at = -1  # the last frame that the segmenter saw
         self._records: dict[int, Record] = {}
         self._names: dict[int, str] = {}
+        self._given: dict[tuple[int, int], NDArray[np.uint8]] = {}  # masks, by frame and object
         self._frame: NDArray[np.uint8] | None = None
         self._playing = frames.live
         self._due = 0.0
@@ -485,6 +345,7 @@ class VideoSource:
         known = {item["id"]: item for item in objects}
         known[object_id] = {"id": object_id, "state": "GIVEN", "score": None}
         self._keep(number, labels, self._again(labels, known))
+        self._given[number, object_id] = mask
         self._playing = False
         self._show()
         text = f"object {object_id} is followed from frame {number}"
@@ -537,6 +398,7 @@ class VideoSource:
     def _remove(self, object_id: int) -> dict[str, Any]:
         self._segmenter.remove(object_id)
         self._names.pop(object_id, None)
+        self._given = {key: mask for key, mask in self._given.items() if key[1] != object_id}
         record = self._records.get(self._at)
         if self._at < self._memory_at and self._frame is not None and not self._frames.live:
             self._go_back(self._at, self._frame)
@@ -553,6 +415,7 @@ class VideoSource:
         self._segmenter.reset()
         self._records.clear()
         self._names.clear()
+        self._given.clear()
         self._memory_at = -1
         if self._frame is not None:
             self._show()
@@ -570,7 +433,14 @@ class VideoSource:
             return not self._closing
 
         try:
-            folder = write_results(self._path, self._records, self._out, tell)
+            footage = self._frames.footage(max(self._records))
+            given = [
+                GivenMask(number, object_id, self._names.get(object_id, ""), mask)
+                for (number, object_id), mask in sorted(self._given.items())
+            ]
+            folder = write_results(
+                footage, self._path, self._topic, self._records, given, self._out, tell
+            )
         finally:
             self._doing = ""
         return {"message": f"written to {folder}"}
