@@ -106,6 +106,7 @@ class SegmenterOptions:
         "memory is not updated with it.",
         0.0,
         1.0,
+        own=-1.0,
         run_time=True,
     )
     # while it is away the network tends to pick something similar, with a lower score

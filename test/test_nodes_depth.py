@@ -266,7 +266,9 @@ def test_the_rows_of_packages_that_have_no_wheels_make_their_messages(monkeypatc
     kinds = {"/tf": transforms.message, "detections_3d": detections.array}
     rows = [replace(row, kind=kinds.get(row.name, row.kind)) for row in outputs.OUTPUTS]
     monkeypatch.setattr(outputs, "OUTPUTS", tuple(rows))
-    fake = SimpleNamespace(create_lifecycle_publisher=recorder, get_name=lambda: "stremn")
+    fake = SimpleNamespace(
+        create_lifecycle_publisher=recorder, get_name=lambda: "stremn", get_clock=None
+    )
     frame, truth = scene(0)
     depth = scene_depth(truth)
     message = image_message(frame, 10**9, frame_id=FRAME)

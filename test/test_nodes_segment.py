@@ -703,7 +703,7 @@ def test_parameters_change_at_run_time_or_are_refused_with_the_reason(peer, node
         ("overlay", 1, "overlay is of type bool, got 1 (int)"),
         ("max_objects", 5.0, "max_objects is of type int, got 5.0 (float)"),
         ("autosave_period", 1e-9, "0.1 seconds or more, or 0 for never"),
-        ("min_score", -0.1, "range"),
+        ("min_score", -1.1, "range"),
         ("update_rule", "random", "it is one of"),
         ("diagnostics_period", 0.0, "range"),
         ("diagnostics_period", float("nan"), ""),

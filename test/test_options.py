@@ -60,10 +60,10 @@ def test_every_option_is_a_parameter_a_setting_and_an_option_of_the_commands() -
 
 
 def test_what_a_node_leaves_to_the_model_is_the_models() -> None:
-    assert Settings().options() == {"min_score": 0.5, "smallest_part": 0.0}
+    assert Settings().options() == {"smallest_part": 0.0}
     settings = Settings()
-    settings.return_score, settings.update_every = -0.5, 4
-    assert settings.options() == {"min_score": 0.5, "smallest_part": 0.0, "update_every": 4}
+    settings.return_score, settings.update_every, settings.min_score = -0.5, 4, 0.25
+    assert settings.options() == {"min_score": 0.25, "smallest_part": 0.0, "update_every": 4}
 
 
 def test_a_fork_has_the_options_of_its_segmenter() -> None:

@@ -321,7 +321,7 @@ class Outputs:
     def _publish_vision(self, types: VisionTypes, segmented: Segmented) -> None:
         header, found = segmented.frame.message.header, segmented.result.objects
         if self._label_info is not None:
-            ids, score = [item.id for item in found], self._values["min_score"]
+            ids, score = [item.id for item in found], segmented.min_score
             told = ids, dict(segmented.names), score
             if told != self._labels_told:  # before the first detection that needs it
                 info = to_label_info(types, header, ids, segmented.names, score)

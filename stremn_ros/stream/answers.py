@@ -39,6 +39,7 @@ class Segmented:
     """A frame and what was found in it, for publishing.
 
     Attributes:
+        min_score: that an object needs to be seen.
         known: of the objects in space when this was published; of an image before this one.
     """
 
@@ -46,6 +47,7 @@ class Segmented:
     rgb: NDArray[np.uint8]
     result: SegmentResult
     names: dict[int, str]
+    min_score: float = 0.0
     known: Known = field(default_factory=Known)
 
 

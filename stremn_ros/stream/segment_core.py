@@ -366,7 +366,9 @@ class SegmentCore(FrameCore):
             self._followed.apply_settings()
             result = self._followed.segment(rgb)
             # Publish first, remember after: the mask need not wait for the memory.
-            self._publish(Segmented(frame, rgb, result, dict(self._followed.names)))
+            followed = self._followed
+            names, needed = dict(followed.names), followed.segmenter.min_score
+            self._publish(Segmented(frame, rgb, result, names, needed))
             done = self._timing_of(frame, free_since, self._followed.frame_time[0])
         except Exception as error:
             problem = f"image not segmented: {describe_error(error)}"
