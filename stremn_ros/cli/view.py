@@ -10,7 +10,13 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import add_model_options, load_segmenter, without_ros
+from stremn_ros.cli.options import (
+    add_click_model,
+    add_model_options,
+    load_hint_masks,
+    load_segmenter,
+    without_ros,
+)
 from stremn_ros.errors import InputError, StremnError
 
 PORT = 8765
@@ -63,6 +69,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--max-objects", type=int, default=MAX_OBJECTS, help="most objects (default: %(default)s)"
     )
     add_model_options(parser)
+    add_click_model(parser)
     parser.set_defaults(run=_run)
 
 
@@ -104,7 +111,7 @@ def _video(options: argparse.Namespace) -> Any:
         frames.close()
         raise
     title = f"webcam {options.video}" if path is None else path.name
-    return VideoSource(frames, title, segmenter, path, options.out)
+    return VideoSource(frames, title, segmenter, path, options.out, load_hint_masks(options))
 
 
 def _node(options: argparse.Namespace, closing: contextlib.ExitStack) -> dict[str, Any]:
@@ -114,9 +121,10 @@ def _node(options: argparse.Namespace, closing: contextlib.ExitStack) -> dict[st
     except ImportError as error:
         raise without_ros(error) from None
     topics = _cameras(options.camera, options.image_topic)
+    masks = load_hint_masks(options)
     sources: dict[str, Any] = {}
     for name, topic in topics.items():
-        sources[name] = NodeSource(options.node, name, topic)
+        sources[name] = NodeSource(options.node, name, topic, masks)
         closing.callback(sources[name].close)
     return sources
 

@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.hint_masks import HintMasks
 from stremn_ros.imaging.video import WhatComes, open_frames
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.web.export import write_results
 from stremn_ros.web.requests import Request
-from stremn_ros.web.source import MaskMaker, Picture, Recent, free_id, mask_png
+from stremn_ros.web.source import MaskMaker, Picture, Recent, free_id
 
 WAITING = 64  # requests that may wait for the thread
 SEED_PATIENCE = 600.0  # seconds; an export before it may take long
@@ -204,6 +205,7 @@ class VideoSource:
     Args:
         frames: what is shown. title: for the page. segmenter: that follows the objects.
         path: of the video, for an export; None for a webcam. out: folder that exports are put into.
+        masks: makes the masks of hints; None: GrabCut does.
     """
 
     def __init__(
@@ -213,6 +215,7 @@ class VideoSource:
         segmenter: Segmenter,
         path: Path | None = None,
         out: Path | None = None,
+        masks: HintMasks | None = None,
     ) -> None:
         self.title = title
         able = {"preview", "follow", "remove", "reset", "pause", "play"}
@@ -223,7 +226,7 @@ class VideoSource:
         self.abilities = frozenset(able)
         self._frames, self._segmenter, self._path, self._out = frames, segmenter, path, out
         self._recent = Recent()
-        self._masks = MaskMaker(self._kept_frame)
+        self._masks = MaskMaker(self._kept_frame, masks or HintMasks())
         self._changed: Callable[[], None] = lambda: None
         self._newest: Picture | None = None
         self._number = 0
@@ -283,8 +286,7 @@ class VideoSource:
 
     def do(self, request: Request) -> dict[str, Any]:
         if request.do == "preview":  # beside the thread: it goes on meanwhile
-            _, mask = self._masks.make(request.stamp, request.hints)
-            return {"message": f"{int(mask.sum())} pixels", "mask": mask_png(mask)}
+            return self._masks.preview(request.stamp, request.hints)
         if request.do == "follow":
             frame, mask = self._masks.make(request.stamp, request.hints)
             return self._ask(lambda: self._follow(request, frame, mask))
