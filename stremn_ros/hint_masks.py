@@ -139,11 +139,7 @@ class ClickSegmenter:
         else:
             probability, quality = self._zoom(frame, place)
         mask = (probability > 0.5).astype(np.uint8) & place.allowed
-        if len(place.inside):
-            # parts that no point lies on belong to things beside the object
-            mask = keep_parts(mask, place.inside)
-        self._check(mask, quality, place)
-        return HintMask(mask, quality)
+        return HintMask(self._checked(mask, quality, place), quality)
 
     def _zoom(self, frame: NDArray[np.uint8], place: Place) -> tuple[NDArray[np.float32], float]:
         """Points do not tell the size of the object: the first look is wide, the next one just
@@ -187,21 +183,26 @@ class ClickSegmenter:
         return put_back(found, window, frame.shape[1], frame.shape[0]), quality
 
     @staticmethod
-    def _check(mask: NDArray[np.uint8], quality: float, place: Place) -> None:
-        """InputError where a mask is no object, or not the one that the hints show."""
+    def _checked(mask: NDArray[np.uint8], quality: float, place: Place) -> NDArray[np.uint8]:
+        """The mask without what belongs to other things.
+
+        Raises:
+            InputError: it is no object, or not the one that the hints show.
+        """
         more = "give more points, a box or a polygon, or send a mask to seed_mask"
         if not mask.any():
             raise InputError(f"no object was found with these hints: {more}")
-        share = float(mask.mean())
-        if share > MOST:
-            raise InputError(
-                f"what was found fills {share:.0%} of the image, so it is no object in it: {more}"
-            )
         for x, y in place.inside.astype(int):
             if not mask[y, x]:
                 raise InputError(
                     f"what was found does not contain the inside point ({x}, {y}): {more}"
                 )
+        mask = keep_parts(mask, place.inside)
+        share = float(mask.mean())
+        if share > MOST:
+            raise InputError(
+                f"what was found fills {share:.0%} of the image, so it is no object in it: {more}"
+            )
         for x, y in place.outside.astype(int):
             if mask[y, x]:
                 raise InputError(f"what was found contains the outside point ({x}, {y}): {more}")
@@ -210,6 +211,7 @@ class ClickSegmenter:
                 f"there is probably no object here: the mask that was found has a predicted IoU of "
                 f"{quality:.2f}, and less than {REFUSED} is refused; {more}"
             )
+        return mask
 
 
 class HintMasks:

@@ -186,7 +186,7 @@ def frame_of(entry: SeedEntry, index: Index) -> int:
 
 
 def make_seeds(
-    entries: Sequence[SeedEntry], source: Source, masks: Callable[[], HintMasks] = HintMasks.load
+    entries: Sequence[SeedEntry], source: Source, masks: Callable[[], HintMasks]
 ) -> list[Seed]:
     """The seeds of a camera, one for each frame that has any, in the order of the frames.
 
