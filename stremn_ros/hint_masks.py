@@ -51,6 +51,10 @@ GRABCUT = "GrabCut"
 # The window around a box or an earlier mask, as a factor of its longer side.
 AROUND = 1.4
 SMALLEST_EXTENT = 16  # pixels of the frame that a window is made for at least
+# After the first look at the whole image points get so many closer ones, at most.
+CLOSER_LOOKS = 2
+# The outline is exact to about so many pixels of the crop: two of the network's own.
+INEXACT = 8
 # A mask of less predicted IoU is refused; one of less than LOW is reported as doubtful.
 REFUSED = 0.3
 LOW = 0.6
@@ -135,37 +139,32 @@ class ClickSegmenter:
         if place.box is not None:
             x, y, width, height = place.box
             corners = np.array([[x, y], [x + width - 1, y + height - 1]], np.float64)
-            probability, quality = self._look(frame, place, corners)
+            window = _window_around(corners, frame.shape[1], frame.shape[0])
+            probability, quality = self._look_at(frame, place, window)
         else:
             probability, quality = self._zoom(frame, place)
         mask = (probability > 0.5).astype(np.uint8) & place.allowed
         return HintMask(self._checked(mask, quality, place), quality)
 
     def _zoom(self, frame: NDArray[np.uint8], place: Place) -> tuple[NDArray[np.float32], float]:
-        """Points do not tell the size of the object: the first look is wide, the next one just
+        """Points do not tell the size of the object: the first look is wide, the next ones just
         around what was found."""
         height, width = frame.shape[:2]
-        points = place.inside
-        extent = max(float(np.ptp(points, axis=0).max()) * AROUND, float(max(height, width)))
-        middle = (points.min(axis=0) + points.max(axis=0)) / 2.0
-        window = Window.around((middle[0], middle[1]), extent, width, height)
+        x, y = (place.inside.min(axis=0) + place.inside.max(axis=0)) / 2.0
+        window = Window.around((x, y), max(height, width), width, height)
         found = self._look_at(frame, place, window)
-        mask = keep_parts((found[0] > 0.5).astype(np.uint8), points)
-        if not mask.any():
-            return found
-        x, y, across, down = cv2.boundingRect(mask)
-        corners = np.array([[x, y], [x + across - 1, y + down - 1]], np.float64)
-        return self._look(frame, place, np.vstack([corners, points]))
-
-    def _look(
-        self, frame: NDArray[np.uint8], place: Place, shown: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float32], float]:
-        """Looks at a window just around pixels (x, y) [N, 2]."""
-        height, width = frame.shape[:2]
-        low, high = shown.min(axis=0), shown.max(axis=0)
-        x, y = (low + high + 1.0) / 2.0
-        side = AROUND * max(SMALLEST_EXTENT, float((high - low).max()) + 1.0)
-        return self._look_at(frame, place, Window.around((x, y), side, width, height))
+        for _ in range(CLOSER_LOOKS):
+            mask = keep_parts((found[0] > 0.5).astype(np.uint8), place.inside)
+            if not mask.any():
+                break
+            left, top, across, down = cv2.boundingRect(mask)
+            corners = np.array([[left, top], [left + across - 1, top + down - 1]], np.float64)
+            closer = _window_around(np.vstack([corners, place.inside]), width, height)
+            if closer.resembles(window):
+                break
+            window = closer
+            found = self._look_at(frame, place, window)
+        return found
 
     def _look_at(
         self, frame: NDArray[np.uint8], place: Place, window: Window
@@ -182,9 +181,10 @@ class ClickSegmenter:
         found, quality = self._run(cut(frame, window, size, PADDING), hints)
         return put_back(found, window, frame.shape[1], frame.shape[0]), quality
 
-    @staticmethod
-    def _checked(mask: NDArray[np.uint8], quality: float, place: Place) -> NDArray[np.uint8]:
-        """The mask without what belongs to other things.
+    def _checked(self, mask: NDArray[np.uint8], quality: float, place: Place) -> NDArray[np.uint8]:
+        """The mask as the points want it, without what belongs to other things.
+
+        The outline is moved to a point that is just beyond it: it is not exact to the pixel.
 
         Raises:
             InputError: it is no object, or not the one that the hints show.
@@ -192,8 +192,10 @@ class ClickSegmenter:
         more = "give more points, a box or a polygon, or send a mask to seed_mask"
         if not mask.any():
             raise InputError(f"no object was found with these hints: {more}")
+        extent = max(cv2.boundingRect(mask)[2:])
+        reach = max(2.0, INEXACT * AROUND * extent / self._size)
         for x, y in place.inside.astype(int):
-            if not mask[y, x]:
+            if not _include(mask, x, y, reach):
                 raise InputError(
                     f"what was found does not contain the inside point ({x}, {y}): {more}"
                 )
@@ -204,7 +206,7 @@ class ClickSegmenter:
                 f"what was found fills {share:.0%} of the image, so it is no object in it: {more}"
             )
         for x, y in place.outside.astype(int):
-            if mask[y, x]:
+            if not _exclude(mask, x, y, reach):
                 raise InputError(f"what was found contains the outside point ({x}, {y}): {more}")
         if quality < REFUSED:
             raise InputError(
@@ -212,6 +214,34 @@ class ClickSegmenter:
                 f"{quality:.2f}, and less than {REFUSED} is refused; {more}"
             )
         return mask
+
+
+def _window_around(shown: NDArray[np.float64], width: int, height: int) -> Window:
+    """The window in which pixels (x, y) [N, 2] are seen closely."""
+    low, high = shown.min(axis=0), shown.max(axis=0)
+    x, y = (low + high + 1.0) / 2.0
+    side = AROUND * max(SMALLEST_EXTENT, float((high - low).max()) + 1.0)
+    return Window.around((x, y), side, width, height)
+
+
+def _include(mask: NDArray[np.uint8], x: int, y: int, reach: float) -> bool:
+    """Whether a point is in the mask; one that is nearly in it is, afterwards."""
+    if not mask[y, x]:
+        distance = float(cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5)[y, x])
+        if distance > reach:
+            return False
+        cv2.circle(mask, (int(x), int(y)), round(distance) + 1, 1, -1)
+    return True
+
+
+def _exclude(mask: NDArray[np.uint8], x: int, y: int, reach: float) -> bool:
+    """Whether a point is not in the mask; one that is nearly beside it is not, afterwards."""
+    if mask[y, x]:
+        distance = float(cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 5)[y + 1, x + 1])
+        if distance > reach:
+            return False
+        cv2.circle(mask, (int(x), int(y)), round(distance), 0, -1)
+    return True
 
 
 class HintMasks:

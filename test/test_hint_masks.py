@@ -174,6 +174,24 @@ def test_what_is_an_object_is_not_refused():
     assert f"only {made.predicted:.2f}" in made.doubt(1.0)
 
 
+def test_the_outline_is_moved_to_points_that_are_just_beyond_it():
+    made = red().make(frame_of(LEFT), inside=[(9, 9), (33, 40)], outside=[(60, 9), (30, 20)])
+    assert made.mask[40, 33] == 1
+    assert made.mask[20, 30] == 0
+    assert iou(made.mask, LEFT > 0) > 0.9
+
+
+def test_a_point_gets_a_closer_look_at_what_was_found_around_it():
+    small = np.zeros((640, 640))
+    small[300:340, 500:560] = 1
+    frame = np.zeros((640, 640, 3), np.uint8)
+    frame[..., 0] = 255 * small
+    run = ShowsRed()
+    made = HintMasks(ClickSegmenter(run, 256, "red")).make(frame, inside=[(520, 310)])
+    assert run.crops == 2, "the second one shows it well"
+    assert iou(made.mask, small > 0) > 0.9, "of one wide look it would be coarse"
+
+
 def test_only_the_part_with_the_click_is_kept():
     two = np.zeros((64, 64))
     two[8:24, 8:24] = two[40:56, 40:56] = 1

@@ -42,6 +42,15 @@ class Window:
             corner.append(start)
         return cls(corner[0], corner[1], whole)
 
+    def resembles(self, other: Window) -> bool:
+        """Whether the other one shows about the same, at about the same scale."""
+        near = 0.1 * other.side
+        return (
+            abs(self.side - other.side) < near
+            and abs(self.x - other.x) < near
+            and abs(self.y - other.y) < near
+        )
+
     def to_crop(self, points: NDArray[np.float64], size: int) -> NDArray[np.float64]:
         """Pixels (x, y) [N, 2] of the frame -> pixels of the crop."""
         scaled: NDArray[np.float64] = (points + 0.5 - [self.x, self.y]) * (size / self.side) - 0.5
