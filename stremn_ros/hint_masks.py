@@ -55,9 +55,10 @@ SMALLEST_EXTENT = 16  # pixels of the frame that a window is made for at least
 CLOSER_LOOKS = 2
 # The outline is exact to about so many pixels of the crop: two of the network's own.
 INEXACT = 8
-# A mask of less predicted IoU is refused; one of less than LOW is reported as doubtful.
+# A mask of less predicted IoU is refused; one of less than LOW is reported as doubtful: such masks
+# of one click on the photos that were held out had a mean IoU of about 0.5, the others of 0.77.
 REFUSED = 0.3
-LOW = 0.6
+LOW = 0.7
 MOST = 0.98  # of the frame; a mask of more is no object
 
 
