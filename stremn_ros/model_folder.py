@@ -21,6 +21,7 @@ from stremn_ros.errors import InputError, ModelError
 from stremn_ros.files import sha256, write_text, write_with
 from stremn_ros.forking import note_use
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
+from stremn_ros.network.clicks import ClickNetwork, ClicksConfig
 from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork
 from stremn_ros.resources import shared_places
@@ -32,6 +33,7 @@ SCORER = "pair_scorer.safetensors"
 SCORER_PREFIX = "pair_scorer."
 CONFIG = "config.yaml"
 PREDICTION = "prediction"  # the task of its models
+CLICKS = "clicks"  # the same
 DIGESTS = "sha256"  # in it: of the files of weights
 
 _Network = TypeVar("_Network", bound=torch.nn.Module)
@@ -158,6 +160,15 @@ def read_model_config(path: Path, task: str) -> dict[str, Any]:
     return {**values, **parts}
 
 
+def task_of(folder: Path) -> str:
+    """What a model folder is for; empty where its config.yaml does not say it."""
+    try:
+        values = read_yaml(folder / CONFIG)
+    except InputError as error:
+        raise ModelError(str(error)) from None
+    return str(values.get("task", "")) if isinstance(values, dict) else ""
+
+
 def read_digests(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
     """The digests in a configuration; ModelError where they are none."""
     digests = values.get(DIGESTS) or {}  # None where all its lines were taken out
@@ -205,6 +216,44 @@ def load_prediction_network(folder: Path) -> tuple[Network, PredictionSpec]:
     spec = read_prediction_config(folder)
     build = partial(build_prediction_network, spec.architecture, spec.network)
     return _loaded(folder, spec.digests, build), spec
+
+
+@dataclass(frozen=True)
+class ClicksSpec:
+    """A parsed config.yaml.
+
+    Attributes:
+        network: the architecture.
+        defaults: ``crop_size``, pixels squared, that the network was trained for.
+        digests: sha256 of the files of weights, by name; a file without one is not checked.
+    """
+
+    network: ClicksConfig
+    defaults: Mapping[str, Any]
+    digests: Mapping[str, str]
+
+    @property
+    def crop_size(self) -> int:
+        return int(self.defaults["crop_size"])
+
+
+def read_click_config(folder: Path) -> ClicksSpec:
+    """config.yaml of a click model; ModelError says what is wrong with it."""
+    path = folder / CONFIG
+    values = read_model_config(path, CLICKS)
+    network = ClicksConfig.from_mapping(values["network"])
+    size = values["defaults"].get("crop_size")
+    if isinstance(size, bool) or not isinstance(size, int) or size % 16 or not 64 <= size <= 1024:
+        raise ModelError(
+            f"{path}: defaults.crop_size is {size!r}; it must be a multiple of 16, 64 to 1024"
+        )
+    return ClicksSpec(network, values["defaults"], read_digests(path, values))
+
+
+def load_click_network(folder: Path) -> tuple[ClickNetwork, ClicksSpec]:
+    """As ``load_network``, of a click model."""
+    spec = read_click_config(folder)
+    return _loaded(folder, spec.digests, lambda: ClickNetwork(spec.network)), spec
 
 
 def _loaded(folder: Path, digests: Mapping[str, str], build: Callable[[], _Network]) -> _Network:
@@ -291,6 +340,21 @@ def save_prediction_model(
     values = {
         "task": PREDICTION,
         "architecture": "convlstm" if isinstance(network, ConvLstm) else "stremn",
+        "network": network.config.to_mapping(),
+        "defaults": dict(defaults),
+    }
+    write_model(folder, values, {WEIGHTS: network.state_dict()}, dtype)
+
+
+def save_click_model(
+    folder: Path,
+    network: ClickNetwork,
+    defaults: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed)."""
+    values = {
+        "task": CLICKS,
         "network": network.config.to_mapping(),
         "defaults": dict(defaults),
     }

@@ -139,6 +139,7 @@ def segment_node(folder: Path, parameters=None, *, remaps=(), environment=None):
         folder,
         {
             "model": str(TINY_MODEL),
+            "click_model": "",  # the colored shapes are what GrabCut is made for
             "runtime": "torch",
             "image_reliability": "reliable",
             "diagnostics_period": 0.1,

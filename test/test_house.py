@@ -218,7 +218,7 @@ INTERFACES = {
         "return_mask": "boolean",
         "on_overlap": "uint8",
     },
-    "srv.SeedObject.Response": {**SEEDED, "agreement": "float", "mask": IMAGE},
+    "srv.SeedObject.Response": {**SEEDED, "agreement": "float", "quality": "float", "mask": IMAGE},
     "srv.RemoveObject.Request": {"id": "int32"},
     "srv.RemoveObject.Response": {**ANSWER, **TRACKED},
     "srv.SaveMemory.Request": {"path": "string"},

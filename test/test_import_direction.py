@@ -31,7 +31,7 @@ GROUND = {
     "text_files",
 }
 LIBRARY = GROUND | {"memory", "memory.rules", "network", "model_folder", "runtime", "snapshot"}
-ONLINE = LIBRARY | {"segmenter", "predictor"}
+ONLINE = LIBRARY | {"hint_masks", "segmenter", "predictor"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"moved", "privacy"},
     "errors": set(),
@@ -49,13 +49,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "memory": {"errors", "memory.rules"},
     "memory.rules": {"errors"},  # without PyTorch
     "spatial": {"errors", "imaging"},
-    "network": {"errors", "mappings", "memory"},
+    "network": {"errors", "imaging", "mappings", "memory"},
     "snapshot": GROUND | {"model_folder", "network"},
     "model_folder": {"errors", "files", "forking", "network", "resources", "text_files"},
     "runtime": LIBRARY - {"snapshot"},
     "frame_reader": {"imaging", "memory", "network", "options", "runtime"},
     "object_states": {"frame_reader", "options", "results"},
     "seed_job": {"errors", "frame_reader", "imaging", "object_states"},
+    "hint_masks": LIBRARY - {"snapshot"},
     "segmenter": LIBRARY | {"frame_reader", "object_states", "seed_job"},
     "predictor": LIBRARY - {"snapshot"},
     "stream": ONLINE | {"messages", "spatial"},
@@ -63,8 +64,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": GROUND | {"messages", "nodes", "stream"},
     "demo": GROUND | {"client", "messages", "nodes"},
     "recordings": ONLINE | {"messages", "stream"},
-    "web": {"errors", "files", "imaging", "segmenter", "text_files"},
-    "web.node_source": {"client", "errors", "messages", "web"},
+    "web": {"errors", "files", "hint_masks", "imaging", "segmenter", "text_files"},
+    "web.node_source": {"client", "errors", "hint_masks", "messages", "web"},
     "data": GROUND,
     "training": ONLINE | {"data", "evaluation"},
     "evaluation": ONLINE | {"data"},

@@ -38,7 +38,9 @@ from stremn_ros.segmenter import ObjectState, Segmenter
 
 KILLS = int(os.environ.get("STREMN_TEST_KILLS", "5"))
 OPTIONS = {"processing_size": 64}
-SETTINGS = Settings(str(TINY_MODEL), "cpu", "torch", False, tuple(OPTIONS.items()), stretch=7)
+SETTINGS = Settings(
+    str(TINY_MODEL), "cpu", "torch", False, tuple(OPTIONS.items()), stretch=7, click_model=""
+)
 MODEL = ["--model", str(TINY_MODEL), "--runtime", "torch", "--processing-size", "64"]
 
 

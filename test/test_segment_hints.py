@@ -28,7 +28,8 @@ def test_segment_takes_a_box_points_or_a_polygon(clip: Path, tmp_path: Path) -> 
     truth = scene(0)[1] == DISC
     ys, xs = np.nonzero(truth)
     box = f"{xs.min() - 6},{ys.min() - 6},{np.ptp(xs) + 12},{np.ptp(ys) + 12}"
-    tiny = ["--model", str(TINY_MODEL), "--runtime", "torch"]
+    # the colored shapes are what GrabCut is made for
+    tiny = ["--model", str(TINY_MODEL), "--runtime", "torch", "--click-model", ""]
     left, top, width, height = (int(value) for value in box.split(","))
     right, bottom = left + width, top + height
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]

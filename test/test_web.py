@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -25,6 +26,7 @@ from shapes import scene
 from web_helpers import PATIENCE, FakeSource, read_picture, serving, wait_until
 
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.hint_masks import HintMask, HintMasks
 from stremn_ros.web import server as server_module
 from stremn_ros.web.access import Access
 from stremn_ros.web.requests import Hints, read_request
@@ -639,7 +641,7 @@ def test_the_mask_that_was_shown_is_the_one_that_is_used() -> None:
         asked.append(stamp)
         return frame
 
-    maker = MaskMaker(frame_of, kept=2)
+    maker = MaskMaker(frame_of, HintMasks(), kept=2)
     hints = Hints(inside=((50.0, 62.0),))
     first = maker.make(5, hints)[1]
     assert maker.make(5, hints)[1] is first
@@ -649,6 +651,24 @@ def test_the_mask_that_was_shown_is_the_one_that_is_used() -> None:
     maker.make(7, hints)
     maker.make(5, hints)
     assert asked == [5, 6, 7, 5]
+
+
+def test_the_page_is_told_how_good_the_mask_is() -> None:
+    class Predicts(HintMasks):
+        predicted = 0.876
+
+        def make(self, frame: np.ndarray, **hints: Any) -> HintMask:
+            return HintMask(super().make(frame, **hints).mask, self.predicted)
+
+    masks = Predicts()
+    maker = MaskMaker(lambda stamp: scene(0)[0], masks)
+    hints = Hints(inside=((50.0, 62.0),))
+    pixels = int(maker.make(5, hints)[1].sum())
+    answer = maker.preview(5, hints)
+    assert answer["message"] == f"{pixels} pixels, predicted IoU 0.88"
+    assert answer["mask"].startswith(b"\x89PNG")
+    masks.predicted = None
+    assert maker.preview(6, hints)["message"] == f"{pixels} pixels"
 
 
 def test_free_ids() -> None:

@@ -53,7 +53,7 @@ def opened(bag: Path, topic: str) -> RecordingFrames:
 @pytest.fixture
 def source(bag: Path, tmp_path: Path) -> Iterator[VideoSource]:
     segmenter = Segmenter.load(str(TINY_MODEL), runtime="torch", max_objects=3)
-    made = VideoSource(opened(bag, LEFT), "drive", segmenter, bag, tmp_path / "out", LEFT)
+    made = VideoSource(opened(bag, LEFT), "drive", segmenter, bag, tmp_path / "out", None, LEFT)
     wait_until(lambda: made.newest, "the first picture")
     yield made
     made.close()

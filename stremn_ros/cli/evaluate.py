@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.cli import evaluate_prediction
-from stremn_ros.cli.options import add_model_options, check_writable, load_segmenter
+from stremn_ros.cli.options import (
+    add_click_model,
+    add_model_options,
+    check_writable,
+    load_segmenter,
+)
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
 
@@ -59,6 +64,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.set_defaults(run=_run)
     evaluate_prediction.add(sets, common)
+    _add_clicks(sets, common)
     _add_suite(sets, common)
 
 
@@ -179,4 +185,76 @@ def _run_suite(options: argparse.Namespace) -> int:
     if other is not None:
         print("\nchange, object by object:")
         print("\n".join(suite.compare(found, other)))
+    return 0
+
+
+def _add_clicks(sets: Any, common: argparse.ArgumentParser) -> None:
+    parser = sets.add_parser(
+        "clicks",
+        parents=[common],
+        help="IoU of masks that are made of boxes and points",
+        description="Makes masks of objects from a box and from 1 to N points, and compares them "
+        "with the true masks. The points are placed by the usual protocol: the next one goes to "
+        "the middle of the largest error.",
+    )
+    parser.add_argument(
+        "--photos",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of images/ and masks/; only the photos that no training uses are taken",
+    )
+    parser.add_argument(
+        "--videos", nargs="+", default=[], metavar="DIR", help="folders in DAVIS' layout"
+    )
+    parser.add_argument(
+        "--count", type=int, default=300, help="objects of the photos (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=2, help="frames of each sequence (default: %(default)s)"
+    )
+    parser.add_argument("--clicks", type=int, default=3, help="points (default: %(default)s)")
+    parser.add_argument("--grabcut", action="store_true", help="measure GrabCut beside the model")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--json", metavar="OUT.json", help="write the result as JSON")
+    parser.add_argument("--pictures", metavar="DIR", help="draw the worst masks of each set")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_click_model(parser)
+    parser.set_defaults(run=_run_clicks, auto_build=False)
+
+
+def _run_clicks(options: argparse.Namespace) -> int:
+    from stremn_ros.evaluation import clicks
+    from stremn_ros.hint_masks import GRABCUT, ClickSegmenter, HintMasks
+
+    if not options.photos and not options.videos:
+        raise InputError("say what to judge on: --photos, --videos, or both")
+    for name, least in (("count", 0), ("frames", 1), ("clicks", 1)):
+        if getattr(options, name) < least:
+            raise InputError(f"--{name} is {getattr(options, name)}; it must be {least} or more")
+    for path in (options.json, options.pictures):
+        check_writable(path)
+    makers: dict[str, HintMasks] = {}
+    if options.click_model:
+        network = ClickSegmenter.load(options.click_model, device=options.device)
+        makers[network.name] = HintMasks(network)
+    if options.grabcut or not makers:
+        makers[GRABCUT] = HintMasks()
+
+    def objects() -> Any:
+        if options.photos:
+            yield from clicks.photo_objects([Path(root) for root in options.photos], options.count)
+        for root in options.videos:
+            yield from clicks.video_objects(Path(root), options.frames)
+
+    result = clicks.evaluate_clicks(
+        objects,
+        makers,
+        options.clicks,
+        not options.quiet,
+        Path(options.pictures) if options.pictures else None,
+    )
+    print(clicks.table(result))
+    if options.json is not None:
+        write_json(options.json, result)
     return 0

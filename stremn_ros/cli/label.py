@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import add_model_options, check_writable, counted
+from stremn_ros.cli.options import add_click_model, add_model_options, check_writable, counted
 from stremn_ros.errors import InputError, StremnError
 
 
@@ -85,6 +85,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_model_options(parser)
+    add_click_model(parser)
     parser.set_defaults(run=_run)
 
 
@@ -112,6 +113,7 @@ def _run(options: argparse.Namespace) -> int:
         options.auto_build,
         tuple((name, value) for name, value in given.items() if value is not None),
         options.stretch,
+        options.click_model,
     )
     if options.workers < 1:
         raise InputError(f"--workers is {options.workers}; it must be at least 1")

@@ -92,6 +92,22 @@ def add_hints(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_click_model(parser: argparse.ArgumentParser) -> None:
+    """Which model makes masks of boxes and points."""
+    parser.add_argument(
+        "--click-model",
+        default="clicks_lite0",
+        help="name or folder of the model that makes masks of boxes and points (default: "
+        "%(default)s); '' takes GrabCut",
+    )
+
+
+def load_hint_masks(options: argparse.Namespace) -> Any:
+    from stremn_ros.hint_masks import HintMasks
+
+    return HintMasks.load(options.click_model, device=options.device, auto_build=options.auto_build)
+
+
 def hint_names(options: argparse.Namespace) -> list[str]:
     """The options of `add_hints` that were given."""
     hints = {

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.cli.options import (
+    add_click_model,
     add_hints,
     add_model_options,
     counted,
     empty_folder,
     first_mask,
     hint_names,
+    load_hint_masks,
     load_segmenter,
     object_ids,
 )
@@ -48,6 +50,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "0 and 255 is one object)",
     )
     add_hints(parser)
+    add_click_model(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--start", type=int, default=0, metavar="N", help="first frame, the mask's (default: 0)"
@@ -157,24 +160,21 @@ def _check(options: argparse.Namespace) -> None:
 
 def _mask_of_hints(options: argparse.Namespace, frame: Any) -> Any:
     """The mask of one object in the first frame, uint8 [H, W]; a doubtful one is reported."""
-    from stremn_ros.imaging.seeding import DOUBTFUL, agreement, make_mask
-
     hints = {
         "box": options.box,
         "polygon": options.polygon,
         "inside": options.points,
         "outside": options.outside,
     }
-    mask = make_mask(frame, **hints)
-    agreed = agreement(frame, mask, **hints)
-    if agreed < DOUBTFUL:
+    masks = load_hint_masks(options)
+    made = masks.make(frame, **hints)
+    if doubt := made.doubt(masks.agreement(frame, made.mask, **hints)):
         log.warning(
-            "the mask made of these hints is doubtful (agreement %.2f, below %.2f): look at the "
-            "first mask, and give a closer box or more points",
-            agreed,
-            DOUBTFUL,
+            "the mask made of these hints is doubtful, as %s: look at the first mask, and give a "
+            "closer box or more points",
+            doubt,
         )
-    return mask
+    return made.mask
 
 
 class _Overlay:

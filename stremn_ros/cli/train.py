@@ -10,7 +10,11 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     train = commands.add_parser("train", help="train a model", description="Trains a model.")
     tasks = train.add_subparsers(title="tasks", metavar="TASK", required=True)
     # Their own options, --config among them, are those of the trainings; --help shows them
-    for task, text in (("segment", "segmentation"), ("predict", "prediction")):
+    for task, text in (
+        ("segment", "segmentation"),
+        ("predict", "prediction"),
+        ("clicks", "click"),
+    ):
         parser = tasks.add_parser(
             task, parents=[common], add_help=False, help=f"train the {text} network"
         )

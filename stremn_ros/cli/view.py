@@ -10,7 +10,13 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import add_model_options, load_segmenter, without_ros
+from stremn_ros.cli.options import (
+    add_click_model,
+    add_model_options,
+    load_hint_masks,
+    load_segmenter,
+    without_ros,
+)
 from stremn_ros.errors import InputError, StremnError
 
 PORT = 8765
@@ -66,6 +72,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "--max-objects", type=int, default=MAX_OBJECTS, help="most objects (default: %(default)s)"
     )
     add_model_options(parser)
+    add_click_model(parser)
     parser.set_defaults(run=_run)
 
 
@@ -115,12 +122,13 @@ def _file(options: argparse.Namespace, closing: contextlib.ExitStack) -> dict[st
             opened[""] = VideoFrames(path)
         title = f"webcam {options.video}" if path is None else path.name
         sources: dict[str, Any] = {}
+        masks = load_hint_masks(options)  # one network for all tabs
         for topic, frames in opened.items():
             if not topic:
                 failing.callback(frames.close)
             segmenter = load_segmenter(options, options.max_objects)
             shown = f"{title} {topic}".rstrip()
-            sources[topic] = VideoSource(frames, shown, segmenter, path, options.out, topic)
+            sources[topic] = VideoSource(frames, shown, segmenter, path, options.out, masks, topic)
         failing.pop_all()
     for source in sources.values():
         closing.callback(source.close)
@@ -144,9 +152,10 @@ def _node(options: argparse.Namespace, closing: contextlib.ExitStack) -> dict[st
     except ImportError as error:
         raise without_ros(error) from None
     topics = _cameras(options.camera, options.image_topic)
+    masks = load_hint_masks(options)
     sources: dict[str, Any] = {}
     for name, topic in topics.items():
-        sources[name] = NodeSource(options.node, name, topic)
+        sources[name] = NodeSource(options.node, name, topic, masks)
         closing.callback(sources[name].close)
     return sources
 

@@ -1,15 +1,24 @@
-"""What happens when a file of a data set turns out to be broken."""
+"""What the data sets share: broken files, and how often each entry is drawn."""
 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from stremn_ros.errors import InputError
 
 log = logging.getLogger(__name__)
+
+
+def pattern_weight(name: str, weights: Mapping[str, float]) -> float:
+    """Of the first pattern (as of a shell) that fits a name; 1 where none does."""
+    for pattern, weight in weights.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            return weight
+    return 1.0
 
 
 @dataclass

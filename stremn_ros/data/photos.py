@@ -65,6 +65,12 @@ class PhotoClips:
     def __len__(self) -> int:
         return len(self.names)
 
+    def photo(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+        """A photo uint8 [H, W, 3] with its labels [H, W]; None when a file is broken."""
+        with self.broken.handled() as handled:
+            photo = self._read(index)
+        return None if handled.failed else photo
+
     def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         name = self.names[index]
         image, (labels, _) = read_image(self._images[name]), read_mask(self._masks[name]).labels()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from stremn_ros.data.clip import Clip, affine, compact, large, recolor, twin, warp
-from stremn_ros.data.files import BrokenFiles
+from stremn_ros.data.files import BrokenFiles, pattern_weight
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.listing import list_folders, list_images
 from stremn_ros.imaging.mask_reading import read_mask
@@ -49,18 +48,10 @@ class VideoClips:
         for root in [roots] if isinstance(roots, Path) else roots:
             self._find(root, exclude)
         self.names = list(self.sequences)
-        shares = np.array([self._weight(name, weights or {}) for name in self.names])
+        shares = np.array([pattern_weight(Path(name).name, weights or {}) for name in self.names])
         if not shares.any():
             raise InputError("the weights leave no sequence to draw")
         self.weights = shares / shares.sum()
-
-    @staticmethod
-    def _weight(name: str, weights: Mapping[str, float]) -> float:
-        """Of the first pattern that fits the sequence's name."""
-        for pattern, weight in weights.items():
-            if fnmatch.fnmatchcase(Path(name).name, pattern):
-                return weight
-        return 1.0
 
     def _find(self, root: Path, exclude: Collection[str]) -> None:
         """Adds the sequences of a root; InputError where it has none."""
@@ -84,6 +75,18 @@ class VideoClips:
                 self.sequences[name] = pairs
         if len(self.sequences) == before:
             raise InputError(f"{masks}: no sequences (NAME/*.png) beside those excluded")
+
+    def frame(self, rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+        """One frame uint8 [H, W, 3] with its labels [H, W]; None when a file is broken."""
+        pairs = self.sequences[self.names[int(rng.choice(len(self.names), p=self.weights))]]
+        image_path, mask_path = pairs[int(rng.integers(len(pairs)))]
+        with self.broken.handled() as handled:
+            image, labels = read_image(image_path), read_mask(mask_path).labels()[0]
+            if image.shape[:2] != labels.shape:
+                raise InputError(
+                    f"{mask_path}: image {image.shape[:2]} and mask {labels.shape} differ"
+                )
+        return None if handled.failed else (image, labels)
 
     def sample(
         self,

@@ -6,7 +6,8 @@ No ROS and no network here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -65,6 +66,40 @@ def make_mask(
         InputError: no hint, a hint outside the frame, hints that contradict each other, or nothing
             found; the text says what would be right.
     """
+    place = check_hints(frame, box=box, polygon=polygon, inside=inside, outside=outside)
+    allowed = place.allowed
+    if allowed.all() and not len(place.inside) and not len(place.outside):
+        raise InputError(
+            "the box or polygon covers the whole image, so that nothing shows the background: "
+            "draw it closer around the object, or add points_outside"
+        )
+    return _cut(frame, allowed, place.inside, place.outside, iterations)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Checked hints.
+
+    Attributes:
+        inside, outside: points (x, y) float64 [N, 2] on the object and beside it.
+        box: (x, y, width, height), or None. allowed: uint8 [H, W], 1 within box and polygon.
+    """
+
+    inside: NDArray[np.float64]
+    outside: NDArray[np.float64]
+    box: Box | None
+    allowed: NDArray[np.uint8]
+
+
+def check_hints(
+    frame: NDArray[np.uint8],
+    *,
+    box: Box | None = None,
+    polygon: Points | None = None,
+    inside: Points | None = None,
+    outside: Points | None = None,
+) -> Place:
+    """The hints of `make_mask`, or an InputError that says what is wrong with them."""
     check_frame(frame)
     height, width = frame.shape[:2]
     inside_points = _points(inside, "points_inside", width, height)
@@ -78,7 +113,7 @@ def make_mask(
         )
     allowed = np.ones((height, width), np.uint8)
     if box is not None:
-        x, y, box_width, box_height = _check_box(box, width, height)
+        box = x, y, box_width, box_height = _check_box(box, width, height)
         allowed[:] = 0
         allowed[y : y + box_height, x : x + box_width] = 1
     if len(corners):
@@ -96,17 +131,13 @@ def make_mask(
             raise InputError(
                 f"the inside point ({column}, {row}) lies outside the given box or polygon"
             )
-    if allowed.all() and not len(inside_points) and not len(outside_points):
-        raise InputError(
-            "the box or polygon covers the whole image, so that nothing shows the background: "
-            "draw it closer around the object, or add points_outside"
-        )
-    return _cut(frame, allowed, inside_points, outside_points, iterations)
+    return Place(inside_points, outside_points, box, allowed)
 
 
 def agreement(
     frame: NDArray[np.uint8],
     mask: NDArray[Any],
+    make: Callable[..., NDArray[np.uint8]] = make_mask,
     *,
     box: Box | None = None,
     polygon: Points | None = None,
@@ -120,7 +151,8 @@ def agreement(
     and stay; so a low value says that it is doubtful (`DOUBTFUL`), a high one not that it is right.
 
     Args:
-        frame: uint8 [H, W, 3]. mask: [H, W], not 0 on the object. The hints: as in `make_mask`.
+        frame: uint8 [H, W, 3]. mask: [H, W], not 0 on the object. make: what made it. The hints:
+            as in `make_mask`.
     """
     height, width = frame.shape[:2]
     points = _points(inside, "points_inside", width, height)
@@ -133,7 +165,7 @@ def agreement(
         for sign in (1, -1):
             moved = points + sign * step * np.array([np.cos(angle), np.sin(angle)])
             moved = moved.clip(0, [width - 1, height - 1])
-            found.append(_mask_or_none(frame, inside=moved, outside=outside))
+            found.append(_mask_or_none(make, frame, inside=moved, outside=outside))
     else:
         # a smaller outline might leave points outside
         for factor in SCALED[: 1 if len(points) else None]:
@@ -144,13 +176,15 @@ def agreement(
                 middle = corners.mean(axis=0)
                 larger = middle + factor * (corners - middle)
                 scaled["polygon"] = larger.clip(0, [width - 1, height - 1])
-            found.append(_mask_or_none(frame, **scaled))
+            found.append(_mask_or_none(make, frame, **scaled))
     return float(np.mean([0.0 if other is None else _iou(own, other > 0) for other in found]))
 
 
-def _mask_or_none(frame: NDArray[np.uint8], **hints: Any) -> NDArray[np.uint8] | None:
+def _mask_or_none(
+    make: Callable[..., NDArray[np.uint8]], frame: NDArray[np.uint8], **hints: Any
+) -> NDArray[np.uint8] | None:
     try:
-        return make_mask(frame, **hints)
+        return make(frame, **hints)
     except InputError:  # nothing is found any more
         return None
 
@@ -287,7 +321,7 @@ def _cut(
     found &= allowed[window]
     mask = np.zeros_like(allowed)
     mask[window] = found
-    mask = _keep_parts(mask, inside)
+    mask = keep_parts(mask, inside)
     if not mask.any():
         raise InputError(
             "no object was found with these hints: its colors may be those of the background; "
@@ -316,7 +350,8 @@ def _grab_cut(
     return inside.view(np.uint8)
 
 
-def _keep_parts(mask: NDArray[np.uint8], inside: NDArray[np.float64]) -> NDArray[np.uint8]:
+def keep_parts(mask: NDArray[np.uint8], inside: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The parts of a mask [H, W] that points lie on; without points all but the specks."""
     count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     if count <= 1:
         return mask

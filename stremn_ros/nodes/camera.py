@@ -25,6 +25,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
 from stremn_interfaces.srv import LoadMemory, RemoveObject, SaveMemory, SeedMask, SeedObject
+from stremn_ros.hint_masks import HintMasks
 from stremn_ros.messages import image_write
 from stremn_ros.messages.reading import nanoseconds
 from stremn_ros.nodes import parameters
@@ -124,7 +125,7 @@ class Camera:
 
     # ------------------------------------------------------------------ life
 
-    def configure(self, segmenter: Segmenter, worker: Worker) -> None:
+    def configure(self, segmenter: Segmenter, worker: Worker, masks: HintMasks) -> None:
         """Makes publishers, core and snapshots; no frame is taken yet."""
         values, node = self._values, self._node
 
@@ -139,6 +140,7 @@ class Camera:
             log=self._log,
             seeded=self._tell,
             settings=self._settings,
+            masks=masks,
             seed_buffer=values["seed_buffer"],
             topic=self._images.topic,
             node=path,
@@ -374,6 +376,7 @@ class Camera:
             ),
         )
         response.agreement = answer.agreement
+        response.quality = answer.quality
         # not unasked: a terminal would show every pixel of it
         if request.return_mask and answer.mask is not None and answer.frame is not None:
             response.mask.header = answer.frame.message.header

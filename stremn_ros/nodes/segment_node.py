@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from stremn_ros.hint_masks import HintMasks
 from stremn_ros.nodes import camera, life_cycle, parameters
 from stremn_ros.nodes.camera import Camera
 from stremn_ros.options import TUNABLES
+from stremn_ros.runtime.table import RUNTIMES
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.stream.settings import Settings
 from stremn_ros.stream.worker import Worker
@@ -48,15 +50,24 @@ class SegmentNode(life_cycle.NetworkNode):
             },
         )
         segmenter.change(**self._camera_settings.options())
+        on_cpu = RUNTIMES.get(values["runtime"], RUNTIMES["torch"]).device == "cpu"
+        masks = HintMasks.load(
+            values["click_model"],
+            device=values["device"],
+            runtime="auto" if on_cpu or values["runtime"] == "auto" else "torch",
+            auto_build=values["auto_build"],
+        )
         self._worker = Worker(lambda text: self._write_log("error", f"the worker: {text}"))
         every_id = range(1, segmenter.max_objects + 1)
         for number, item in enumerate(self._cameras):
             # the same network for all; the memory of each is its own
-            item.configure(segmenter if not number else segmenter.fork(every_id), self._worker)
+            item.configure(
+                segmenter if not number else segmenter.fork(every_id), self._worker, masks
+            )
         cameras = f", {len(self._cameras)} cameras" if len(self._cameras) > 1 else ""
         self.get_logger().info(
             f"configured: model {values['model']} on {segmenter.runtime_name}, up to "
-            f"{segmenter.max_objects} objects{cameras}"
+            f"{segmenter.max_objects} objects{cameras}; masks of boxes and points by {masks.maker}"
         )
 
     def _unload(self) -> None:

@@ -15,11 +15,13 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.files import write_text
+from stremn_ros.hint_masks import HintMasks
 from stremn_ros.recordings import manifest
 from stremn_ros.recordings.exporting import BAG_FORMATS, CSV_HEADER, EXPORTERS, assemble
 from stremn_ros.recordings.finishing import FINISHED
@@ -256,7 +258,8 @@ def _track(job: Job, each: _Planned, folder: Path, index: Any) -> Track:
             shape = source.frame(0).shape
             seeds, notes = recorded_seeds(path, job.seed_topic, index, (shape[0], shape[1]))
         else:
-            seeds = make_seeds(each.entries, source)
+            masks = partial(HintMasks.load, job.settings.click_model, device=job.settings.device)
+            seeds = make_seeds(each.entries, source, masks)
             names = names_of(each.entries)
     finally:
         source.close()

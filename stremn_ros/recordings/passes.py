@@ -39,6 +39,7 @@ class Settings:
     Attributes:
         model, device, runtime, auto_build: as in ``Segmenter.load``; options: its keywords.
         stretch: frames of one file.
+        click_model: makes the masks of boxes and points, as in ``HintMasks.load``.
     """
 
     model: str = "segment_lite0"
@@ -47,6 +48,7 @@ class Settings:
     auto_build: bool = False
     options: tuple[tuple[str, Any], ...] = ()
     stretch: int = 200
+    click_model: str = "clicks_lite0"
 
     def __post_init__(self) -> None:
         if self.stretch < 1:

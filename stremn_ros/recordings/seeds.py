@@ -13,7 +13,8 @@ A seeds file is a list in YAML:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
+from stremn_ros.hint_masks import HintMasks
 from stremn_ros.imaging.mask_reading import VOID, clean, read_mask
-from stremn_ros.imaging.seeding import make_mask
 from stremn_ros.mappings import build
 from stremn_ros.messages import image_read
 from stremn_ros.messages.reading import NANOSECONDS, stamp_of
@@ -184,10 +185,15 @@ def frame_of(entry: SeedEntry, index: Index) -> int:
     return nearest
 
 
-def make_seeds(entries: Sequence[SeedEntry], source: Source) -> list[Seed]:
+def make_seeds(
+    entries: Sequence[SeedEntry], source: Source, masks: Callable[[], HintMasks]
+) -> list[Seed]:
     """The seeds of a camera, one for each frame that has any, in the order of the frames.
 
     Where masks of one frame overlap, the later in the list has the pixels.
+
+    Args:
+        masks: loads what makes the masks of hints; it is called once, where there are any.
 
     Raises:
         InputError: an entry that does not fit the recording; the message names it.
@@ -195,6 +201,7 @@ def make_seeds(entries: Sequence[SeedEntry], source: Source) -> list[Seed]:
     by_frame: dict[int, list[SeedEntry]] = {}
     for entry in entries:
         by_frame.setdefault(frame_of(entry, source.index), []).append(entry)
+    masks = functools.cache(masks)
     seeds = []
     for number in sorted(by_frame):
         try:
@@ -203,7 +210,7 @@ def make_seeds(entries: Sequence[SeedEntry], source: Source) -> list[Seed]:
             raise InputError(f"{by_frame[number][0].where}: {error}") from None
         labels = np.zeros(frame.shape[:2], np.uint8)
         for entry in by_frame[number]:
-            own = _mask_of(entry, frame)
+            own = _mask_of(entry, frame, masks)
             labels = np.where(own, own, labels)
         given = {entry.id for entry in by_frame[number] if entry.id is not None}
         if hidden := sorted(given - set(np.unique(labels).tolist())):
@@ -216,12 +223,12 @@ def make_seeds(entries: Sequence[SeedEntry], source: Source) -> list[Seed]:
     return seeds
 
 
-def _mask_of(entry: SeedEntry, frame: NDArray[np.uint8]) -> Labels:
+def _mask_of(entry: SeedEntry, frame: NDArray[np.uint8], masks: Callable[[], HintMasks]) -> Labels:
     """The labels that an entry gives."""
     try:
         if entry.mask is None:
-            made = make_mask(frame, box=entry.box, polygon=entry.polygon, inside=entry.points)
-            return np.asarray(made * np.uint8(entry.id or 0), np.uint8)
+            made = masks().make(frame, box=entry.box, polygon=entry.polygon, inside=entry.points)
+            return made.mask * np.uint8(entry.id or 0)
         labels = read_mask(entry.folder / entry.mask).labels()[0]
     except InputError as error:
         raise InputError(f"{entry.where}: {error}") from None

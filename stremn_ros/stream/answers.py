@@ -65,3 +65,4 @@ class Answer:
     overlapped_ids: list[int] = field(default_factory=list)  # of objects that the seed covered
     frame_time: float = 0.0  # seconds of a frame with all objects; 0 where not measured
     agreement: float = 0.0  # of a mask made of hints, see `seeding.agreement`
+    quality: float = 0.0  # of such a mask, see `HintMask.quality`

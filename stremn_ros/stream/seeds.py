@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.hint_masks import HintMasks
 from stremn_ros.imaging.overlap import Overlap, overlaps
 from stremn_ros.imaging.resize import too_small
-from stremn_ros.imaging.seeding import DOUBTFUL, agreement, make_mask
 from stremn_ros.messages.reading import decode, frame_size
 from stremn_ros.results import MAX_ID, ObjectState
 from stremn_ros.segmenter import Segmenter
@@ -48,6 +48,7 @@ class Seeds:
     Args:
         core: whose frames they are of. followed: the objects of the stream.
         commands: the way into the worker. tickets: of seeds on their way.
+        masks: makes the masks of hints.
     """
 
     def __init__(
@@ -56,12 +57,13 @@ class Seeds:
         followed: Followed,
         commands: Commands,
         tickets: Tickets,
+        masks: HintMasks,
         settings: Settings,
         log: Log,
         clock: Callable[[], float],
     ) -> None:
         self._core, self._followed, self._commands = core, followed, commands
-        self._tickets, self._settings = tickets, settings
+        self._tickets, self._masks, self._settings = tickets, masks, settings
         self._log, self._clock = log, clock
 
     # ------------------------------------------------------------------ in the caller's thread
@@ -108,7 +110,7 @@ class Seeds:
         options: SeedOptions,
         ticket: int,
     ) -> Answer:
-        """Seeds an object, 0: one with a free id, by hints for `seeding.make_mask`."""
+        """Seeds an object, 0: one with a free id, by hints for `HintMasks.make`."""
         if not 0 <= object_id <= MAX_ID:
             raise InputError(
                 f"the id {object_id} cannot be used: give 1 to {MAX_ID}, or 0 for a free one"
@@ -117,15 +119,15 @@ class Seeds:
             self._tickets.expect(ticket, [object_id])
         found = self._find(options, ticket)
         rgb = decode(found.frame.message)
-        mask = make_mask(rgb, **hints)
-        answer = self._seed(SeedWork(options, found, rgb, mask, ticket, of=(object_id, name)))
+        made = self._masks.make(rgb, **hints)
+        answer = self._seed(SeedWork(options, found, rgb, made.mask, ticket, of=(object_id, name)))
         assert answer.mask is not None
         # the object is followed meanwhile
-        answer.agreement = agreement(rgb, answer.mask, **hints)
-        if answer.agreement < DOUBTFUL:
+        answer.agreement = self._masks.agreement(rgb, answer.mask, **hints)
+        answer.quality = made.quality(answer.agreement)
+        if doubt := made.doubt(answer.agreement):
             answer.message += (
-                "; the mask is doubtful, as it changes when the hints are moved a little "
-                f"(agreement {answer.agreement:.2f}): look at ~/overlay, and give more points, "
+                f"; the mask is doubtful, as {doubt}: look at ~/overlay, and give more points, "
                 "a box or a polygon, or send a mask to seed_mask"
             )
         return answer

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from stremn_ros.errors import StremnError
+from stremn_ros.hint_masks import HintMasks
 from stremn_ros.imaging.mask_reading import VOID, clean
 from stremn_ros.messages import image_read
 from stremn_ros.messages.detections import Detection
@@ -38,7 +39,7 @@ from stremn_ros.stream.seeds import Seeds
 from stremn_ros.stream.settings import Settings
 from stremn_ros.stream.worker import Job, Worker
 
-# id (0: a free one), name, hints for `seeding.make_mask`, and what is asked for beside them
+# id (0: a free one), name, hints for `HintMasks.make`, and what is asked for beside them
 HintSeed = tuple[int, str, dict[str, Any], SeedOptions]
 
 
@@ -49,6 +50,7 @@ class SegmentCore(FrameCore):
         segmenter: the loaded `Segmenter`; from now on only the worker touches it.
         publish: called in the worker for each segmented frame, before the memory is updated.
         seeded: called with the result of each mask of `seed_later`, in a separate thread.
+        masks: makes the masks of hints; None: GrabCut does.
         seed_buffer: how many of the last frames are kept for seeds.
         log, settings, topic, node, now, clock, worker: as in FrameCore.
     """
@@ -61,6 +63,7 @@ class SegmentCore(FrameCore):
         log: Log,
         seeded: Callable[[Answer], None] = lambda answer: None,
         settings: Settings | None = None,
+        masks: HintMasks | None = None,
         seed_buffer: int = 30,
         topic: str = "image",
         node: str = "/stremn",
@@ -81,7 +84,14 @@ class SegmentCore(FrameCore):
         )
         self._tickets = Tickets()
         self._seeds = Seeds(
-            self, self._followed, self._commands, self._tickets, self.settings, log, running
+            self,
+            self._followed,
+            self._commands,
+            self._tickets,
+            masks or HintMasks(),
+            self.settings,
+            log,
+            running,
         )
         self._last_seed: tuple[float, str] | None = None
         self._by_topic = {True: 0, False: 0}  # masks seeded, and refused
@@ -169,7 +179,7 @@ class SegmentCore(FrameCore):
         strict: bool = False,
         on_overlap: int = OnOverlap.SEED_AGAIN,
     ) -> Answer:
-        """~/seed_object. GrabCut runs in the caller's thread, so frames go on meanwhile."""
+        """~/seed_object. The mask is made in the caller's thread, so frames go on meanwhile."""
         hints = {"box": box, "polygon": polygon, "inside": inside, "outside": outside}
         options = SeedOptions(stamp, strict=strict, on_overlap=on_overlap)
         return self._seed(

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,6 +89,43 @@ def choose_device(settings: Settings) -> str:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return str(choose.choose_device(settings.device))
+
+
+def roots_of(given: str | list[str]) -> list[Path]:
+    """The folders that an entry of a training file names: one or several."""
+    return [Path(root) for root in ([given] if isinstance(given, str) else given)]
+
+
+def optimizer_of(
+    network: nn.Module,
+    pretrained: Callable[[str], bool],
+    rate: float,
+    pretrained_rate: float,
+    weight_decay: float,
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that have gradients.
+
+    Args:
+        pretrained: whether a parameter of this name learns at ``pretrained_rate``; others learn at
+            ``rate``.
+        weight_decay: of weights; biases and normalizations have none.
+    """
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            key = (pretrained(name), parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "base_lr": pretrained_rate if slow else rate,
+                "weight_decay": weight_decay if decayed else 0.0,
+            }
+            for (slow, decayed), parameters in groups.items()
+        ],
+        fused=True,  # one pass over the state: on a CPU the plain loop takes 5 % of an iteration
+    )
 
 
 def rate_factor(settings: Settings, iteration: int, total: int) -> float:

@@ -33,7 +33,7 @@ from stremn_ros.network.encoders import ENCODERS
 from stremn_ros.text_files import read_yaml
 from stremn_ros.training.curves import SEGMENTATION
 from stremn_ros.training.damage import MaskDamage
-from stremn_ros.training.loop import Task, choose_device, run_loop
+from stremn_ros.training.loop import Task, choose_device, optimizer_of, roots_of, run_loop
 from stremn_ros.training.losses import (
     known_labels,
     mean_iou,
@@ -235,17 +235,23 @@ class SegmentTask(Task):
         self.mixed = on_gpu if config.mixed_precision is None else config.mixed_precision
         photos = videos = None
         if config.photos:
-            photos = PhotoClips(_roots(config.photos), config.broken)
+            photos = PhotoClips(roots_of(config.photos), config.broken)
         if config.videos:
             videos = VideoClips(
-                _roots(config.videos), config.exclude, config.broken, config.video_weights
+                roots_of(config.videos), config.exclude, config.broken, config.video_weights
             )
         self.batches = self.mixture = Mixture(config.phases, config.seed, photos, videos, rank)
         network = build_network(config).to(device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: SegmentationNetwork = network
         freeze(network, config)
-        self.optimizer = _optimizer(network, config)
+        self.optimizer = optimizer_of(
+            network,
+            lambda name: "_encoder." in name,
+            config.learning_rate,
+            config.encoder_learning_rate,
+            config.weight_decay,
+        )
 
     def measure(
         self, batch: tuple[Tensor, Tensor], iteration: int
@@ -301,33 +307,10 @@ def validate(config: SegmentTraining, model: Path, ema: dict[str, Tensor]) -> fl
     if not (config.videos and config.exclude):
         raise InputError("validate_every needs videos and the sequences to exclude")
     _export(model, config, ema)
-    dataset = open_davis(_roots(config.videos)[0], "all", sequences=config.exclude)
+    dataset = open_davis(roots_of(config.videos)[0], "all", sequences=config.exclude)
     segmenter = Segmenter.load(str(model), max_objects=max(8, dataset.max_objects))
     result = evaluate_davis(dataset, segmenter, every=config.validate_frames)
     return 50.0 * (result.mean("j") + result.mean("f"))
-
-
-def _roots(given: str | list[str]) -> list[Path]:
-    return [Path(root) for root in ([given] if isinstance(given, str) else given)]
-
-
-def _optimizer(network: SegmentationNetwork, config: SegmentTraining) -> torch.optim.AdamW:
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            key = ("_encoder." in name, parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "base_lr": config.encoder_learning_rate if encoder else config.learning_rate,
-                "weight_decay": config.weight_decay if decayed else 0.0,
-            }
-            for (encoder, decayed), parameters in groups.items()
-        ],
-        fused=True,  # one pass over the state: on a CPU the plain loop takes 5 % of an iteration
-    )
 
 
 def _export(folder: Path, config: SegmentTraining, ema: dict[str, Tensor]) -> None:

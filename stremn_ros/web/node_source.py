@@ -25,10 +25,11 @@ from stremn_interfaces.msg import ObjectArray, TrackedObject
 from stremn_ros.client.peer import check_name
 from stremn_ros.client.segment_client import SegmentClient
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.hint_masks import HintMasks
 from stremn_ros.messages import image_read
 from stremn_ros.messages.reading import decode, nanoseconds
 from stremn_ros.web.requests import Request
-from stremn_ros.web.source import MaskMaker, Picture, free_id, mask_png
+from stremn_ros.web.source import MaskMaker, Picture, free_id
 
 KEPT_IMAGES = 30  # as many as the node keeps for seeds (its default seed_buffer)
 KEPT_BYTES = 192 * 2**20
@@ -49,6 +50,7 @@ class NodeSource:
     Args:
         node: full name of the node. camera: of a node with several.
         image_topic: of its images; empty looks it up.
+        masks: makes the masks of hints; None: GrabCut does.
 
     Raises:
         InputError: what cannot be such a name.
@@ -57,7 +59,13 @@ class NodeSource:
 
     abilities = frozenset({"preview", "follow", "remove", "reset", "pause", "play", "save", "load"})
 
-    def __init__(self, node: str = "/stremn", camera: str = "", image_topic: str = "") -> None:
+    def __init__(
+        self,
+        node: str = "/stremn",
+        camera: str = "",
+        image_topic: str = "",
+        masks: HintMasks | None = None,
+    ) -> None:
         if image_topic:
             check_name(image_topic, "a topic")
         self._client = SegmentClient(
@@ -71,7 +79,7 @@ class NodeSource:
         self._changed: Callable[[], None] = lambda: None
         self._newest: Picture | None = None
         self._number = 0
-        self._masks = MaskMaker(self._kept_frame)
+        self._masks = MaskMaker(self._kept_frame, masks or HintMasks())
         self._wake = threading.Condition()
         self._images: OrderedDict[int, Any] = OrderedDict()
         self._mask: Any = None  # the newest that was not shown
@@ -130,8 +138,7 @@ class NodeSource:
 
     def do(self, request: Request) -> dict[str, Any]:
         if request.do == "preview":
-            _, mask = self._masks.make(request.stamp, request.hints)
-            return {"message": f"{int(mask.sum())} pixels", "mask": mask_png(mask)}
+            return self._masks.preview(request.stamp, request.hints)
         if request.do == "follow":
             return self._follow(request)
         calls: dict[str, Callable[[], Any]] = {

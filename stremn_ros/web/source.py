@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
-from stremn_ros.imaging.seeding import make_mask
+from stremn_ros.hint_masks import HintMask, HintMasks
 from stremn_ros.web.requests import Hints, Request
 
 SHOWN_SIDE = 960  # longer side of the pictures sent; a mask is made on the frame itself
@@ -104,17 +104,37 @@ class Recent:
 class MaskMaker:
     """Masks from hints; the last ones are kept, so that what was shown is what is followed."""
 
-    def __init__(self, frame_of: Callable[[int], NDArray[np.uint8]], kept: int = 8) -> None:
-        """frame_of: the frame of a stamp; it raises InputError where that is gone."""
-        self._frame_of, self._kept = frame_of, kept
-        self._made: OrderedDict[tuple[int, Hints], tuple[NDArray[np.uint8], NDArray[np.uint8]]] = (
+    def __init__(
+        self, frame_of: Callable[[int], NDArray[np.uint8]], masks: HintMasks, kept: int = 8
+    ) -> None:
+        """frame_of: the frame of a stamp; it raises InputError where that is gone. masks: makes
+        the masks."""
+        self._frame_of, self._masks, self._kept = frame_of, masks, kept
+        self._made: OrderedDict[tuple[int, Hints], tuple[NDArray[np.uint8], HintMask]] = (
             OrderedDict()
         )
-        # one at a time: GrabCut takes all it gets, and many clicks must not starve the frames
+        # one at a time: a mask takes what it gets, and many clicks must not starve the frames
         self._lock = threading.Lock()
+
+    def preview(self, stamp: int, hints: Hints) -> dict[str, Any]:
+        """The answer that shows the mask."""
+        _, made = self._make(stamp, hints)
+        text = f"{int(made.mask.sum())} pixels"
+        if made.predicted is not None:
+            text += f", predicted IoU {made.predicted:.2f}"
+        return {"message": text, "mask": mask_png(made.mask)}
 
     def make(self, stamp: int, hints: Hints) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The frame, and uint8 [H, W] with 1 on the object.
+
+        Raises:
+            InputError: the frame is gone, or the hints make no mask.
+        """
+        frame, made = self._make(stamp, hints)
+        return frame, made.mask
+
+    def _make(self, stamp: int, hints: Hints) -> tuple[NDArray[np.uint8], HintMask]:
+        """As ``make``, with what is known of the mask.
 
         Raises:
             InputError: the frame is gone, or the hints make no mask.
@@ -123,14 +143,14 @@ class MaskMaker:
         with self._lock:
             if key not in self._made:
                 frame = self._frame_of(stamp)
-                mask = make_mask(
+                made = self._masks.make(
                     frame,
                     box=hints.box,
                     polygon=hints.polygon or None,
                     inside=hints.inside or None,
                     outside=hints.outside or None,
                 )
-                self._made[key] = frame, mask
+                self._made[key] = frame, made
                 while len(self._made) > self._kept:
                     self._made.popitem(last=False)
             self._made.move_to_end(key)

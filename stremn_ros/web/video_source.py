@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.hint_masks import HintMasks
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.web.export import GivenMask, write_results
 from stremn_ros.web.frames import Frames
 from stremn_ros.web.requests import Request
-from stremn_ros.web.source import MaskMaker, Picture, Recent, free_id, mask_png
+from stremn_ros.web.source import MaskMaker, Picture, Recent, free_id
 
 WAITING = 64  # requests that may wait for the thread
 SEED_PATIENCE = 600.0  # seconds; an export before it may take long
@@ -60,7 +61,7 @@ class VideoSource:
     Args:
         frames: what is shown. title: for the page. segmenter: that follows the objects.
         path: of the video, for an export; None for a webcam. out: folder that exports are put into.
-        topic: of a recording.
+        masks: makes the masks of hints; None: GrabCut does. topic: of a recording.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class VideoSource:
         segmenter: Segmenter,
         path: Path | None = None,
         out: Path | None = None,
+        masks: HintMasks | None = None,
         topic: str = "",
     ) -> None:
         self.title = title
@@ -82,7 +84,7 @@ class VideoSource:
         self._frames, self._segmenter, self._path, self._out = frames, segmenter, path, out
         self._topic = topic
         self._recent = Recent()
-        self._masks = MaskMaker(self._kept_frame)
+        self._masks = MaskMaker(self._kept_frame, masks or HintMasks())
         self._changed: Callable[[], None] = lambda: None
         self._newest: Picture | None = None
         self._number = 0
@@ -143,8 +145,7 @@ class VideoSource:
 
     def do(self, request: Request) -> dict[str, Any]:
         if request.do == "preview":  # beside the thread: it goes on meanwhile
-            _, mask = self._masks.make(request.stamp, request.hints)
-            return {"message": f"{int(mask.sum())} pixels", "mask": mask_png(mask)}
+            return self._masks.preview(request.stamp, request.hints)
         if request.do == "follow":
             frame, mask = self._masks.make(request.stamp, request.hints)
             return self._ask(lambda: self._follow(request, frame, mask))

@@ -7,14 +7,16 @@ from typing import Any
 
 from stremn_ros.doctor.probes import describe
 from stremn_ros.model_folder import (
+    CLICKS,
     CONFIG,
     PREDICTION,
     WEIGHTS,
+    load_click_network,
     load_network,
     load_prediction_network,
     model_folders,
+    task_of,
 )
-from stremn_ros.text_files import read_yaml
 
 
 def values() -> dict[str, Any]:
@@ -33,8 +35,8 @@ def _entry(config: Path) -> dict[str, Any]:
         if weights.is_file():
             entry["trained"] = True
             entry["mib"] = round(weights.stat().st_size / 2**20, 1)
-            is_prediction = read_yaml(config).get("task") == PREDICTION
-            (load_prediction_network if is_prediction else load_network)(config.parent)
+            load = {PREDICTION: load_prediction_network, CLICKS: load_click_network}
+            load.get(task_of(config.parent), load_network)(config.parent)
     except Exception as error:
         entry["error"] = describe(error)
     return entry

@@ -238,6 +238,13 @@ _SEGMENT = (
         UNCONFIGURED,
     ),
     ParameterSpec(
+        "click_model",
+        "clicks_lite0",
+        "Name or folder of the model that makes masks of boxes and points. Empty: GrabCut makes "
+        "them, as it does if the model is missing.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
         "detection_classes",
         [""],
         "Classes of ~/seed_detections that are followed. Empty: all.",

@@ -7,6 +7,7 @@ not outlive a frame.
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from stremn_ros.network import Decoded, Query, SegmentationNetwork
 from stremn_ros.network.encoders import FrozenNorm, SameConv2d
 
+_Network = TypeVar("_Network", bound=nn.Module)
 HALVES = (torch.float16, torch.bfloat16)
 
 
-def folded(network: SegmentationNetwork) -> SegmentationNetwork:
+def folded(network: _Network) -> _Network:
     """A copy whose frozen normalizations are in the weights of the convolutions before them.
 
     In single precision, before anything is rounded: a running variance or a scale of the original

@@ -11,16 +11,23 @@ import torch
 
 from stremn_ros.errors import RuntimeUnavailableError
 from stremn_ros.files import sha256
-from stremn_ros.model_folder import CONFIG, WEIGHTS, load_network
+from stremn_ros.model_folder import (
+    CLICKS,
+    CONFIG,
+    WEIGHTS,
+    load_click_network,
+    load_network,
+    task_of,
+)
 from stremn_ros.runtime.building.cache import checked_entry, keyed_folder, new_entry, write_key
 from stremn_ros.runtime.building.export_stage import OPSET, difference, export_stage
-from stremn_ros.runtime.onnx.graphs import cpu_specs
+from stremn_ros.runtime.onnx.graphs import click_specs, cpu_specs
 from stremn_ros.runtime.onnx.library import check_export
 
 log = logging.getLogger(__name__)
 
 FORMAT = 8  # raise it when ``cpu_graphs`` changes
-STAGES = (
+SEGMENT_STAGES = (
     "query_encoder",
     "segment",
     "object",
@@ -29,6 +36,11 @@ STAGES = (
     "fusion",
     "compare",
 )
+
+
+def stages_of(model: Path) -> tuple[str, ...]:
+    """Names of the stages that the export of this model folder has."""
+    return (CLICKS,) if task_of(model) == CLICKS else SEGMENT_STAGES
 
 
 def wanted_key(model: Path) -> dict[str, Any]:
@@ -54,7 +66,7 @@ def checked_files(model: Path) -> dict[str, Path]:
             message names both keys where they differ, and the command that makes a new one.
     """
     folder = entry_folder(model)
-    names = {stage: f"{stage}.onnx" for stage in STAGES}
+    names = {stage: f"{stage}.onnx" for stage in stages_of(model)}
     checked_entry(
         folder,
         wanted_key(model),
@@ -73,8 +85,8 @@ def export_onnx(
     """Exports a model's stages into the cache and compares each with PyTorch.
 
     Args:
-        model: the model's folder; size: rows and columns of the comparison; progress: receives what
-            is going on, a line per stage.
+        model: the model's folder; size: rows and columns of the comparison, which a click network
+            does not ask for; progress: receives what is going on, a line per stage.
 
     Returns:
         The largest absolute difference of any output, for each stage.
@@ -85,11 +97,14 @@ def export_onnx(
             differs by more than 1e-2.
     """
     onnxruntime = check_export()
-    network, _ = load_network(model)
+    if task_of(model) == CLICKS:
+        specs = click_specs(*load_click_network(model))
+    else:
+        specs = cpu_specs(load_network(model)[0], size)
     differences: dict[str, float] = {}
     with new_entry(entry_folder(model)) as folder:
-        for number, (name, spec) in enumerate(cpu_specs(network, size).items(), 1):
-            progress(f"{model.name}: exporting {name} ({number} of {len(STAGES)})")
+        for number, (name, spec) in enumerate(specs.items(), 1):
+            progress(f"{model.name}: exporting {name} ({number} of {len(specs)})")
             path = folder / f"{name}.onnx"
             export_stage(spec, path)
             session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -104,7 +119,7 @@ def export_onnx(
         write_key(
             folder,
             wanted_key(model),
-            [f"{name}.onnx" for name in STAGES],
+            [f"{name}.onnx" for name in specs],
             torch=torch.__version__,
             onnxruntime=onnxruntime.__version__,
             differences=differences,

@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stremn_ros.imaging.hints import PLANES
 from stremn_ros.memory.fusion import FusionCell
 from stremn_ros.memory.similarity import align, mutual_similarity, selective_terms
+from stremn_ros.model_folder import CLICKS, ClicksSpec
 from stremn_ros.network import Query, SegmentationNetwork, space_time_read
 from stremn_ros.network.blocks import ResidualBlock
+from stremn_ros.network.clicks import ClickNetwork
 from stremn_ros.runtime.building.export_stage import StageSpec
 from stremn_ros.runtime.cuda.precision import folded
 from stremn_ros.runtime.onnx.winograd import Winograd
@@ -336,3 +339,19 @@ def cpu_specs(
         )
         for name, (module, reference, inputs, outputs) in table.items()
     }
+
+
+def click_specs(network: ClickNetwork, spec: ClicksSpec) -> dict[str, StageSpec]:
+    """The graph of a click network, for one crop of its own size."""
+    size = spec.crop_size
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "image": torch.rand(1, 3, size, size, generator=generator, device="cpu") * 255.0,
+        "hints": (torch.rand(1, PLANES, size, size, generator=generator) > 0.9).float(),
+    }
+    fast = folded(network)
+    # as `_plain_image` has it: divided by the deviation in the first weights
+    fast.encoder.stem.weight.data.div_(fast.std.view(1, 3, 1, 1))
+    fast.std = torch.ones_like(fast.std[:, :1])
+    nothing: dict[str, dict[int, Any]] = {name: {} for name in inputs}
+    return {CLICKS: StageSpec(fast.eval(), inputs, nothing, ("logits", "quality"), network.eval())}

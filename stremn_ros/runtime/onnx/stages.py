@@ -72,25 +72,8 @@ class OnnxStages(TorchStages):
     ) -> None:
         super().__init__(network, torch.device("cpu"))
         onnxruntime = check_onnxruntime()
-        for kind_of_number in (np.float32, np.float64):
-            np.finfo(kind_of_number)  # asked later it would warn that denormal numbers are zero
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        for name, value in (
-            # its threads wait busily within a call, not between two, where others need the cores
-            ("session.force_spinning_stop", "1"),
-            # work in small portions: a core that another process takes away delays only one
-            ("session.dynamic_block_base", "4"),
-            # the tails of a softmax are denormal, and slow to multiply
-            ("session.set_denormal_as_zero", "1"),
-        ):
-            options.add_session_config_entry(name, value)
-        options.log_severity_level = 3
         self._sessions = {
-            name: onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            name: new_session(onnxruntime, path, threads or torch.get_num_threads())
             for name, path in (files or checked_files(model)).items()
         }
         self._value = onnxruntime.OrtValue
@@ -179,6 +162,26 @@ class OnnxStages(TorchStages):
         query = self.encode_query(image)
         maps = {name: getattr(query, name) for name in ("key", "value", "skip8", "skip4")}
         return query.seen, decoded_of(self.config, self._each("object", **maps, **inputs))
+
+
+def new_session(onnxruntime: Any, path: Path, threads: int) -> Any:
+    """A session of a checked file on the CPU provider, as all stages want it."""
+    for kind_of_number in (np.float32, np.float64):
+        np.finfo(kind_of_number)  # asked later it would warn that denormal numbers are zero
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    for name, value in (
+        # its threads wait busily within a call, not between two, where others need the cores
+        ("session.force_spinning_stop", "1"),
+        # work in small portions: a core that another process takes away delays only one
+        ("session.dynamic_block_base", "4"),
+        # the tails of a softmax are denormal, and slow to multiply
+        ("session.set_denormal_as_zero", "1"),
+    ):
+        options.add_session_config_entry(name, value)
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _zeros(*shape: int) -> Tensor:

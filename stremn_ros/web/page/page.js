@@ -18,7 +18,7 @@ const state = {
   socket: null, wait: 500, hello: null, status: {}, answers: new Map(), asked: 0,
   shown: null, // the picture on the screen: {head, bitmap, labels, columns, rows}
   newest: null, skipped: 0, last: 0, incoming: null, decoding: false,
-  hints: [], stamp: null, mask: null, asking: false, again: false, target: 0, draft: [],
+  hints: [], stamp: null, mask: null, about: "", asking: false, again: false, target: 0, draft: [],
   cross: null, drag: null, pressed: false, seeking: false,
   turn: 0, // counts the changes of camera
   camera: null, // the tab that was chosen; null for the first
@@ -312,7 +312,8 @@ function useTool(name) {
 
 function tell() {
   $("hint").textContent = state.asking ? "Making the mask …" : state.target && !state.hints.length
-    ? `Seed object ${state.target} again: click on it.` : HINTS[tool()];
+    ? `Seed object ${state.target} again: click on it.`
+    : state.mask ? `The mask: ${state.about}. ${HINTS[tool()]}` : HINTS[tool()];
   const some = state.hints.length > 0;
   $("follow").disabled = !some || !state.mask;
   $("undo").disabled = !some;
@@ -372,6 +373,7 @@ async function preview() {
       const labels = await readLabels(bytes);
       if (stamp !== state.stamp || !state.shown) continue;
       state.mask = { labels, columns: state.shown.columns, rows: state.shown.rows };
+      state.about = answer.message;
     } else {
       state.mask = null;
       say(answer.message, true);
