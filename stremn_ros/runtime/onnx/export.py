@@ -27,7 +27,7 @@ from stremn_ros.runtime.onnx.library import check_export
 log = logging.getLogger(__name__)
 
 FORMAT = 8  # raise it when ``cpu_graphs`` changes
-SEGMENT_STAGES = (
+STAGES = (
     "query_encoder",
     "segment",
     "object",
@@ -40,7 +40,7 @@ SEGMENT_STAGES = (
 
 def stages_of(model: Path) -> tuple[str, ...]:
     """Names of the stages that the export of this model folder has."""
-    return (CLICKS,) if task_of(model) == CLICKS else SEGMENT_STAGES
+    return (CLICKS,) if task_of(model) == CLICKS else STAGES
 
 
 def wanted_key(model: Path) -> dict[str, Any]:

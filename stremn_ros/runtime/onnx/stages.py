@@ -73,7 +73,7 @@ class OnnxStages(TorchStages):
         super().__init__(network, torch.device("cpu"))
         onnxruntime = check_onnxruntime()
         self._sessions = {
-            name: new_session(onnxruntime, path, threads or torch.get_num_threads())
+            name: new_session(onnxruntime, path, threads or torch.get_num_threads(), True)
             for name, path in (files or checked_files(model)).items()
         }
         self._value = onnxruntime.OrtValue
@@ -164,8 +164,13 @@ class OnnxStages(TorchStages):
         return query.seen, decoded_of(self.config, self._each("object", **maps, **inputs))
 
 
-def new_session(onnxruntime: Any, path: Path, threads: int) -> Any:
-    """A session of a checked file on the CPU provider, as all stages want it."""
+def new_session(onnxruntime: Any, path: Path, threads: int, denormal_as_zero: bool = False) -> Any:
+    """A session of a checked file on the CPU provider.
+
+    Args:
+        denormal_as_zero: faster with the tails of a softmax, which are denormal; it holds for all
+            that the calling thread computes from then on.
+    """
     for kind_of_number in (np.float32, np.float64):
         np.finfo(kind_of_number)  # asked later it would warn that denormal numbers are zero
     options = onnxruntime.SessionOptions()
@@ -176,8 +181,7 @@ def new_session(onnxruntime: Any, path: Path, threads: int) -> Any:
         ("session.force_spinning_stop", "1"),
         # work in small portions: a core that another process takes away delays only one
         ("session.dynamic_block_base", "4"),
-        # the tails of a softmax are denormal, and slow to multiply
-        ("session.set_denormal_as_zero", "1"),
+        ("session.set_denormal_as_zero", str(int(denormal_as_zero))),
     ):
         options.add_session_config_entry(name, value)
     options.log_severity_level = 3
