@@ -22,6 +22,7 @@ from stremn_ros.files import sha256, write_text, write_with
 from stremn_ros.forking import note_use
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
+from stremn_ros.network.flow_prediction import FlowPredictionConfig, FlowPredictionNetwork
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork
 from stremn_ros.resources import shared_places
 from stremn_ros.text_files import read_yaml
@@ -31,15 +32,16 @@ WEIGHTS = "weights.safetensors"
 SCORER = "pair_scorer.safetensors"
 SCORER_PREFIX = "pair_scorer."
 CONFIG = "config.yaml"
-PREDICTION = "prediction"  # the task of its models
+SEGMENTATION, PREDICTION = "segmentation", "prediction"  # the tasks of models
 DIGESTS = "sha256"  # in it: of the files of weights
 
 _Network = TypeVar("_Network", bound=torch.nn.Module)
 
 
-Network = PredictionNetwork | ConvLstm
+Network = PredictionNetwork | FlowPredictionNetwork | ConvLstm
 ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Network]] = {
     "stremn": lambda values: PredictionNetwork(PredictionConfig.from_mapping(values)),
+    "flow": lambda values: FlowPredictionNetwork(FlowPredictionConfig.from_mapping(values)),
     "convlstm": lambda values: ConvLstm(ConvLstmConfig.from_mapping(values)),
 }
 
@@ -104,7 +106,7 @@ class ModelSpec:
 def read_config(folder: Path) -> ModelSpec:
     """config.yaml of a segmentation model; ModelError says what is wrong with it."""
     path = folder / CONFIG
-    values = read_model_config(path, "segmentation")
+    values = read_model_config(path, SEGMENTATION)
     network = SegmentationConfig.from_mapping(values["network"])
     return ModelSpec(network, values["defaults"], read_digests(path, values))
 
@@ -142,6 +144,18 @@ def read_prediction_config(folder: Path) -> PredictionSpec:
     architecture = values.get("architecture", "stremn")
     digests = read_digests(path, values)
     return PredictionSpec(architecture, values["network"], values["defaults"], digests)
+
+
+def read_task(path: Path) -> str:
+    """Which task a config.yaml is for, `segmentation` or `prediction`; ModelError if it is none."""
+    try:
+        values = read_yaml(path)
+    except InputError as error:
+        raise ModelError(str(error)) from None
+    task = values.get("task") if isinstance(values, dict) else None
+    if task not in (SEGMENTATION, PREDICTION):
+        raise ModelError(f"{path} must be a mapping with 'task: {SEGMENTATION}' or '{PREDICTION}'")
+    return str(task)
 
 
 def read_model_config(path: Path, task: str) -> dict[str, Any]:
@@ -274,11 +288,17 @@ def save_model(
         else:
             weights[key] = value
     values = {
-        "task": "segmentation",
+        "task": SEGMENTATION,
         "network": network.config.to_mapping(),
         "defaults": dict(defaults),
     }
     write_model(folder, values, {WEIGHTS: weights, SCORER: scorer}, dtype)
+
+
+def _architecture(network: Network) -> str:
+    if isinstance(network, FlowPredictionNetwork):
+        return "flow"
+    return "convlstm" if isinstance(network, ConvLstm) else "stremn"
 
 
 def save_prediction_model(
@@ -290,7 +310,7 @@ def save_prediction_model(
     """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed)."""
     values = {
         "task": PREDICTION,
-        "architecture": "convlstm" if isinstance(network, ConvLstm) else "stremn",
+        "architecture": _architecture(network),
         "network": network.config.to_mapping(),
         "defaults": dict(defaults),
     }

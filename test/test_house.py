@@ -196,6 +196,7 @@ INTERFACES = {
         "predicted_from": TIME,
         "error": "float",
         "change": "float",
+        "surprise": "float",
     },
     "srv.SeedMask.Request": {
         "mask": IMAGE,

@@ -71,15 +71,15 @@ def _run(options: argparse.Namespace) -> int:
     if options.size is not None:
         raise InputError("--size is for tensorrt: an ONNX export works at every size")
     from stremn_ros.runtime.building.builder import build_onnx
-    from stremn_ros.runtime.onnx.export import STAGES, checked_files, entry_folder
+    from stremn_ros.runtime.onnx.export import checked_files, entry_folder, stages_of
 
     build_onnx(folder, _tell)
     checked_files(folder)
     found = json.loads((entry_folder(folder) / "key.json").read_text())
     worst = max(found["differences"].values())
     print(
-        f"{counted(len(STAGES), 'stage')} in {entry_folder(folder)}; the largest difference "
-        f"from PyTorch is {worst:.2g}"
+        f"{counted(len(stages_of(folder)), 'stage')} in {entry_folder(folder)}; the largest "
+        f"difference from PyTorch is {worst:.2g}"
     )
     if videos:
         _int8(folder, list(zip(videos, masks, strict=True)), options.frames)

@@ -9,17 +9,28 @@ from typing import Any
 
 import torch
 
-from stremn_ros.errors import RuntimeUnavailableError
+from stremn_ros.errors import ModelError, RuntimeUnavailableError
 from stremn_ros.files import sha256
-from stremn_ros.model_folder import CONFIG, WEIGHTS, load_network
+from stremn_ros.model_folder import (
+    CONFIG,
+    PREDICTION,
+    WEIGHTS,
+    load_network,
+    load_prediction_network,
+    read_task,
+)
+from stremn_ros.network.flow_prediction import FlowPredictionNetwork
 from stremn_ros.runtime.building.cache import checked_entry, keyed_folder, new_entry, write_key
-from stremn_ros.runtime.building.export_stage import OPSET, difference, export_stage
+from stremn_ros.runtime.building.export_stage import OPSET, StageSpec, difference, export_stage
+from stremn_ros.runtime.onnx import flow_graphs
 from stremn_ros.runtime.onnx.graphs import cpu_specs
 from stremn_ros.runtime.onnx.library import check_export
 
 log = logging.getLogger(__name__)
 
-FORMAT = 8  # raise it when ``cpu_graphs`` changes
+FORMAT = 8  # raise it when the graphs change
+FLOW_SIZE = (128, 160)  # of the comparison of a prediction network
+SIZE = (240, 432)  # of the comparison of a segmentation network
 STAGES = (
     "query_encoder",
     "segment",
@@ -41,6 +52,23 @@ def wanted_key(model: Path) -> dict[str, Any]:
     }
 
 
+def stages_of(model: Path) -> tuple[str, ...]:
+    """Names of the stages that a model is exported as; ModelError where its config is damaged."""
+    return flow_graphs.STAGES if read_task(model / CONFIG) == PREDICTION else STAGES
+
+
+def _specs(model: Path, size: tuple[int, int] | None) -> dict[str, StageSpec]:
+    if read_task(model / CONFIG) != PREDICTION:
+        return cpu_specs(load_network(model)[0], size or SIZE)
+    network, spec = load_prediction_network(model)
+    if not isinstance(network, FlowPredictionNetwork):
+        raise ModelError(
+            f"{model.name} runs on PyTorch only: of prediction models those of the architecture "
+            f"'flow' can be exported, and this one's is {spec.architecture!r}"
+        )
+    return flow_graphs.flow_specs(network, size or FLOW_SIZE)
+
+
 def entry_folder(model: Path) -> Path:
     """The cache folder of a model's ONNX files."""
     return keyed_folder(f"{model.name}-onnx", wanted_key(model))
@@ -54,7 +82,7 @@ def checked_files(model: Path) -> dict[str, Path]:
             message names both keys where they differ, and the command that makes a new one.
     """
     folder = entry_folder(model)
-    names = {stage: f"{stage}.onnx" for stage in STAGES}
+    names = {stage: f"{stage}.onnx" for stage in stages_of(model)}
     checked_entry(
         folder,
         wanted_key(model),
@@ -67,29 +95,29 @@ def checked_files(model: Path) -> dict[str, Path]:
 
 def export_onnx(
     model: Path,
-    size: tuple[int, int] = (240, 432),
+    size: tuple[int, int] | None = None,
     progress: Callable[[str], None] = log.info,
 ) -> dict[str, float]:
     """Exports a model's stages into the cache and compares each with PyTorch.
 
     Args:
-        model: the model's folder; size: rows and columns of the comparison; progress: receives what
-            is going on, a line per stage.
+        model: the model's folder; size: rows and columns of the comparison, None for the task's;
+            progress: receives what is going on, a line per stage.
 
     Returns:
         The largest absolute difference of any output, for each stage.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or its kind cannot be exported.
         RuntimeUnavailableError: onnx, onnxscript or onnxruntime are not installed, or a stage
             differs by more than 1e-2.
     """
     onnxruntime = check_export()
-    network, _ = load_network(model)
+    specs = _specs(model, size)
     differences: dict[str, float] = {}
     with new_entry(entry_folder(model)) as folder:
-        for number, (name, spec) in enumerate(cpu_specs(network, size).items(), 1):
-            progress(f"{model.name}: exporting {name} ({number} of {len(STAGES)})")
+        for number, (name, spec) in enumerate(specs.items(), 1):
+            progress(f"{model.name}: exporting {name} ({number} of {len(specs)})")
             path = folder / f"{name}.onnx"
             export_stage(spec, path)
             session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -104,7 +132,7 @@ def export_onnx(
         write_key(
             folder,
             wanted_key(model),
-            [f"{name}.onnx" for name in STAGES],
+            [f"{name}.onnx" for name in specs],
             torch=torch.__version__,
             onnxruntime=onnxruntime.__version__,
             differences=differences,
