@@ -42,7 +42,7 @@ def confidence(spread: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np
     """
     sure = np.rint(-255.0 * np.expm1(-TOLERANCE / spread)).astype(np.uint8)
     if sure.shape != size:
-        sure = cv2.resize(sure, size[::-1], interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+        sure = cv2.resize(sure, size[::-1], interpolation=cv2.INTER_LINEAR)
     return sure
 
 
@@ -104,6 +104,7 @@ class Predictor:
             raise InputError(f"memory_span is {memory_span}; it must be 0 (never) or more frames")
         if isinstance(network, FlowPredictionNetwork):
             network = FlowStages(network, next(network.parameters()).device)
+        self.network: PredictionNetwork | FlowPredictionNetwork
         if isinstance(network, FlowStages):
             self.network, self._device = network.network, network.device
             self.runtime_name = network.name

@@ -249,9 +249,7 @@ def test_paths_alone_teach_the_steer_to_bounce() -> None:
         assert 0.3 * real < told < 2.0 * real
 
 
-@pytest.mark.parametrize(
-    ("head", "colours"), [("paint", 1), ("paint", 3), ("layers", 1)]
-)
+@pytest.mark.parametrize(("head", "colours"), [("paint", 1), ("paint", 3), ("layers", 1)])
 def test_memory_online_equals_memory_in_training(head: str, colours: int) -> None:
     """The bank with its writes in place and the stacked tensors that gradients go through."""
     network = tiny_network(head, colours)

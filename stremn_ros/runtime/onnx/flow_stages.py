@@ -53,7 +53,7 @@ class OnnxFlowStages(FlowStages):
         maps = self._sessions.each(
             "encode", newest=newest, flow=flow, earlier=earlier, flow_earlier=flow_earlier
         )
-        return FlowEncoding(*maps, earlier)
+        return FlowEncoding(*(*maps, earlier))
 
     def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
         key, value = self._sessions.each("heads", template=template)
