@@ -146,10 +146,11 @@ def origin(motion: Tensor) -> Tensor:
 def aligned(before: Tensor, flow_before: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     """The frame before [B, C, H, W] and its flow at the pixels of the newest frame, whose flow is
     given as well, [B, 2, H/2, W/2]."""
-    return sample(before, -2.0 * _twice(flow)), sample(flow_before, -flow)
+    return sample(before, -2.0 * twice(flow)), sample(flow_before, -flow)
 
 
-def _twice(x: Tensor) -> Tensor:
+def twice(x: Tensor) -> Tensor:
+    """At twice the resolution, bilinear."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear")
 
 
@@ -270,9 +271,9 @@ class FlowPredictionNetwork(nn.Module):
         """
         horizon = self.config.horizon
         x = F.leaky_relu(encoding.template + self.read_head(read), SLOPE)
-        x = self.decode8(torch.cat([_twice(self.decode16(x)), encoding.skip8], dim=1))
-        x = self.decode4(torch.cat([_twice(x), encoding.skip4], dim=1))
-        correction = _twice(self.motion(x)).unflatten(1, (horizon, 2))
+        x = self.decode8(torch.cat([twice(self.decode16(x)), encoding.skip8], dim=1))
+        x = self.decode4(torch.cat([twice(x), encoding.skip4], dim=1))
+        correction = twice(self.motion(x)).unflatten(1, (horizon, 2))
         steps = torch.arange(1, horizon + 1, device=flow.device, dtype=flow.dtype)
         motion = steps.view(1, horizon, 1, 1, 1) * (flow[:, None] + correction)
         return self.features(x), motion.flatten(0, 1)
@@ -290,7 +291,7 @@ class FlowPredictionNetwork(nn.Module):
         coarse4 = F.avg_pool2d(newest, 4)
         return Carried(
             back4,
-            carried(torch.cat([newest, earlier], dim=1), 2.0 * _twice(back)),
+            carried(torch.cat([newest, earlier], dim=1), 2.0 * twice(back)),
             carried(F.avg_pool2d(newest, 2), back),
             carried(torch.cat([features, coarse4], dim=1), back4),
             carried(F.avg_pool2d(coarse4, 2), 0.5 * F.avg_pool2d(back4, 2)),
@@ -298,35 +299,52 @@ class FlowPredictionNetwork(nn.Module):
 
     def mix(self, carried: Carried) -> Decoded:
         """Per pixel a mixture of what was carried, and what is added to it."""
-        horizon, colours = self.config.horizon, self.config.colours
-        back4, fine, half, here, eighth = carried
-        sharp, other = fine.split(colours, dim=1)
-        step = torch.arange(1, horizon + 1, device=back4.device, dtype=back4.dtype) / horizon
-        step = step.repeat(len(back4) // horizon).view(-1, 1, 1, 1)
-        step = step.expand(-1, 1, *back4.shape[-2:])
-        doubt = F.avg_pool2d((sharp - other).abs(), 4)
-        chosen = self.choose4(
-            torch.cat([here, doubt, FLOW_UNIT * back4, _outside(back4), step], dim=1)
-        )
+        chosen = self.choose4(self.seen_at_quarter(carried))
+        sharp, other = carried.fine.split(self.config.colours, dim=1)
         chosen = self.choose2(
             torch.cat(
-                [_twice(chosen), F.pixel_unshuffle(sharp, 2), F.pixel_unshuffle(other - sharp, 2)],
+                [twice(chosen), F.pixel_unshuffle(sharp, 2), F.pixel_unshuffle(other - sharp, 2)],
                 dim=1,
             )
         )
+        # its loss is to teach the last convolution alone, not what makes the picture
+        doubts = self.spread(chosen.detach())
+        return self.compose(
+            carried, F.pixel_shuffle(self.mixing(chosen), 2), F.pixel_shuffle(doubts, 2)
+        )
+
+    def seen_at_quarter(self, carried: Carried) -> Tensor:
+        """The input of ``choose4``, [B * T, C, H/4, W/4]."""
+        horizon, colours = self.config.horizon, self.config.colours
+        back = carried.back
+        step = torch.arange(1, horizon + 1, device=back.device, dtype=back.dtype) / horizon
+        step = step.repeat(len(back) // horizon).view(-1, 1, 1, 1)
+        step = step.expand(-1, 1, *back.shape[-2:])
+        sharp, other = carried.fine.split(colours, dim=1)
+        doubt = F.avg_pool2d((sharp - other).abs(), 4)
+        return torch.cat([carried.features, doubt, FLOW_UNIT * back, _outside(back), step], dim=1)
+
+    def compose(self, carried: Carried, mixture: Tensor, doubts: Tensor) -> Decoded:
+        """The frames and their expected error.
+
+        Args:
+            mixture: [B * T, LEVELS + 1 + colours, H, W]: the weight of each coarser level and of
+            the frame before, beside the newest frame's, and what is added.
+            doubts: [B * T, 1, H, W], of which the expected error is made.
+        """
+        horizon, colours = self.config.horizon, self.config.colours
+        sharp, other = carried.fine.split(colours, dim=1)
         levels = [
-            _twice(half),
-            _twice(_twice(here[:, -colours:])),
-            _twice(_twice(_twice(eighth))),
+            twice(carried.half),
+            twice(twice(carried.features[:, -colours:])),
+            twice(twice(twice(carried.eighth))),
             other,
         ]
-        mixture = F.pixel_shuffle(self.mixing(chosen), 2)
-        frames = sharp + mixture[:, LEVELS + 1 :]
+        weights, added = mixture.split((LEVELS + 1, colours), dim=1)
+        frames = sharp * (1.0 - weights.sum(dim=1, keepdim=True)) + added
         for n, level in enumerate(levels):
-            frames = frames + mixture[:, n : n + 1] * (level - sharp)
-        # its loss is to teach the last convolution alone, not what makes the picture
-        doubts = F.pixel_shuffle(self.spread(chosen.detach()), 2)[:, 0]
-        spread = LEAST_SPREAD + F.softplus(doubts - 3.0)
+            frames = frames + weights[:, n : n + 1] * level
+        spread = LEAST_SPREAD + F.softplus(doubts[:, 0] - 3.0)
         return Decoded(
             frames.unflatten(0, (-1, horizon)), spread=spread.unflatten(0, (-1, horizon))
         )

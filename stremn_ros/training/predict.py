@@ -181,6 +181,7 @@ class PredictTask(Task):
         observe: int,
         ages: Sequence[int] | None = None,
     ) -> Decoded:
+        assert not isinstance(self.network, FlowPredictionNetwork)
         return unroll_prediction(
             self.network,
             frames[:, :observe],

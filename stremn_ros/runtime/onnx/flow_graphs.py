@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from stremn_ros.network.flow_prediction import Carried, FlowEncoding, FlowPredictionNetwork
+from stremn_ros.network.flow_prediction import Carried, FlowEncoding, FlowPredictionNetwork, twice
 from stremn_ros.runtime.building.export_stage import StageSpec
 from stremn_ros.runtime.onnx.graphs import Compare, FastFusion, Fusion, plain_read
 
@@ -50,6 +51,48 @@ class _Mix(nn.Module):
 
     def forward(self, **carried: Tensor) -> tuple[Tensor, ...]:
         decoded = self.network.mix(Carried(**carried))
+        assert decoded.spread is not None
+        return decoded.frames, decoded.spread
+
+
+class _FastMix(nn.Module):
+    """The same with fewer passes over the whole frame.
+
+    A convolution of a map that was unshuffled is one of the map itself, with twice the kernel and
+    the stride; the two frames' parts are one, and so are the last two convolutions.
+    """
+
+    def __init__(self, network: FlowPredictionNetwork) -> None:
+        super().__init__()
+        self.network = network
+        config = network.config
+        whole = network.choose2[0]
+        assert isinstance(whole, nn.Conv2d)
+        coarse, *frames = whole.weight.detach().split(
+            (config.mixing, 4 * config.colours, 4 * config.colours), dim=1
+        )
+        self.coarse = nn.Conv2d(config.mixing, config.mixing, 3, padding=1)
+        self.coarse.weight, self.coarse.bias = nn.Parameter(coarse), whole.bias
+        sharp, difference = (
+            part.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+            for part in frames
+        )
+        self.fine = nn.Conv2d(2 * config.colours, config.mixing, 6, 2, 2, bias=False)
+        self.fine.weight = nn.Parameter(torch.cat([sharp - difference, difference], dim=1))
+        last = network.mixing, network.spread
+        outputs = sum(part.out_channels for part in last)
+        self.last = nn.Conv2d(config.mixing, outputs, 1)
+        for name in ("weight", "bias"):
+            joint = torch.cat([getattr(part, name).detach() for part in last])
+            setattr(self.last, name, nn.Parameter(joint))
+
+    def forward(self, **maps: Tensor) -> tuple[Tensor, ...]:
+        carried = Carried(**maps)
+        network = self.network
+        chosen = network.choose4(network.seen_at_quarter(carried))
+        chosen = network.choose2[1](self.coarse(twice(chosen)) + self.fine(carried.fine))
+        both = F.pixel_shuffle(self.last(chosen), 2)
+        decoded = network.compose(carried, both[:, :-1], both[:, -1:])
         assert decoded.spread is not None
         return decoded.frames, decoded.spread
 
@@ -121,7 +164,7 @@ def flow_specs(network: FlowPredictionNetwork, size: tuple[int, int]) -> dict[st
             {"flow": seen["flow"], **memory, **asked},
             ("features", "motion"),
         ),
-        "mix": (_Mix(network), _Mix(network), given(carried), ("frames", "spread")),
+        "mix": (_FastMix(network), _Mix(network), given(carried), ("frames", "spread")),
         "heads": (
             _Heads(network),
             _Heads(network),
