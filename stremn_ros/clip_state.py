@@ -255,14 +255,6 @@ class FlowState(ClipState[FlowEncoding]):
             return None
         return self.stages.encode(*self.frames, *self._flows)
 
-    @property
-    def unexplained(self) -> Tensor | None:
-        """[B, H, W]: absolute difference, the mean over the colors, of the newest frame from the
-        one before, carried along the flow between them; None while too few frames were seen."""
-        if not self._encodings:
-            return None
-        return (self._encodings[-1].earlier - self.frames[-1]).abs().mean(dim=1)
-
     def _decode(self) -> Decoded:
         contents = self._contents() if self._writes and self.with_memory else None
         return self.stages.predict(self._encodings[-1], self.frames[-1], self._flows[-1], contents)

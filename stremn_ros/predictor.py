@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from stremn_ros.clip_state import FlowState, Future, StackedState, extend, new_state, to_images
 from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
@@ -44,27 +43,6 @@ def confidence(spread: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np
     if sure.shape != size:
         sure = cv2.resize(sure, size[::-1], interpolation=cv2.INTER_LINEAR)
     return sure
-
-
-def surprise_of(error: Tensor, unexplained: Tensor, spread: Tensor) -> float:
-    """How surprising a frame is, where it is most surprising.
-
-    A pixel counts by its error, but by no more than what is left of the frame when the one before
-    is carried along the optical flow: what only moved otherwise than predicted, as all does when
-    the camera is pushed, is no surprise. Blocks of a sixteenth of the shorter side are compared
-    with the error that was expected there.
-
-    Args:
-        error: of the prediction, [1, rows, columns]; unexplained: see ``FlowState.unexplained``;
-        spread: the expected error.
-
-    Returns:
-        The largest ratio of a block's error to the expected one; about 1 where all is as expected.
-    """
-    block = max(8, min(error.shape[-2:]) // 16)
-    left = F.avg_pool2d(torch.minimum(error, unexplained)[None], block, block // 2)
-    expected = F.avg_pool2d(spread[None], block, block // 2)
-    return float((left / expected).max())
 
 
 class Predictor:
@@ -125,11 +103,10 @@ class Predictor:
         self._state: StackedState | FlowState | None = None
         self._ahead: StackedState | FlowState | None = None
         self._size: tuple[int, int] | None = None  # of the frames
-        self._expected: Future | None = None
+        self._expected: Tensor | None = None
         self.error: float | None = None
         self.change: float | None = None
         self.spread: NDArray[np.float32] | None = None
-        self.surprise: float | None = None
 
     @classmethod
     def load(
@@ -196,7 +173,7 @@ class Predictor:
         """Forgets every frame; the next may have another size."""
         if self._state is not None:
             self._state.reset()
-        self._expected = self.error = self.change = self.spread = self.surprise = None
+        self._expected = self.error = self.change = self.spread = None
         self._size = None
 
     @torch.no_grad()
@@ -210,8 +187,7 @@ class Predictor:
         this frame and the one before it; None where nothing was predicted. ``spread``, float32
         [horizon, rows, columns] at the processing size, is the absolute error, 0..1, to expect of
         each pixel of the prediction; None without a prediction, or from a network that does not
-        say it. ``surprise`` is how much of this frame neither the prediction nor the movement
-        explains, beside the error that was expected, where that is most (``surprise_of``).
+        say it.
 
         Args:
             frame: uint8 [H, W, 3], RGB.
@@ -249,17 +225,11 @@ class Predictor:
     ) -> Future | None:
         """Takes in a frame [1, C, rows, columns]; what follows, or None."""
         expected, self._expected = self._expected, None
-        self.error = self.change = self.spread = self.surprise = None
-        error = None
+        self.error = self.change = self.spread = None
         if expected is not None:
-            error = (expected.frames[:, 0] - frame).abs().mean(dim=1)
-            self.error = float(error.mean())
+            self.error = float((expected - frame).abs().mean())
             self.change = float((state.frames[-1] - frame).abs().mean())
         state.observe(frame)
-        if error is not None and expected is not None and expected.spread is not None:
-            assert isinstance(state, FlowState)
-            assert state.unexplained is not None
-            self.surprise = surprise_of(error, state.unexplained, expected.spread[:, 0])
         if state.seen < self.observe:
             return None
         ahead = state
@@ -268,8 +238,7 @@ class Predictor:
             self._ahead.copy(state)  # type: ignore[arg-type]
             ahead = self._ahead
         future = extend(ahead, horizon)
-        spread = None if future.spread is None else future.spread[:, :1].clone()
-        self._expected = Future(future.frames[:, :1].clone(), spread)
+        self._expected = future.frames[:, 0].clone()
         return future
 
     def _processing(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from stremn_ros.network.flow_prediction import (
     origin,
     sample,
 )
-from stremn_ros.predictor import TOLERANCE, Predictor, confidence, surprise_of
+from stremn_ros.predictor import TOLERANCE, Predictor, confidence
 from stremn_ros.training.prediction_losses import PredictionLoss, structural_similarity
 from stremn_ros.training.unroll_prediction import unroll_flow_prediction
 
@@ -217,13 +217,11 @@ def test_a_reset_forgets_everything(tmp_path: Path) -> None:
         used.step(frame)
     used.reset()
     assert used.spread is None
-    assert used.surprise is None
     for frame in moving_frames(6):
         a, b = fresh.step(frame), used.step(frame)
     assert a is not None
     assert b is not None
     np.testing.assert_array_equal(a, b)
-    assert used.surprise == fresh.surprise is not None
 
 
 def test_configurations_that_cannot_be_say_so() -> None:
@@ -307,16 +305,3 @@ def test_confidence_is_a_probability() -> None:
     expected = 255.0 * (1.0 - np.exp(-TOLERANCE / spread))
     np.testing.assert_array_equal(confidence(spread, (2, 2)), np.rint(expected))
     assert confidence(np.full((16, 16), 0.1, np.float32), (48, 64)).shape == (48, 64)
-
-
-def test_what_the_flow_explains_is_no_surprise() -> None:
-    spread = torch.full((1, 128, 128), 0.03)
-    error = torch.full((1, 128, 128), 0.2)  # all of it is elsewhere: the camera was pushed
-    moved = torch.full((1, 128, 128), 0.01)
-    assert surprise_of(error, moved, spread) < 1.0
-    new = moved.clone()
-    new[:, 40:60, 40:60] = 0.3  # and something came that nothing before explains
-    assert surprise_of(error, new, spread) == pytest.approx(0.2 / 0.03, rel=0.05)
-    new[:, 40:60, 40:60] = 0.01
-    new[:, 50, 50] = 0.3  # a pixel is noise
-    assert surprise_of(error, new, spread) < 1.0

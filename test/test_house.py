@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import re
 import shutil
@@ -196,7 +197,6 @@ INTERFACES = {
         "predicted_from": TIME,
         "error": "float",
         "change": "float",
-        "surprise": "float",
     },
     "srv.SeedMask.Request": {
         "mask": IMAGE,
@@ -218,7 +218,7 @@ INTERFACES = {
         "return_mask": "boolean",
         "on_overlap": "uint8",
     },
-    "srv.SeedObject.Response": {**SEEDED, "agreement": "float", "mask": IMAGE},
+    "srv.SeedObject.Response": {**SEEDED, "agreement": "float", "quality": "float", "mask": IMAGE},
     "srv.RemoveObject.Request": {"id": "int32"},
     "srv.RemoveObject.Response": {**ANSWER, **TRACKED},
     "srv.SaveMemory.Request": {"path": "string"},
@@ -270,7 +270,6 @@ def test_rviz_shows_the_topics_that_there_are() -> None:
     classes = {item["Topic"]["Value"]: item["Class"].partition("/")[2] for item in displays}
     assert classes == {
         "/stremn/overlay": "Image",
-        "/stremn/mask": "Image",
         "/image": "Image",
         "/stremn/points": "PointCloud2",
         "/stremn/markers": "MarkerArray",
@@ -281,6 +280,41 @@ def test_rviz_shows_the_topics_that_there_are() -> None:
     }.items() <= made.items()
     launched = (ROOT / "launch" / "segment.launch.py").read_text()
     assert [name for name in classes if f'("{name}", ' not in launched] == []
+
+
+def test_the_foxglove_layout_shows_what_there_is() -> None:
+    """Panels are placed once each, topics exist, and the paths lead to fields of the messages."""
+    from stremn_interfaces.msg import TrackedObject
+
+    text = json.loads((ROOT / "config" / "foxglove.json").read_text())
+    panels = text["configById"]
+
+    def placed(node: Any) -> list[str]:
+        if isinstance(node, str):
+            return [node]
+        assert node["direction"] in ("row", "column")
+        return [*placed(node["first"]), *placed(node["second"])]
+
+    assert sorted(placed(text["layout"])) == sorted(panels)
+    kinds = {f"/stremn/{row.name}": row.kind for row in OUTPUTS if row.kind is not None}
+    image = kinds[panels["Image!overlay"]["imageMode"]["imageTopic"]]
+    assert image.__name__ == "CompressedImage"
+    assert [kinds[topic].__name__ for topic in panels["3D!space"]["topics"]] == [
+        "PointCloud2",
+        "MarkerArray",
+    ]
+    array, item = kinds["/stremn/objects"], TrackedObject
+    paths = [path["value"] for panel in panels.values() for path in panel.get("paths", [])]
+    assert len(paths) == 7
+    for path in paths:
+        topic, _, rest = path.partition(".")
+        assert topic == "/stremn/objects"
+        field, _, of_each = rest.partition("[:]")
+        assert field in array.get_fields_and_field_types()
+        if of_each:
+            name = re.fullmatch(r"\{id==\d\}\.(\w+)", of_each)
+            assert name is not None
+            assert name[1] in item.get_fields_and_field_types()
 
 
 def test_the_costmap_takes_topics_that_there_are() -> None:

@@ -59,11 +59,6 @@ def test_predictions_of_the_runtimes_agree(cache: Path, model: Path, size: objec
         assert spreads[0] is not None
         assert spreads[1] is not None
         np.testing.assert_allclose(spreads[0], spreads[1], atol=1e-4)
-        surprises = [each.surprise for each in both]
-        if compared == 1:  # nothing was predicted of the first such frame
-            assert surprises == [None, None]
-        else:
-            assert surprises[0] == pytest.approx(surprises[1], rel=1e-3)
     assert compared == 21
     states = [each._state for each in both]
     assert all(isinstance(state, FlowState) for state in states)

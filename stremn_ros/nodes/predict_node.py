@@ -6,7 +6,6 @@ in `life_cycle`.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -145,7 +144,6 @@ class Predictions:
                     predicted_from=_time(predicted.source),
                     error=predicted.error,
                     change=predicted.change,
-                    surprise=math.nan if predicted.surprise is None else predicted.surprise,
                 )
             )
 

@@ -56,7 +56,6 @@ class Predicted:
         stamp: nanoseconds that it is predicted for; 0 where frames have no stamps.
         error, change: mean absolute difference, 0..1, of this frame from what was predicted for it
             and from the frame before it; None where nothing was predicted.
-        surprise: see `Predictor.step`.
         source: stamp of the frame that this one was predicted from.
     """
 
@@ -66,7 +65,6 @@ class Predicted:
     stamp: int
     error: float | None
     change: float | None
-    surprise: float | None
     source: int
 
 
@@ -81,7 +79,6 @@ class PredictorState:
     processing_size: tuple[int, int] | None
     error: float | None
     change: float | None
-    surprise: float | None
     runtime: str
     period: float
 
@@ -206,7 +203,6 @@ class PredictCore(FrameCore):
                 stamp,
                 predictor.error,
                 predictor.change,
-                predictor.surprise,
                 source,
             )
         )
@@ -241,7 +237,6 @@ class PredictCore(FrameCore):
             predictor.processing_size,
             predictor.error,
             predictor.change,
-            predictor.surprise,
             predictor.runtime_name,
             float(np.median(self._steps)) / NANOSECONDS if self._steps else 0.0,
         )
@@ -264,7 +259,6 @@ class PredictCore(FrameCore):
             "horizon": f"{horizon} frames, {horizon * state.period:.3f} s",
             "prediction error": _figure(state.error),
             "change": _figure(state.change),
-            "surprise": _figure(state.surprise),
             "runtime": state.runtime,
             "memory [bytes]": state.memory_bytes,
             "processing size": "x".join(str(side) for side in state.processing_size or ()),
