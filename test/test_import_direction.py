@@ -57,7 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "object_states": {"frame_reader", "options", "results"},
     "seed_job": {"errors", "frame_reader", "imaging", "object_states"},
     "segmenter": LIBRARY | {"frame_reader", "object_states", "seed_job"},
-    "predictor": LIBRARY - {"snapshot"},
+    "clip_state": {"errors", "imaging", "memory", "model_folder", "network", "runtime"},
+    "predictor": (LIBRARY - {"snapshot"}) | {"clip_state"},
     "stream": ONLINE | {"messages", "spatial"},
     "nodes": ONLINE | {"messages", "spatial", "stream"},
     "client": GROUND | {"messages", "nodes", "stream"},
@@ -67,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web.node_source": {"client", "errors", "messages", "web"},
     "data": GROUND,
     "training": ONLINE | {"data", "evaluation"},
-    "evaluation": ONLINE | {"data"},
+    "evaluation": ONLINE | {"clip_state", "data"},
     "doctor": {"client", "doctor.probes", "errors", "nodes", "privacy", "resources"},
     # what may fail to import, each in a process of its own
     "doctor.probes": ONLINE,
