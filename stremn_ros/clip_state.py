@@ -328,10 +328,19 @@ def forecast(
     Args:
         network: in evaluation mode; frames: [B, T, C, H, W] in 0..1, T at least 3.
         with_memory: False leaves the memory out, of a network that is given the flow.
+
+    Raises:
+        InputError: sides that are no multiples of the network's stride, or ``with_memory`` is False
+            for a network that cannot do without.
     """
     if isinstance(network, ConvLstm):
         return Future(network(frames, horizon).clamp(0.0, 1.0), None)
     clips, size = len(frames), (frames.shape[-2], frames.shape[-1])
+    if any(side % network.stride for side in size):
+        raise InputError(
+            f"the frames are {size[0]}x{size[1]}; this model needs sides that are multiples of "
+            f"{network.stride}"
+        )
     state = new_state(network, clips, size, slots, rule, update_every)
     if isinstance(state, FlowState):
         state.with_memory = with_memory

@@ -555,7 +555,10 @@ def test_commands_evaluate_and_predict(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main([*video, "--observe", "9"]) == 2
     assert "7 frames" in capsys.readouterr().err
     clips = ["evaluate", "video", "--root", str(tmp_path / "clip"), "--model", color]
-    assert cli.main([*clips, "--observe", "4", "--horizon", "2", "--size", "40", "--quiet"]) == 0
+    common = [*clips, "--observe", "4", "--horizon", "2", "--quiet"]
+    assert cli.main([*common, "--size", "40"]) == 2
+    assert "multiples of 16" in capsys.readouterr().err
+    assert cli.main([*common, "--size", "48"]) == 0
     assert "optical_flow" in capsys.readouterr().out
 
 
@@ -666,7 +669,7 @@ def test_training_on_videos_and_of_the_baseline(tmp_path: Path) -> None:
     given = {**common, **flow, "network": small, "loss": likely}
     folder = train(PredictTraining.read(settings(tmp_path, **given)))
     predictor = Predictor.load(str(folder), processing_size=32)
-    for frame in moving_frames(6, 48, 48):
+    for frame in moving_frames(12, 48, 48):  # the default of observe is 10
         future = predictor.step(frame)
     assert future is not None
     assert predictor.spread is not None

@@ -136,14 +136,14 @@ class PredictTask(Task):
         if own != config.horizon:
             raise InputError(f"horizon is {config.horizon}, but network.horizon is {own}")
         digits = store = None
+        from_flow = isinstance(network, FlowPredictionNetwork)
+        if from_flow and config.data != VIDEOS:
+            raise InputError(f"the architecture flow is for real video; data must be {VIDEOS}")
         if config.data == MOVING_MNIST:
             found = find_digits(Path(str(config.root)), TRAIN_NAMES)
             digits, self._held_out = found[:-VALIDATION_DIGITS], found[-VALIDATION_DIGITS:]
         else:
             store = self._store(config.exclude)
-        from_flow = isinstance(network, FlowPredictionNetwork)
-        if from_flow and store is None:
-            raise InputError(f"the architecture flow is for real video; data must be {VIDEOS}")
         self.batches = self.stream = PredictBatches(
             config.phases, config.seed, config.horizon, digits, store, from_flow, rank
         )
