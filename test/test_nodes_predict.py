@@ -218,6 +218,7 @@ def test_the_node_predicts_over_dds(model, tmp_path):
             return 0
 
         stamp = wait_for(stepped, f"a prediction and an error; {node.tail}")
+        peer.wait_for_message("predicting")
         message = peer.predicted[stamp + 3 * STEP]
         assert message.header.frame_id == "camera"
         assert image_read.decode_rgb(message).shape == (64, 64, 3)
@@ -236,7 +237,6 @@ def test_the_node_predicts_over_dds(model, tmp_path):
         assert to_stamp(error.predicted_from) == stamp - STEP
         assert 0.0 < error.error < 1.0
         assert np.isfinite(error.change)
-        peer.wait_for_message("predicting")
 
         answer = peer.call(Trigger, f"{NODE}/reset")
         assert answer.success
