@@ -20,6 +20,8 @@ from stremn_ros.nodes.parameters import PREDICT
 # arguments that are parameters of the node: given ones win over the parameter file
 NODE_PARAMETERS = (
     "model",
+    "runtime",
+    "auto_build",
     "device",
     "image_transport",
     "image_reliability",

@@ -23,6 +23,7 @@ from stremn_ros.forking import note_use
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.network.clicks import ClickNetwork, ClicksConfig
 from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
+from stremn_ros.network.flow_prediction import FlowPredictionConfig, FlowPredictionNetwork
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork
 from stremn_ros.resources import shared_places
 from stremn_ros.text_files import read_yaml
@@ -32,16 +33,17 @@ WEIGHTS = "weights.safetensors"
 SCORER = "pair_scorer.safetensors"
 SCORER_PREFIX = "pair_scorer."
 CONFIG = "config.yaml"
-PREDICTION = "prediction"  # the task of its models
-CLICKS = "clicks"  # the same
+# the tasks of models
+SEGMENTATION, PREDICTION, CLICKS = TASKS = ("segmentation", "prediction", "clicks")
 DIGESTS = "sha256"  # in it: of the files of weights
 
 _Network = TypeVar("_Network", bound=torch.nn.Module)
 
 
-Network = PredictionNetwork | ConvLstm
+Network = PredictionNetwork | FlowPredictionNetwork | ConvLstm
 ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Network]] = {
     "stremn": lambda values: PredictionNetwork(PredictionConfig.from_mapping(values)),
+    "flow": lambda values: FlowPredictionNetwork(FlowPredictionConfig.from_mapping(values)),
     "convlstm": lambda values: ConvLstm(ConvLstmConfig.from_mapping(values)),
 }
 
@@ -106,7 +108,7 @@ class ModelSpec:
 def read_config(folder: Path) -> ModelSpec:
     """config.yaml of a segmentation model; ModelError says what is wrong with it."""
     path = folder / CONFIG
-    values = read_model_config(path, "segmentation")
+    values = read_model_config(path, SEGMENTATION)
     network = SegmentationConfig.from_mapping(values["network"])
     return ModelSpec(network, values["defaults"], read_digests(path, values))
 
@@ -146,6 +148,18 @@ def read_prediction_config(folder: Path) -> PredictionSpec:
     return PredictionSpec(architecture, values["network"], values["defaults"], digests)
 
 
+def read_task(path: Path) -> str:
+    """Which of the tasks a config.yaml is for; ModelError if it is for none."""
+    try:
+        values = read_yaml(path)
+    except InputError as error:
+        raise ModelError(str(error)) from None
+    task = values.get("task") if isinstance(values, dict) else None
+    if task not in TASKS:
+        raise ModelError(f"{path} must be a mapping with 'task: ...', one of {', '.join(TASKS)}")
+    return str(task)
+
+
 def read_model_config(path: Path, task: str) -> dict[str, Any]:
     """A model's config.yaml with its parts `network` and `defaults`; ModelError if it is none."""
     try:
@@ -158,15 +172,6 @@ def read_model_config(path: Path, task: str) -> dict[str, Any]:
     if not all(isinstance(part, dict) for part in parts.values()):
         raise ModelError(f"{path}: 'network' and 'defaults' must be mappings")
     return {**values, **parts}
-
-
-def task_of(folder: Path) -> str:
-    """What a model folder is for; empty where its config.yaml does not say it."""
-    try:
-        values = read_yaml(folder / CONFIG)
-    except InputError as error:
-        raise ModelError(str(error)) from None
-    return str(values.get("task", "")) if isinstance(values, dict) else ""
 
 
 def read_digests(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
@@ -323,11 +328,17 @@ def save_model(
         else:
             weights[key] = value
     values = {
-        "task": "segmentation",
+        "task": SEGMENTATION,
         "network": network.config.to_mapping(),
         "defaults": dict(defaults),
     }
     write_model(folder, values, {WEIGHTS: weights, SCORER: scorer}, dtype)
+
+
+def _architecture(network: Network) -> str:
+    if isinstance(network, FlowPredictionNetwork):
+        return "flow"
+    return "convlstm" if isinstance(network, ConvLstm) else "stremn"
 
 
 def save_prediction_model(
@@ -339,7 +350,7 @@ def save_prediction_model(
     """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed)."""
     values = {
         "task": PREDICTION,
-        "architecture": "convlstm" if isinstance(network, ConvLstm) else "stremn",
+        "architecture": _architecture(network),
         "network": network.config.to_mapping(),
         "defaults": dict(defaults),
     }

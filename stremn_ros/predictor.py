@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import cv2
@@ -12,211 +11,48 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stremn_ros.errors import InputError, ModelError
+from stremn_ros.clip_state import FlowState, Future, StackedState, extend, new_state, to_images
+from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
 from stremn_ros.imaging.checks import check_frame
-from stremn_ros.imaging.motion import FlowExtrapolation, candidates
 from stremn_ros.imaging.resize import resize
 from stremn_ros.imaging.sizes import checked_size, fitted_size
-from stremn_ros.memory import SlotMemory
-from stremn_ros.model_folder import Network, find_model, load_prediction_network
-from stremn_ros.network import space_time_read
+from stremn_ros.model_folder import find_model, load_prediction_network
 from stremn_ros.network.conv_lstm import ConvLstm
-from stremn_ros.network.prediction import STACK, STRIDE, Encoding, PredictionNetwork
-from stremn_ros.runtime.choose import choose_device
+from stremn_ros.network.flow_prediction import FlowPredictionNetwork
+from stremn_ros.network.prediction import STACK, PredictionNetwork
+from stremn_ros.runtime.choose import check_prediction_runtime, choose_device, make_flow_stages
+from stremn_ros.runtime.flow_stages import FlowStages
 
 MAX_HORIZON = 100
 MAX_SIDE = 2048  # of the processing size
+TOLERANCE = 0.05  # of the confidence: 13 gray levels
 
 
-class ClipState:
-    """What is remembered of clips that are seen frame by frame, all of one length and size.
-
-    A template is written after the read of its frame: with every ``update_every``-th frame, from
-    the first on that completes a stack. With a ``span`` the memory has two rows for each clip,
-    which restart in turns, every ``2 * span`` frames, and the older one is read: what is read
-    then reaches back ``span`` to ``2 * span`` frames, as in training, however long the stream.
+def confidence(spread: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """How sure a prediction is, as an image.
 
     Args:
-        network: in evaluation mode; clips: how many; size: (rows, columns), multiples of 8.
-        slots, rule: of the memory; update_every, span: see above, span 0 for no new beginnings.
-    """
-
-    def __init__(
-        self,
-        network: PredictionNetwork,
-        clips: int,
-        size: tuple[int, int],
-        slots: int = 5,
-        rule: str = "least_similar",
-        update_every: int = 2,
-        span: int = 0,
-    ) -> None:
-        self.network, self.clips, self.update_every = network, clips, update_every
-        config = network.config
-        device = next(network.parameters()).device
-        self._half = max(1, span // update_every) if span else 0
-        self.memory = SlotMemory(
-            clips * (2 if span else 1),
-            slots,
-            (config.template_channels, size[0] // STRIDE, size[1] // STRIDE),
-            config.key_channels,
-            config.value_channels,
-            fuse=network.fusion,
-            project=lambda x, key: (network.memory_key(x, key), network.memory_value(x)),
-            rule=rule,
-            device=device,
-        )
-        self._flow = FlowExtrapolation() if config.head == "blend" else None
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets everything."""
-        self.memory.reset()
-        config = self.network.config
-        self.frames: deque[Tensor] = deque(maxlen=config.kept)
-        self.seen = self._writes = 0
-        # of the newest frames, each when it was the newest: as far back as references lie
-        self._encodings: deque[Encoding] = deque(maxlen=config.ages(config.kept)[-1] + 1)
-        self._due = False
-
-    def copy(self, other: ClipState) -> None:
-        """Becomes what ``other`` is, of the same network and sizes; no buffer is allocated."""
-        self.reset()
-        self.memory.adopt(other.memory)
-        self.frames.extend(other.frames)
-        self.seen, self._writes = other.seen, other._writes
-        self._encodings.extend(other._encodings)
-        self._due = other._due
-
-    def observe(self, frame: Tensor) -> None:
-        """The next frame of each clip, [B, C, H, W] in 0..1."""
-        if self._due:
-            self._write()
-        self.frames.append(frame)
-        self.seen += 1
-        if len(self.frames) < STACK:
-            return
-        stack = torch.stack(list(self.frames)[-STACK:], dim=1)
-        self._encodings.append(self.network.encode(stack))
-        self._due = (self.seen - STACK) % self.update_every == 0
-
-    def predict(self) -> Tensor:
-        """The frames that follow, [B, horizon of the network, C, H, W], not clipped.
-
-        Raises:
-            InputError: fewer frames than a stack were seen.
-        """
-        if not self._encodings:
-            raise InputError(f"a prediction needs {STACK} frames; {self.seen} were seen")
-        if not self._writes:  # the very first stack has only itself to read
-            self._write()
-        keys, values, mask = self.memory.contents()
-        rows = [self.memory.rows[name] for name in self._read_ids()]
-        if rows != list(range(len(keys))):
-            keys, values = keys[rows], values[rows]
-            mask = None if mask is None else mask[rows]
-        ages = self.network.config.ages(self.seen)
-        queries = [self._encodings[-1 - age] for age in ages]
-        height, width = queries[0].key.shape[-2:]
-        cells = torch.cat([query.key.flatten(2) for query in queries], dim=2).transpose(1, 2)
-        affinity = self.network.config.affinity
-        read = space_time_read(cells, keys, values, mask, affinity).transpose(1, 2)
-        reads = torch.cat(read.unflatten(2, (len(ages), height, width)).unbind(2))
-        asked = Encoding(*(torch.cat(maps) for maps in zip(*queries)))
-        frames = torch.stack(list(self.frames), dim=1)
-        return self.network.decode(reads, asked, frames, self._candidates(), ages).frames
-
-    def _candidates(self) -> Tensor | None:
-        if self._flow is None:
-            return None
-        previous, newest = (_to_images(self.frames[n]) for n in (-2, -1))
-        horizon = self.network.config.horizon
-        given = np.stack(
-            [candidates(self._flow, a, b, horizon) for a, b in zip(previous, newest, strict=True)]
-        )
-        tensor = torch.from_numpy(np.ascontiguousarray(given.transpose(0, 1, 2, 5, 3, 4)))
-        return tensor.to(self.frames[-1].device).float() / 255.0
-
-    def _read_ids(self) -> Sequence[int]:
-        """Ids of the memory's rows that are read: those that began earlier."""
-        if not self._half or self._writes <= self._half:
-            return range(self.clips)
-        newest = (self._writes - 1) // self._half % 2
-        return range(self.clips) if newest else range(self.clips, 2 * self.clips)
-
-    def _write(self) -> None:
-        query = self._encodings[-1]
-        begins: set[int] = set()
-        if not self._writes:
-            begins = {0}
-        elif self._half and self._writes % self._half == 0:
-            begins = {self._writes // self._half % 2}
-        for row in (0, 1) if self._half else (0,):
-            ids = range(row * self.clips, (row + 1) * self.clips)
-            if row in begins:
-                for n, name in enumerate(ids):
-                    self.memory.seed(name, query.template[n], query.key[n])
-            elif ids[0] in self.memory.rows:
-                self.memory.remember(ids, query.template, query.key)
-        self._writes += 1
-        self._due = False
-
-
-def _to_images(frames: Tensor) -> NDArray[np.uint8]:
-    """[B, C, H, W] in 0..1 -> uint8 [B, H, W, C]."""
-    whole = (frames.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
-    return np.ascontiguousarray(whole.permute(0, 2, 3, 1).cpu().numpy())
-
-
-def extend(state: ClipState, horizon: int) -> Tensor:
-    """``horizon`` frames, however many the network predicts at once: [B, horizon, C, H, W] in 0..1.
-
-    Beyond the network's own horizon it takes its predictions for frames seen; ``state`` is then
-    at the end of them.
-    """
-    parts = [state.predict().clamp(0.0, 1.0)]
-    own = parts[0].shape[1]
-    while own * len(parts) < horizon:
-        for n in range(own):
-            state.observe(parts[-1][:, n])
-        parts.append(state.predict().clamp(0.0, 1.0))
-    return torch.cat(parts, dim=1)[:, :horizon]
-
-
-@torch.no_grad()
-def forecast(
-    network: Network,
-    frames: Tensor,
-    horizon: int,
-    slots: int = 5,
-    rule: str = "least_similar",
-    update_every: int = 2,
-) -> Tensor:
-    """The frames that follow a batch of clips.
-
-    Args:
-        network: in evaluation mode; frames: [B, T, C, H, W] in 0..1, T at least 3.
+        spread: [rows, columns], the expected absolute error of each pixel (``Predictor.spread``);
+        size: (H, W) of the image.
 
     Returns:
-        [B, horizon, C, H, W] in 0..1.
+        uint8 [H, W]: 255 times the probability that a pixel is within ``TOLERANCE`` of what will
+        come, by the Laplace distribution whose mean absolute error is the expected one.
     """
-    if isinstance(network, ConvLstm):
-        return network(frames, horizon).clamp(0.0, 1.0)
-    clips, size = len(frames), (frames.shape[-2], frames.shape[-1])
-    state = ClipState(network, clips, size, slots, rule, update_every)
-    for t in range(frames.shape[1]):
-        state.observe(frames[:, t])
-    return extend(state, horizon)
+    sure = np.rint(-255.0 * np.expm1(-TOLERANCE / spread)).astype(np.uint8)
+    if sure.shape != size:
+        sure = cv2.resize(sure, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return sure
 
 
 class Predictor:
     """Predicts the coming frames of one stream.
 
     Args:
-        network: of the model.
+        network: of the model, or the stages of one that is given the optical flow.
         processing_size: shorter side that the network works at (the longer follows from the first
-            frame's aspect), or (rows, columns); rounded to multiples of 8. Predictions come out at
-            the frames' size.
+            frame's aspect), or (rows, columns); rounded to multiples of the network's stride, 8 or
+            16. Predictions come out at the frames' size.
         slots: of the memory.
         update_rule: of the memory; which two slots are fused.
         update_every: of the memory; it is written with every n-th frame.
@@ -229,7 +65,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: PredictionNetwork,
+        network: PredictionNetwork | FlowPredictionNetwork | FlowStages,
         *,
         processing_size: int | tuple[int, int] = 128,
         slots: int = 5,
@@ -244,7 +80,16 @@ class Predictor:
             raise InputError(f"update_every is {update_every}; it must be at least 1")
         if memory_span < 0:
             raise InputError(f"memory_span is {memory_span}; it must be 0 (never) or more frames")
-        self.network = network.eval()
+        if isinstance(network, FlowPredictionNetwork):
+            network = FlowStages(network, next(network.parameters()).device)
+        self.network: PredictionNetwork | FlowPredictionNetwork
+        if isinstance(network, FlowStages):
+            self.network, self._device = network.network, network.device
+            self.runtime_name = network.name
+        else:
+            self.network, self._device = network.eval(), next(network.parameters()).device
+            self.runtime_name = f"torch ({self._device})"
+        self._source = network
         self.horizon, self.observe = network.config.horizon, observe
         self._requested_size = checked_size(processing_size, MAX_SIDE)
         self._options: dict[str, Any] = {
@@ -253,36 +98,55 @@ class Predictor:
             "update_every": update_every,
             "span": memory_span,
         }
-        self._device = next(network.parameters()).device
         # shows at once whether slots and rule are right; the real one is made for the first frame
-        ClipState(network, 1, (STRIDE, STRIDE), **self._options)
-        self._state: ClipState | None = None
-        self._ahead: ClipState | None = None
+        new_state(network, 1, (network.stride, network.stride), **self._options)
+        self._state: StackedState | FlowState | None = None
+        self._ahead: StackedState | FlowState | None = None
         self._size: tuple[int, int] | None = None  # of the frames
         self._expected: Tensor | None = None
         self.error: float | None = None
         self.change: float | None = None
+        self.spread: NDArray[np.float32] | None = None
 
     @classmethod
-    def load(cls, model: str = "predict_rgb", *, device: str = "auto", **options: Any) -> Predictor:
+    def load(
+        cls,
+        model: str = "predict_rgb",
+        *,
+        device: str = "auto",
+        runtime: str = "auto",
+        auto_build: bool = False,
+        **options: Any,
+    ) -> Predictor:
         """A predictor with a model's weights.
 
         Args:
             model: a name under models/, or a path to a model folder.
             device: auto, cpu, cuda or cuda:N.
+            runtime: auto, torch, or onnxruntime for a model of the architecture `flow` on a CPU.
+            auto_build: export the model for ONNX Runtime where that has not been done.
             **options: arguments of ``Predictor``; what is absent or None is the model's default.
 
         Raises:
-            ModelError: no such model, a damaged one, or one that cannot run online.
-            RuntimeUnavailableError: no such device.
+            ModelError: no such model, a damaged one, one that cannot run online, or its export is
+                asked for and missing or damaged.
+            RuntimeUnavailableError: no such device or runtime, or not for this model.
             InputError: an option out of range.
         """
-        network, spec = load_prediction_network(find_model(model))
+        folder = find_model(model)
+        network, spec = load_prediction_network(folder)
         if isinstance(network, ConvLstm):
             raise ModelError(f"{model} is the ConvLSTM baseline, which only `evaluate` runs")
-        network = network.to(choose_device(device))
         given = {key: value for key, value in options.items() if value is not None}
-        return cls(network, **{**spec.defaults, **given})
+        given = {**spec.defaults, **given}
+        if isinstance(network, FlowPredictionNetwork):
+            return cls(make_flow_stages(network, runtime, device, folder, auto_build), **given)
+        check_prediction_runtime(runtime)
+        if runtime == "onnxruntime":
+            raise RuntimeUnavailableError(
+                f"{model} runs on PyTorch only; use runtime auto or torch, not {runtime!r}"
+            )
+        return cls(network.to(choose_device(device)), **given)
 
     @property
     def frames_seen(self) -> int:
@@ -309,7 +173,7 @@ class Predictor:
         """Forgets every frame; the next may have another size."""
         if self._state is not None:
             self._state.reset()
-        self._expected = self.error = self.change = None
+        self._expected = self.error = self.change = self.spread = None
         self._size = None
 
     @torch.no_grad()
@@ -320,7 +184,10 @@ class Predictor:
 
         Afterwards ``error`` is the mean absolute difference, 0..1, between this frame and what
         was predicted for it one frame ago, at the processing size, and ``change`` that between
-        this frame and the one before it; None where nothing was predicted.
+        this frame and the one before it; None where nothing was predicted. ``spread``, float32
+        [horizon, rows, columns] at the processing size, is the absolute error, 0..1, to expect of
+        each pixel of the prediction; None without a prediction, or from a network that does not
+        say it.
 
         Args:
             frame: uint8 [H, W, 3], RGB.
@@ -345,34 +212,46 @@ class Predictor:
             )
         state = self._prepared(size)
         tensor = self._to_tensor(frame)
-        self.error = self.change = None
-        if self._expected is not None:
-            self.error = float((self._expected - tensor).abs().mean())
-            self.change = float((state.frames[-1] - tensor).abs().mean())
-        state.observe(tensor)
-        self._expected = None
+        with self._source.scope() if isinstance(self._source, FlowStages) else nullcontext():
+            future = self._advance(state, tensor, horizon)
+        if future is None:
+            return None
+        if future.spread is not None:
+            self.spread = future.spread[0].cpu().numpy()
+        return self._to_frames(future.frames[0], size)
+
+    def _advance(
+        self, state: StackedState | FlowState, frame: Tensor, horizon: int
+    ) -> Future | None:
+        """Takes in a frame [1, C, rows, columns]; what follows, or None."""
+        expected, self._expected = self._expected, None
+        self.error = self.change = self.spread = None
+        if expected is not None:
+            self.error = float((expected - frame).abs().mean())
+            self.change = float((state.frames[-1] - frame).abs().mean())
+        state.observe(frame)
         if state.seen < self.observe:
             return None
+        ahead = state
         if horizon > self.horizon:
             assert self._ahead is not None
-            self._ahead.copy(state)
-            future = extend(self._ahead, horizon)
-        else:
-            future = state.predict().clamp(0.0, 1.0)
-        self._expected = future[:, 0].clone()
-        return self._to_frames(future[0, :horizon], size)
+            self._ahead.copy(state)  # type: ignore[arg-type]
+            ahead = self._ahead
+        future = extend(ahead, horizon)
+        self._expected = future.frames[:, 0].clone()
+        return future
 
     def _processing(self, size: tuple[int, int]) -> tuple[int, int]:
-        return fitted_size(self._requested_size, size, STRIDE)
+        return fitted_size(self._requested_size, size, self._source.stride)
 
-    def _prepared(self, size: tuple[int, int]) -> ClipState:
+    def _prepared(self, size: tuple[int, int]) -> StackedState | FlowState:
         """The state for frames of this size; made again only where the working size changes."""
         self._size = size
         height, width = self._processing(size)
-        cells = (height // STRIDE, width // STRIDE)
+        cells = (height // self._source.stride, width // self._source.stride)
         if self._state is None or self._state.memory.template_shape[1:] != cells:
             self._state, self._ahead = (
-                ClipState(self.network, 1, (height, width), **self._options) for _ in range(2)
+                new_state(self._source, 1, (height, width), **self._options) for _ in range(2)
             )
         return self._state
 
@@ -386,7 +265,7 @@ class Predictor:
         return tensor.permute(2, 0, 1)[None].float() / 255.0
 
     def _to_frames(self, future: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
-        images = _to_images(future)
+        images = to_images(future)
         if images.shape[3] == 1:
             images = np.repeat(images, 3, axis=3)
         if images.shape[1:3] == size:

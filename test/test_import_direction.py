@@ -58,7 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "seed_job": {"errors", "frame_reader", "imaging", "object_states"},
     "hint_masks": LIBRARY - {"snapshot"},
     "segmenter": LIBRARY | {"frame_reader", "object_states", "seed_job"},
-    "predictor": LIBRARY - {"snapshot"},
+    "clip_state": {"errors", "imaging", "memory", "model_folder", "network", "runtime"},
+    "predictor": (LIBRARY - {"snapshot"}) | {"clip_state"},
     "stream": ONLINE | {"messages", "spatial"},
     "nodes": ONLINE | {"messages", "spatial", "stream"},
     "client": GROUND | {"messages", "nodes", "stream"},
@@ -68,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web.node_source": {"client", "errors", "hint_masks", "messages", "web"},
     "data": GROUND,
     "training": ONLINE | {"data", "evaluation"},
-    "evaluation": ONLINE | {"data"},
+    "evaluation": ONLINE | {"clip_state", "data"},
     "doctor": {"client", "doctor.probes", "errors", "nodes", "privacy", "resources"},
     # what may fail to import, each in a process of its own
     "doctor.probes": ONLINE,

@@ -22,7 +22,7 @@ from std_srvs.srv import Trigger
 
 from stremn_interfaces.msg import PredictionError
 from stremn_ros.messages import image_read
-from stremn_ros.predictor import Predictor
+from stremn_ros.predictor import Predictor, confidence
 from stremn_ros.stream.diagnosis import OK, WARN
 from stremn_ros.stream.predict_core import PredictCore, PredictSettings
 
@@ -148,18 +148,24 @@ def test_bad_images_are_refused_and_the_stream_goes_on(stream):
 class PredictPeer(Peer):
     def __init__(self):
         super().__init__("predict_peer")
-        self.predicted, self.errors, self.status = {}, {}, None
+        self.predicted, self.errors, self.sure, self.status = {}, {}, {}, None
         self.images = self.node.create_publisher(Image, "/camera", 10)
         queue = QoSProfile(depth=50)
         self.node.create_subscription(Image, f"{NODE}/predicted_image", self._on_image, queue)
         self.node.create_subscription(
             PredictionError, f"{NODE}/prediction_error", self._on_error, queue
         )
+        self.node.create_subscription(
+            Image, f"{NODE}/prediction_confidence", self._on_confidence, queue
+        )
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_status, 50)
         self.stamp = 1000 * SECOND
 
     def _on_image(self, message):
         self.predicted[to_stamp(message.header.stamp)] = message
+
+    def _on_confidence(self, message):
+        self.sure[to_stamp(message.header.stamp)] = message
 
     def _on_error(self, message):
         self.errors[to_stamp(message.header.stamp)] = message
@@ -205,20 +211,32 @@ def test_the_node_predicts_over_dds(model, tmp_path):
             stamp = peer.send(frames[next(sent)])
             end = time.monotonic() + 2.0
             while time.monotonic() < end:
-                if stamp in peer.errors and stamp + 3 * STEP in peer.predicted:
+                ahead = stamp + 3 * STEP
+                if stamp in peer.errors and ahead in peer.predicted and ahead in peer.sure:
                     return stamp
                 time.sleep(0.01)
             return 0
 
         stamp = wait_for(stepped, f"a prediction and an error; {node.tail}")
+        peer.wait_for_message("predicting")
         message = peer.predicted[stamp + 3 * STEP]
         assert message.header.frame_id == "camera"
         assert image_read.decode_rgb(message).shape == (64, 64, 3)
+        sure = peer.sure[stamp + 3 * STEP]
+        assert (sure.encoding, sure.height, sure.width) == ("mono8", 64, 64)
+        assert sure.header == message.header
+        # the same frames through a predictor of our own
+        own = Predictor.load(model, runtime="torch")
+        seen = round((stamp - 1000 * SECOND) / STEP)
+        for frame in frames[:seen]:
+            own.step(frame)
+        expected = confidence(own.spread[2], (64, 64))
+        found = np.frombuffer(sure.data, np.uint8).reshape(64, 64)
+        assert np.abs(found.astype(int) - expected).max() <= 1
         error = peer.errors[stamp]
         assert to_stamp(error.predicted_from) == stamp - STEP
         assert 0.0 < error.error < 1.0
         assert np.isfinite(error.change)
-        peer.wait_for_message("predicting")
 
         answer = peer.call(Trigger, f"{NODE}/reset")
         assert answer.success

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from stremn_ros.data.moving_mnist import draw_paths, draw_sequences
 from stremn_ros.data.prediction_clips import FrameStore
-from stremn_ros.imaging.motion import FlowExtrapolation, candidates
+from stremn_ros.imaging.motion import HalfFlow
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class PredictPhase:
         reference: how many frames before the newest is the one that the head ``layers`` divides;
             each batch draws one of these numbers.
         one_digit: part of the batches with a single digit (Moving MNIST).
-        size: pixels squared of the crops (videos); max_gap: largest distance between neighboring
-            frames of a clip (videos).
+        size: pixels squared of the crops (videos); shrink: they are cut out up to this many times
+            larger; max_gap: largest distance between neighboring frames of a clip (videos).
         coarse: weight of the loss at lower resolutions, instead of the loss's own.
     """
 
@@ -39,6 +39,7 @@ class PredictPhase:
     reference: tuple[int, ...] = (0,)
     one_digit: float = 0.0
     size: int = 128
+    shrink: float = 1.0
     max_gap: int = 1
     coarse: float | None = None
 
@@ -48,15 +49,16 @@ class PredictBatch:
     """What one step learns from.
 
     Attributes:
-        frames: uint8 [B, observe + horizon, C, H, W]; candidates: uint8 [B, horizon, N, C, H, W].
+        frames: uint8 [B, observe + horizon, C, H, W].
         paths: see moving_mnist.Paths; reference: see PredictPhase.
+        flows: float32 [B, observe - 1, 2, H/2, W/2], between the frames seen.
     """
 
     frames: Tensor
     observe: int
-    candidates: Tensor | None = None
     paths: tuple[Tensor, ...] | None = None
     reference: int = 0
+    flows: Tensor | None = None
 
 
 class PredictBatches(Dataset[PredictBatch]):
@@ -66,7 +68,7 @@ class PredictBatches(Dataset[PredictBatch]):
         phases: the schedule; seed, rank: of the random numbers, a stream for each process.
         horizon: frames to predict.
         digits: of Moving MNIST, [n, 28, 28]; or store: frames of real videos.
-        with_candidates: also what the head ``blend`` starts from.
+        with_flows: also the optical flow between the frames seen.
     """
 
     def __init__(
@@ -76,14 +78,14 @@ class PredictBatches(Dataset[PredictBatch]):
         horizon: int,
         digits: NDArray[np.uint8] | None = None,
         store: FrameStore | None = None,
-        with_candidates: bool = False,
+        with_flows: bool = False,
         rank: int = 0,
     ) -> None:
         if (digits is None) == (store is None):
             raise ValueError("prediction trains on digits or on videos")
         self.phases, self.seed, self.rank, self.horizon = phases, seed, rank, horizon
-        self.digits, self.store, self.with_candidates = digits, store, with_candidates
-        self._flow: FlowExtrapolation | None = None
+        self.digits, self.store, self.with_flows = digits, store, with_flows
+        self._flow: HalfFlow | None = None
 
     def __len__(self) -> int:
         return sum(phase.iterations for phase in self.phases)
@@ -113,18 +115,17 @@ class PredictBatches(Dataset[PredictBatch]):
             return PredictBatch(frames, observe, paths=paths, reference=reference)
         assert self.store is not None
         clips = np.stack(
-            [self.store.sample(rng, length, phase.size, phase.max_gap) for _ in range(phase.batch)]
-        )
-        frames = torch.from_numpy(np.ascontiguousarray(clips.transpose(0, 1, 4, 2, 3)))
-        if not self.with_candidates:
-            return PredictBatch(frames, observe)
-        if self._flow is None:  # made here: it does not travel to a loader's process
-            self._flow = FlowExtrapolation()
-        given = np.stack(
             [
-                candidates(self._flow, clip[observe - 2], clip[observe - 1], self.horizon)
-                for clip in clips
+                self.store.sample(rng, length, phase.size, phase.max_gap, phase.shrink)
+                for _ in range(phase.batch)
             ]
         )
-        given = np.ascontiguousarray(given.transpose(0, 1, 2, 5, 3, 4))
-        return PredictBatch(frames, observe, torch.from_numpy(given))
+        frames = torch.from_numpy(np.ascontiguousarray(clips.transpose(0, 1, 4, 2, 3)))
+        if not self.with_flows:
+            return PredictBatch(frames, observe)
+        if self._flow is None:  # made here: it does not travel to a loader's process
+            self._flow = HalfFlow()
+        flows = np.stack(
+            [np.stack([self._flow(*clip[n : n + 2]) for n in range(observe - 1)]) for clip in clips]
+        )
+        return PredictBatch(frames, observe, flows=torch.from_numpy(flows))

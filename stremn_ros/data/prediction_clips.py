@@ -108,10 +108,15 @@ class FrameStore:
                 log.warning("what came before is used: %s", readable.error)
 
     def sample(
-        self, rng: np.random.Generator, length: int, size: int, max_gap: int
+        self,
+        rng: np.random.Generator,
+        length: int,
+        size: int,
+        max_gap: int,
+        shrink: float = 1.0,
     ) -> NDArray[np.uint8]:
-        """A clip [length, size, size, 3]: any video, place, pace up to ``max_gap``, mirrored or
-        reversed by chance."""
+        """A clip [length, size, size, 3]: any video, place, pace up to ``max_gap``, shrunk by 1 to
+        ``shrink``, mirrored or reversed by chance."""
         weights = np.array([max(0, len(video) - length + 1) for video in self.videos], np.float64)
         if not weights.any():
             raise InputError(f"no video has {length} frames; shorten the clips")
@@ -120,10 +125,15 @@ class FrameStore:
         gap = int(rng.integers(1, widest + 1))
         first = int(rng.integers(0, len(video) - gap * (length - 1)))
         height, width = video.shape[1:3]
-        top = int(rng.integers(0, height - size + 1))
-        left = int(rng.integers(0, width - size + 1))
+        side = size
+        if shrink > 1.0:
+            side = min(height, width, round(size * np.exp(rng.uniform(0.0, np.log(shrink)))))
+        top = int(rng.integers(0, height - side + 1))
+        left = int(rng.integers(0, width - side + 1))
         chosen = slice(first, first + gap * (length - 1) + 1, gap)
-        clip = video[chosen, top : top + size, left : left + size]
+        clip = video[chosen, top : top + side, left : left + side]
+        if side != size:
+            clip = np.stack([square(frame, size) for frame in clip])
         if rng.random() < 0.5:
             clip = clip[:, :, ::-1]
         if rng.random() < 0.5:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from stremn_ros.clip_state import forecast
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.evaluation.prediction_metrics import (
@@ -27,7 +28,6 @@ from stremn_ros.evaluation.prediction_pictures import prediction_sheet
 from stremn_ros.imaging.motion import FlowExtrapolation
 from stremn_ros.imaging.video import write_image
 from stremn_ros.model_folder import find_model, load_prediction_network
-from stremn_ros.predictor import forecast
 from stremn_ros.runtime.choose import choose_device
 
 Images = NDArray[np.uint8]
@@ -58,8 +58,10 @@ def optical_flow() -> Method:
     return method
 
 
-def model_method(model: str, colours: int, device: str = "auto") -> Method:
-    """A model as a method.
+def model_method(
+    model: str, colours: int, device: str = "auto", with_memory: bool = True
+) -> Method:
+    """A model as a method; with_memory False leaves its memory out.
 
     Raises:
         ModelError, InputError: it cannot be used on such frames.
@@ -79,7 +81,8 @@ def model_method(model: str, colours: int, device: str = "auto") -> Method:
         tensor = to_tensor(clips)
         if colours != wanted:
             tensor = _recolored(tensor, wanted)
-        result = forecast(network, tensor.to(chosen), horizon, **options).cpu()
+        future = forecast(network, tensor.to(chosen), horizon, **options, with_memory=with_memory)
+        result = future.frames.cpu()
         return result if colours == wanted else _recolored(result, colours)
 
     return method

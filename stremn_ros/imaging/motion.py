@@ -33,10 +33,7 @@ class FlowExtrapolation:
         height, width, colors = newest.shape
         if min(height, width) < SMALLEST_SIDE:
             return np.repeat(newest[None], horizon, axis=0)
-        gray = [
-            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if colors == 3 else image[:, :, 0]
-            for image in (newest, previous)
-        ]
+        gray = [_gray(image) for image in (newest, previous)]
         # per pixel of the newest frame, where it will have gone after one more step
         ahead = -self._flow.calc(gray[0], gray[1], None)
         columns, rows = np.meshgrid(
@@ -64,12 +61,37 @@ class FlowExtrapolation:
         return np.stack(frames).astype(np.uint8)
 
 
-def candidates(
-    flow: FlowExtrapolation,
-    previous: NDArray[np.uint8],
-    newest: NDArray[np.uint8],
-    horizon: int,
-) -> NDArray[np.uint8]:
-    """What the head ``blend`` mixes: [horizon, 2, H, W, C], the last frame and the flow's."""
-    carried = flow(previous, newest, horizon)
-    return np.stack([np.repeat(newest[None], horizon, axis=0), carried], axis=1)
+class HalfFlow:
+    """The movement between two frames at half their resolution, by DIS without its slow last part.
+
+    The variational refinement that is left out takes two thirds of the time and gives 0.07 dB to
+    an extrapolation; a network that refines the flow itself does not need it.
+    """
+
+    def __init__(self) -> None:
+        create = cv2.DISOpticalFlow_create  # type: ignore[attr-defined]
+        self._flow: Any = create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow.setVariationalRefinementIterations(0)
+
+    def __call__(
+        self, previous: NDArray[np.uint8], newest: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        """[2, H/2, W/2]: how far the point at a pixel of the newest frame has moved since the
+        previous one, (x, y), in pixels of a half.
+
+        Args:
+            previous, newest: [H, W, C], C 1 or 3, one size, of even sides.
+        """
+        height, width = newest.shape[:2]
+        half = (width // 2, height // 2)
+        if min(height, width) < SMALLEST_SIDE:
+            return np.zeros((2, *half[::-1]), np.float32)
+        back = self._flow.calc(_gray(newest), _gray(previous), None)
+        small = cv2.resize(back, half, interpolation=cv2.INTER_AREA)
+        return np.ascontiguousarray(-0.5 * small.transpose(2, 0, 1), np.float32)
+
+
+def _gray(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if image.shape[2] == 1:
+        return image[:, :, 0]
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)

@@ -6,8 +6,8 @@ the decoder mirrors it. Images are float in 0..1, their height and width multipl
 h = H / 8, w = W / 8.
 
 What is not in the paper: one read is decoded to a whole horizon of frames instead of one, and by
-``head: layers`` or ``blend`` the decoder does not paint the future from features alone but says
-how the last frame is to be carried there. ``head: paint`` is the paper's.
+``head: layers`` the decoder does not paint the future from features alone but says how the last
+frame is to be carried there. ``head: paint`` is the paper's. For real video see flow_prediction.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ STACK = 3  # frames that the encoder sees at once
 STRIDE = 8
 CORRELATION_RANGE = 4  # of the encoder's correlation, in pixels of half the resolution
 MATCH_SHARPNESS = 30.0  # of the soft maximum over displacements
-HEADS = ("paint", "layers", "blend")
-CANDIDATES = ("last", "flow")  # what the blend head starts from
+HEADS = ("paint", "layers")
+FORMER = ("candidates",)  # entries of models from before, which mean nothing any more
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,9 @@ class PredictionConfig:
         horizon: frames that one read is decoded to.
         head: ``paint``: the decoder draws the frames (paper). ``layers``: it divides a frame into
             layers, measures where each was and is, and carries it along a path with a spread.
-            ``blend``: it mixes the candidates and adds what they lack.
         layers: of the head ``layers``; past: earlier frames that it looks for them in; references:
             how many frames before the newest are those that it divides, of which it takes the one
             that explains the frames seen best.
-        candidates: how many frames the ``blend`` head is given for each future frame.
         correlation: the sixth block also sees how well the newest of the three frames matches the
             oldest at each displacement.
         affinity: of the read, as in SegmentationConfig.
@@ -64,7 +62,6 @@ class PredictionConfig:
     layers: int = 2
     past: int = 9
     references: tuple[int, ...] = (0, 3, 6)
-    candidates: int = 2
     correlation: bool = True
     affinity: str = "l2"
 
@@ -86,7 +83,6 @@ class PredictionConfig:
             self.horizon,
             self.layers,
             self.past,
-            self.candidates,
         )
         if len(self.widths) != 6 or not all(
             isinstance(number, int) and 1 <= number <= 4096 for number in numbers
@@ -119,7 +115,8 @@ class PredictionConfig:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> PredictionConfig:
         """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
-        return build(cls, values, "network", ModelError)
+        known = {key: value for key, value in values.items() if key not in FORMER}
+        return build(cls, known, "network", ModelError)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain types for YAML."""
@@ -140,6 +137,7 @@ class Decoded(NamedTuple):
 
     frames: Tensor  # [B, T, C, H, W]
     carried: Carried | None = None  # by the head ``layers``
+    spread: Tensor | None = None  # [B, T, H, W], expected absolute error; by FlowPredictionNetwork
 
 
 def _groups(channels: int) -> int:
@@ -200,6 +198,7 @@ class PredictionNetwork(nn.Module):
     """
 
     pair_scorer = None
+    stride = STRIDE
 
     def __init__(self, config: PredictionConfig) -> None:
         super().__init__()
@@ -228,17 +227,10 @@ class PredictionNetwork(nn.Module):
                 Block(w5 + w4, w4),
                 Block(w4, w3),
                 Block(w3 + w2, w2),
-                Block(w2 + self._extra_inputs, w1),
+                Block(w2, w1),
             ]
         )
         self._make_head()
-
-    @property
-    def _extra_inputs(self) -> int:
-        config = self.config
-        if config.head != "blend":
-            return 0
-        return 4 * config.colours * (1 + config.candidates * config.horizon)
 
     @property
     def memory_key_head(self) -> nn.Module:
@@ -250,14 +242,8 @@ class PredictionNetwork(nn.Module):
         w1, _, _, w4, _, w6 = config.widths
         if config.head == "paint":
             self.draw = nn.Conv2d(w1, 4 * config.colours * config.horizon, 3, padding=1)
-        elif config.head == "layers":
-            self.carry = Carrier(w1, (w6, w4), config.layers, config.horizon, config.past)
         else:
-            per_frame = config.candidates + config.colours
-            self.mix = nn.Conv2d(w1, 4 * per_frame * config.horizon, 3, padding=1)
-            nn.init.zeros_(self.mix.weight)
-            assert self.mix.bias is not None
-            nn.init.zeros_(self.mix.bias)
+            self.carry = Carrier(w1, (w6, w4), config.layers, config.horizon, config.past)
 
     def encode(self, frames: Tensor) -> Encoding:
         """Three stacked frames [B, 3, C, H, W], oldest first -> their Encoding."""
@@ -283,7 +269,6 @@ class PredictionNetwork(nn.Module):
         read: Tensor,
         encoding: Encoding,
         frames: Tensor,
-        candidates: Tensor | None = None,
         ages: Sequence[int] = (0,),
     ) -> Decoded:
         """The coming frames.
@@ -293,7 +278,6 @@ class PredictionNetwork(nn.Module):
             the head ``layers`` of R references, ``ages`` frames before them, one after the other.
             frames: the newest frames, oldest first, [B, N, C, H, W], N at least 1; the head
             ``layers``, which needs 2, looks for its layers in up to ``config.past`` of them.
-            candidates: [B, T, N, C, H, W] for the head ``blend``.
 
         Returns:
             frames [B, T, C, H, W], not clipped to 0..1.
@@ -305,15 +289,12 @@ class PredictionNetwork(nn.Module):
         if self.config.head == "paint":
             drawn = F.pixel_shuffle(self.draw(self.decoder[5](x)), 2)
             return Decoded(torch.sigmoid(drawn - 2.0).unflatten(1, (-1, self.config.colours)))
-        if self.config.head == "layers":
-            last = frames.shape[1] - 1
-            divided = torch.cat([frames[:, last - age] for age in ages])
-            division = self.carry.division(self.decoder[5](x), [coarse, middle], divided)
-            parts = [Division(*part) for part in zip(*(y.chunk(len(ages)) for y in division))]
-            carried = self.carry(parts, ages, frames[:, -self.config.past - 1 :])
-            return Decoded(carried.frames, carried)
-        assert candidates is not None
-        return Decoded(self._blend(x, frames[:, -1], candidates))
+        last = frames.shape[1] - 1
+        divided = torch.cat([frames[:, last - age] for age in ages])
+        division = self.carry.division(self.decoder[5](x), [coarse, middle], divided)
+        parts = [Division(*part) for part in zip(*(y.chunk(len(ages)) for y in division))]
+        carried = self.carry(parts, ages, frames[:, -self.config.past - 1 :])
+        return Decoded(carried.frames, carried)
 
     def steer(
         self, centers: Tensor, size: tuple[int, int], where: Tensor, match: Tensor
@@ -322,16 +303,6 @@ class PredictionNetwork(nn.Module):
         features = centers.new_zeros(*centers.shape[:2], self.carry.steer.features)
         past = self.config.past
         return self.carry.steer(centers, size, where[:, :, :past], match[:, :, :past], features)
-
-    def _blend(self, x: Tensor, frame: Tensor, candidates: Tensor) -> Tensor:
-        """Per pixel the best mixture of the candidates, and what is added to it."""
-        config = self.config
-        given = torch.cat([frame, candidates.flatten(1, 3)], dim=1)
-        fine = self.decoder[5](torch.cat([x, F.pixel_unshuffle(given, 2)], dim=1))
-        mixed = F.pixel_shuffle(self.mix(fine), 2).unflatten(1, (config.horizon, -1))
-        weights, added = mixed.split((config.candidates, config.colours), dim=2)
-        weights = weights.softmax(dim=2)[:, :, :, None]
-        return (weights * candidates).sum(dim=2) + added
 
 
 def _double(x: Tensor) -> Tensor:

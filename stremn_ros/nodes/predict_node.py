@@ -66,10 +66,14 @@ class Predictions:
         self._error_pub = node.create_lifecycle_publisher(
             PredictionError, "~/prediction_error", RESULTS
         )
-        self._publishers = [self._image_pub, self._error_pub]
+        self._confidence_pub = node.create_lifecycle_publisher(
+            Image, "~/prediction_confidence", RESULTS
+        )
+        self._publishers = [self._image_pub, self._error_pub, self._confidence_pub]
         self._core = PredictCore(
             predictor,
             publish=self._publish,
+            wants_confidence=lambda: self._confidence_pub.get_subscription_count() > 0,
             log=self._log,
             settings=self._settings,
             topic=self._images.topic,
@@ -128,6 +132,11 @@ class Predictions:
             image.header.frame_id = source.frame_id
             image.header.stamp = _time(predicted.stamp)
             self._image_pub.publish(image_write.encode(image, predicted.image, "rgb8"))
+            if predicted.confidence is not None:
+                sure = Image(header=image.header)
+                self._confidence_pub.publish(
+                    image_write.encode(sure, predicted.confidence, "mono8")
+                )
         if predicted.error is not None and predicted.change is not None:
             self._error_pub.publish(
                 PredictionError(
@@ -163,14 +172,16 @@ class PredictNode(life_cycle.NetworkNode):
         predictor = Predictor.load(
             values["model"],
             device=values["device"],
+            runtime=values["runtime"],
+            auto_build=values["auto_build"],
             processing_size=values["processing_size"] or None,
             slots=values["slots"] or None,
             observe=values["observe"] or None,
         )
         self._predictions.configure(predictor)
         self.get_logger().info(
-            f"configured: model {values['model']}, {predictor.horizon} images at once, predictions "
-            f"after {predictor.observe} images"
+            f"configured: model {values['model']} on {predictor.runtime_name}, "
+            f"{predictor.horizon} images at once, predictions after {predictor.observe} images"
         )
 
     @property

@@ -10,15 +10,18 @@ import torch
 
 from stremn_ros.errors import ModelError, RuntimeUnavailableError
 from stremn_ros.network import SegmentationNetwork
+from stremn_ros.network.flow_prediction import FlowPredictionNetwork
 from stremn_ros.runtime.base import TorchStages
 from stremn_ros.runtime.building.builder import build_onnx, build_tensorrt
 from stremn_ros.runtime.cuda.stages import CudaStages
 from stremn_ros.runtime.device import choose_device
+from stremn_ros.runtime.flow_stages import FlowStages
 from stremn_ros.runtime.onnx.export import checked_files
+from stremn_ros.runtime.onnx.flow_stages import OnnxFlowStages
 from stremn_ros.runtime.onnx.int8 import int8_files
 from stremn_ros.runtime.onnx.library import check_onnxruntime
 from stremn_ros.runtime.onnx.stages import OnnxStages
-from stremn_ros.runtime.table import RUNTIMES
+from stremn_ros.runtime.table import PREDICTION_RUNTIMES, RUNTIMES, listed
 from stremn_ros.runtime.tensorrt.stages import TensorRTStages
 from stremn_ros.runtime.trial import outcomes
 
@@ -68,6 +71,57 @@ def make_stages(
     if wanted.folder and model is None:
         raise RuntimeUnavailableError(f"runtime {runtime} runs a model folder; use runtime torch")
     return MAKERS[runtime](network, chosen, model or Path(), auto_build)
+
+
+def check_prediction_runtime(runtime: str) -> None:
+    """RuntimeUnavailableError where prediction does not know a runtime of this name."""
+    if runtime not in PREDICTION_RUNTIMES:
+        raise RuntimeUnavailableError(
+            f"prediction has no runtime {runtime!r}; use {listed(PREDICTION_RUNTIMES)}"
+        )
+
+
+def make_flow_stages(
+    network: FlowPredictionNetwork,
+    runtime: str,
+    device: str,
+    model: Path,
+    auto_build: bool = False,
+) -> FlowStages:
+    """A prediction network on a runtime; the log says which and why.
+
+    ``auto`` takes ONNX Runtime on a CPU, where it is installed and the model was exported, else
+    PyTorch.
+
+    Args:
+        network: with its weights; model: the folder it came from, which names its export.
+        auto_build: export it where that was not done (with ``auto``, where ONNX Runtime is
+            installed), in a separate process.
+
+    Raises:
+        RuntimeUnavailableError: the runtime or device is unknown, not there, or not for prediction.
+        ModelError: the runtime was asked for, but the export is missing or damaged.
+    """
+    check_prediction_runtime(runtime)
+    chosen = choose_device(device)
+    if runtime == "onnxruntime" and chosen.type != "cpu":
+        raise RuntimeUnavailableError(
+            f"runtime onnxruntime runs on the CPU, and the device is {chosen}; use device cpu, or "
+            "runtime torch"
+        )
+    if runtime == "torch" or chosen.type != "cpu":
+        return FlowStages(network, chosen)
+    try:
+        _exported(model, auto_build)
+        stages = OnnxFlowStages(network, model)
+    except (ModelError, RuntimeUnavailableError) as error:
+        if runtime != "auto":
+            raise
+        say = log.warning if auto_build else log.info  # who asked for it is to know it is slower
+        say("runtime auto takes PyTorch for prediction: %s", error)
+        return FlowStages(network, chosen)
+    log.info("prediction runs on %s", stages.name)
+    return stages
 
 
 def _fastest(
@@ -123,14 +177,20 @@ def _fastest_on_gpu(
 def _onnx(
     network: SegmentationNetwork, device: torch.device, model: Path, auto_build: bool
 ) -> TorchStages:
-    check_onnxruntime()
-    if auto_build:
-        try:
-            checked_files(model)
-        except ModelError as error:
-            log.info("%s; exporting now, which takes a minute", error)
-            build_onnx(model)
+    _exported(model, auto_build)
     return OnnxStages(network, model)
+
+
+def _exported(model: Path, auto_build: bool) -> None:
+    """Makes a model's export where it is wanted and missing."""
+    check_onnxruntime()
+    if not auto_build:
+        return
+    try:
+        checked_files(model)
+    except ModelError as error:
+        log.info("%s; exporting now, which takes a minute", error)
+        build_onnx(model)
 
 
 def _int8(

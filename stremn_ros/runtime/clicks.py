@@ -16,7 +16,7 @@ from stremn_ros.runtime.building.builder import build_onnx
 from stremn_ros.runtime.device import choose_device
 from stremn_ros.runtime.onnx.export import checked_files
 from stremn_ros.runtime.onnx.library import check_onnxruntime
-from stremn_ros.runtime.onnx.stages import new_session
+from stremn_ros.runtime.onnx.sessions import new_session
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class OnnxClicks(TorchClicks):
 
     def __init__(self, model: Path) -> None:
         onnxruntime = check_onnxruntime()
-        self._session: Any = new_session(onnxruntime, checked_files(model)[STAGE], threads=1)
+        self._session: Any = new_session(checked_files(model)[STAGE], threads=1)
         self.name = f"onnxruntime {onnxruntime.__version__} (cpu)"
 
     def _run(

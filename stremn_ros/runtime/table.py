@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -41,6 +42,14 @@ RUNTIMES = {
 }
 """By name; ``choose`` has how each of them is made."""
 
-_NAMES = list(RUNTIMES)
-LISTED = f"auto, {', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
+PREDICTION_RUNTIMES = ("auto", "torch", "onnxruntime")
+"""Those that prediction knows."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a text: a, b or c."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+LISTED = listed(("auto", *RUNTIMES))
 """For texts: all that a parameter or option `runtime` may be."""

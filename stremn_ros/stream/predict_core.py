@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.messages.reading import NANOSECONDS, decode
-from stremn_ros.predictor import Predictor
+from stremn_ros.predictor import Predictor, confidence
 from stremn_ros.stream.diagnosis import (
     WARN,
     InputStatus,
@@ -51,6 +51,8 @@ class Predicted:
     Attributes:
         frame: as it came.
         image: uint8 [H, W, 3], or None while there is no prediction.
+        confidence: uint8 [H, W] of the image, see `predictor.confidence`; None without an image,
+            from a network that does not say it, or where nobody wants it.
         stamp: nanoseconds that it is predicted for; 0 where frames have no stamps.
         error, change: mean absolute difference, 0..1, of this frame from what was predicted for it
             and from the frame before it; None where nothing was predicted.
@@ -59,6 +61,7 @@ class Predicted:
 
     frame: Frame
     image: NDArray[np.uint8] | None
+    confidence: NDArray[np.uint8] | None
     stamp: int
     error: float | None
     change: float | None
@@ -76,6 +79,7 @@ class PredictorState:
     processing_size: tuple[int, int] | None
     error: float | None
     change: float | None
+    runtime: str
     period: float
 
 
@@ -85,6 +89,7 @@ class PredictCore(FrameCore):
     Args:
         predictor: only the worker touches it.
         publish: called in the worker for each frame.
+        wants_confidence: whether somebody would see the confidence; asked for each frame.
         log, settings, topic, node, now, clock: as in FrameCore.
     """
 
@@ -93,6 +98,7 @@ class PredictCore(FrameCore):
         predictor: Predictor,
         *,
         publish: Callable[[Predicted], None],
+        wants_confidence: Callable[[], bool] = lambda: True,
         log: Log,
         settings: PredictSettings | None = None,
         topic: str = "image",
@@ -112,7 +118,7 @@ class PredictCore(FrameCore):
             largest_gap=lambda: self.settings.max_gap,
         )
         self._predictor = predictor
-        self._publish = publish
+        self._publish, self._wants_confidence = publish, wants_confidence
         self._reset_reason = ""  # why the predictor is to forget before the next frame
         self._since = ""  # why it started again the last time
         self._last_stamp = 0
@@ -186,7 +192,20 @@ class PredictCore(FrameCore):
         if frame.stamp and self._steps:
             stamp = frame.stamp + horizon * int(np.median(self._steps))
         image = None if future is None else future[-1]
-        self._publish(Predicted(frame, image, stamp, predictor.error, predictor.change, source))
+        sure = None
+        if image is not None and predictor.spread is not None and self._wants_confidence():
+            sure = confidence(predictor.spread[-1], rgb.shape[:2])
+        self._publish(
+            Predicted(
+                frame,
+                image,
+                sure,
+                stamp,
+                predictor.error,
+                predictor.change,
+                source,
+            )
+        )
         return inside
 
     def _break_in_time(self, frame: Frame) -> str:
@@ -218,6 +237,7 @@ class PredictCore(FrameCore):
             predictor.processing_size,
             predictor.error,
             predictor.change,
+            predictor.runtime_name,
             float(np.median(self._steps)) / NANOSECONDS if self._steps else 0.0,
         )
 
@@ -239,6 +259,7 @@ class PredictCore(FrameCore):
             "horizon": f"{horizon} frames, {horizon * state.period:.3f} s",
             "prediction error": _figure(state.error),
             "change": _figure(state.change),
+            "runtime": state.runtime,
             "memory [bytes]": state.memory_bytes,
             "processing size": "x".join(str(side) for side in state.processing_size or ()),
         }

@@ -76,7 +76,8 @@ def draw_curves(journal: Path, picture: Path, curves: Curves = SEGMENTATION) -> 
         axis.set_xlabel("iteration")
         axis.set_title(title)
         axis.grid(alpha=0.3)
-    left.set_yscale("log")
+    if all(row["loss"] > 0.0 for row in steps):  # a logarithm or a likelihood may be below
+        left.set_yscale("log")
     if checks:
         right.plot(
             [row["iteration"] for row in checks],

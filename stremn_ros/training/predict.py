@@ -33,18 +33,20 @@ from stremn_ros.model_folder import (
     save_prediction_model,
 )
 from stremn_ros.network.conv_lstm import ConvLstm
+from stremn_ros.network.flow_prediction import FlowPredictionNetwork
 from stremn_ros.network.prediction import Decoded, PredictionNetwork
 from stremn_ros.text_files import read_yaml
 from stremn_ros.training.curves import Curves
 from stremn_ros.training.loop import Task, choose_device, run_loop
 from stremn_ros.training.prediction_losses import PredictionLoss
-from stremn_ros.training.unroll_prediction import unroll_prediction
+from stremn_ros.training.unroll_prediction import unroll_flow_prediction, unroll_prediction
 from stremn_ros.training.workers import Workers
 
 log = logging.getLogger(__name__)
 
 VALIDATION_DIGITS = 500  # the last of the training digits, kept for validation
 VALIDATION_SEED = 7
+FORGETFUL = 4  # every so many iterations a network that is given the flow has no memory
 MOVING_MNIST, VIDEOS = "moving_mnist", "videos"
 
 
@@ -57,7 +59,8 @@ class PredictTraining:
         root: folder of MNIST's idx files, or of videos and folders of images, or a list of these.
         exclude: videos held out; validation is done on them.
         rows: pixels of the shorter side that videos are scaled to; 0 for the largest crop's.
-        architecture: ``stremn``, or the baseline ``convlstm``; network: its entries.
+        architecture: ``stremn``, ``flow`` for real video, or the baseline ``convlstm``;
+            network: its entries.
         horizon: frames to predict.
         loss: entries of PredictionLoss.
         update_every: every n-th frame's template is written to the memory.
@@ -133,14 +136,16 @@ class PredictTask(Task):
         if own != config.horizon:
             raise InputError(f"horizon is {config.horizon}, but network.horizon is {own}")
         digits = store = None
+        from_flow = isinstance(network, FlowPredictionNetwork)
+        if from_flow and config.data != VIDEOS:
+            raise InputError(f"the architecture flow is for real video; data must be {VIDEOS}")
         if config.data == MOVING_MNIST:
             found = find_digits(Path(str(config.root)), TRAIN_NAMES)
             digits, self._held_out = found[:-VALIDATION_DIGITS], found[-VALIDATION_DIGITS:]
         else:
             store = self._store(config.exclude)
-        self.blend = getattr(network.config, "head", "") == "blend"
         self.batches = self.stream = PredictBatches(
-            config.phases, config.seed, config.horizon, digits, store, self.blend, rank
+            config.phases, config.seed, config.horizon, digits, store, from_flow, rank
         )
         self.curves = Curves(
             "mse", "squared error per frame", "on held-out clips", factor=1.0, log_scale=True
@@ -174,16 +179,15 @@ class PredictTask(Task):
         self,
         frames: Tensor,
         observe: int,
-        candidates: Tensor | None,
         ages: Sequence[int] | None = None,
     ) -> Decoded:
+        assert not isinstance(self.network, FlowPredictionNetwork)
         return unroll_prediction(
             self.network,
             frames[:, :observe],
             self.config.slots,
             self.config.update_rule,
             self.config.update_every,
-            candidates,
             self.config.horizon,
             ages,
         )
@@ -207,14 +211,28 @@ class PredictTask(Task):
         off = float((path.detach() - truth).abs().mean())
         return self.config.loss.of_paths(path, spread, truth), off
 
+    def _predict_from_flow(self, batch: PredictBatch, with_memory: bool = True) -> Decoded:
+        assert isinstance(self.network, FlowPredictionNetwork)
+        assert batch.flows is not None
+        return unroll_flow_prediction(
+            self.network,
+            batch.frames[:, : batch.observe].to(self.device).float() / 255.0,
+            batch.flows.to(self.device),
+            self.config.slots,
+            self.config.update_rule,
+            self.config.update_every,
+            with_memory,
+        )
+
     def _measure_clips(
         self, batch: PredictBatch, iteration: int
     ) -> tuple[Tensor, dict[str, float]]:
         frames = batch.frames.to(self.device).float() / 255.0
-        given = None
-        if batch.candidates is not None:
-            given = batch.candidates.to(self.device).float() / 255.0
-        decoded = self._predict(frames, batch.observe, given, (batch.reference,))
+        if batch.flows is not None:
+            with_memory = (iteration + 1) % FORGETFUL != 0
+            decoded = self._predict_from_flow(batch, with_memory)
+        else:
+            decoded = self._predict(frames, batch.observe, (batch.reference,))
         predicted, truth = decoded.frames, frames[:, batch.observe :]
         loss = self.config.loss
         coarse = self.stream.phase_of(iteration).coarse
@@ -223,6 +241,8 @@ class PredictTask(Task):
         with torch.no_grad():
             mse = float((predicted - truth).square().sum(dim=(2, 3, 4)).mean())
         total = loss(predicted, truth)
+        if decoded.spread is not None and loss.spread:
+            total = total + loss.of_spread(decoded.spread, predicted, truth)
         if decoded.carried is not None:
             assert decoded.carried.replayed is not None
             first = batch.observe - decoded.carried.replayed.shape[1]
@@ -271,13 +291,14 @@ class PredictTask(Task):
                         VALIDATION_SEED + first,
                         self.config.horizon,
                         store=self._held_out_store,
-                        with_candidates=self.blend,
+                        with_flows=isinstance(self.network, FlowPredictionNetwork),
                     )[0]
                 frames = batch.frames.to(self.device).float() / 255.0
-                given = batch.candidates
-                if given is not None:
-                    given = given.to(self.device).float() / 255.0
-                predicted = self._predict(frames, 10, given).frames.clamp(0.0, 1.0)
+                if batch.flows is not None:
+                    decoded = self._predict_from_flow(batch)
+                else:
+                    decoded = self._predict(frames, 10)
+                predicted = decoded.frames.clamp(0.0, 1.0)
                 errors.append((predicted - frames[:, 10:]).square().sum(dim=(2, 3, 4)))
             return float(torch.cat(errors).mean())
         finally:

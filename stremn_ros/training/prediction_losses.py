@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from stremn_ros.network.carrying import Carried, track
 
+LEAST_ERROR = 1e-4  # mean squared error of a frame below which a better one is worth little
+
 
 @dataclass(frozen=True)
 class PredictionLoss:
@@ -29,6 +31,12 @@ class PredictionLoss:
         path: weight, for the same head, of the distance between a layer's path and where template
             matching finds the layer in the true frames, in pixels; a pixel's colour says nothing
             of a thing that is drawn a digit's width away. Also that of the loss on bare paths.
+        log_l2: weight of the natural logarithm of each frame's mean squared error, which is what a
+            mean PSNR is made of, divided by 100 here; first: how much the first frame of a
+            prediction counts in it, beside 1 for each of the others.
+        ssim: weight of 1 minus the structural similarity, the mean over windows of 7 x 7.
+        spread: weight of the negative log-likelihood of the absolute errors under a Laplace
+            distribution of the spread that the network says (FlowPredictionNetwork).
     """
 
     l1: float = 0.0
@@ -38,6 +46,10 @@ class PredictionLoss:
     coarse: float = 0.0
     replay: float = 0.0
     path: float = 0.0
+    log_l2: float = 0.0
+    first: float = 1.0
+    ssim: float = 0.0
+    spread: float = 0.0
 
     def __call__(self, prediction: Tensor, truth: Tensor) -> Tensor:
         """Frames [B, T, C, H, W] in 0..1 twice -> a scalar."""
@@ -57,7 +69,20 @@ class PredictionLoss:
             for _ in range(3):
                 difference = F.avg_pool2d(difference, 2)
                 loss = loss + self.coarse * difference.square().mean()
+        if self.log_l2:
+            each = (prediction - truth).square().flatten(2).mean(dim=2)
+            share = each.new_ones(each.shape[1])
+            share[0] = self.first
+            mean = ((each + LEAST_ERROR).log() * (share / share.mean())).mean()
+            loss = loss + 0.01 * self.log_l2 * mean
+        if self.ssim:
+            loss = loss + self.ssim * (1.0 - structural_similarity(prediction, truth))
         return 100.0 * loss
+
+    def of_spread(self, spread: Tensor, prediction: Tensor, truth: Tensor) -> Tensor:
+        """Of what the network says of its own errors, which are given: [B, T, H, W] and frames."""
+        error = (prediction.detach() - truth).abs().mean(dim=2)
+        return self.spread * (error / spread + spread.log()).mean()
 
     def of_layers(self, carried: Carried, seen: Tensor, coming: Tensor) -> Tensor:
         """What is asked of the layers themselves.
@@ -94,6 +119,25 @@ class PredictionLoss:
 def shrinkage_factor(error: Tensor, a: float, c: float) -> Tensor:
     """1 / (1 + exp(a (c - error))), by which the shrinkage loss scales an error's penalty."""
     return torch.sigmoid(a * (error - c))
+
+
+def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Frames [B, T, C, H, W] in 0..1 twice -> the mean over windows of 7 x 7, a scalar.
+
+    As ``evaluation.prediction_metrics.ssim``, but differentiable, and with the population's
+    covariance in place of the sample's.
+    """
+    x, y = a.flatten(0, 1), b.flatten(0, 1)
+
+    def mean(z: Tensor) -> Tensor:
+        return F.avg_pool2d(z, 7, 1)
+
+    mx, my = mean(x), mean(y)
+    vx, vy = mean(x * x) - mx * mx, mean(y * y) - my * my
+    covariance = mean(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    above = (2.0 * mx * my + c1) * (2.0 * covariance + c2)
+    return (above / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean()
 
 
 def scale_invariant_gradient(

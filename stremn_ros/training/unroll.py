@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from stremn_ros.memory.rules import Rule
 from stremn_ros.memory.similarity import slot_similarity
 from stremn_ros.network import SegmentationNetwork, aggregate_logits, space_time_read
+from stremn_ros.network.flow_prediction import FlowPredictionNetwork
 from stremn_ros.network.prediction import PredictionNetwork
 from stremn_ros.training.damage import MaskDamage
 
@@ -132,7 +133,7 @@ def _claimed(masks: Tensor, truth: Tensor, new: Tensor) -> Tensor:
     return torch.where(new, truth, masks * (1.0 - claimed))
 
 
-Remembering = SegmentationNetwork | PredictionNetwork
+Remembering = SegmentationNetwork | PredictionNetwork | FlowPredictionNetwork
 
 
 class ClipMemory:

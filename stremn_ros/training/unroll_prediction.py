@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stremn_ros.memory.rules import RULES
 from stremn_ros.network.conv_lstm import ConvLstm
+from stremn_ros.network.flow_prediction import FlowEncoding, FlowPredictionNetwork
 from stremn_ros.network.prediction import STACK, Decoded, Encoding, PredictionNetwork
 from stremn_ros.training.unroll import ClipMemory
 
@@ -19,7 +20,6 @@ def unroll_prediction(
     slots: int,
     rule: str,
     update_every: int,
-    candidates: Tensor | None = None,
     horizon: int | None = None,
     ages: Sequence[int] | None = None,
 ) -> Decoded:
@@ -27,7 +27,6 @@ def unroll_prediction(
 
     Args:
         frames: [B, T, C, H, W] in 0..1, T at least 3; slots, rule, update_every: of the memory.
-        candidates: [B, horizon, N, C, H, W] for a network with the head ``blend``.
         horizon: for a ConvLSTM; the prediction network has its own.
         ages: of the frames that the head ``layers`` divides, counted back from the last; None for
             the network's references.
@@ -62,6 +61,45 @@ def unroll_prediction(
         torch.cat(reads),
         Encoding(*(torch.cat(maps) for maps in zip(*queries))),
         frames[:, -network.config.kept :],
-        candidates,
         ages,
     )
+
+
+def unroll_flow_prediction(
+    network: FlowPredictionNetwork,
+    frames: Tensor,
+    flows: Tensor,
+    slots: int,
+    rule: str,
+    update_every: int,
+    with_memory: bool = True,
+) -> Decoded:
+    """The frames that follow clips, by a network that is given the optical flow.
+
+    Args:
+        frames: [B, T, C, H, W] in 0..1, T at least 3; flows: [B, T - 1, 2, H/2, W/2].
+        slots, rule, update_every: of the memory; with_memory: False reads zeros instead.
+    """
+    clips, seen = frames.shape[:2]
+    now = seen - 1
+    written = list(range(STACK - 1, now, update_every)) if with_memory else []
+    ends = [*written, now]
+    encoded = network.encode(
+        torch.stack([frames[:, end - 1 : end + 1] for end in ends], dim=1).flatten(0, 1),
+        torch.stack([flows[:, end - 2 : end] for end in ends], dim=1).flatten(0, 1),
+    )
+
+    def at(maps: Tensor, n: int) -> Tensor:
+        return maps.unflatten(0, (clips, len(ends)))[:, n]
+
+    query = FlowEncoding(*(at(maps, -1) for maps in encoded))
+    memory = ClipMemory(network, slots, RULES[rule])
+    nobody = torch.zeros(clips, dtype=torch.bool, device=frames.device)
+    for n in range(len(written)):
+        memory.remember(at(encoded.template, n), at(encoded.key, n), nobody)
+    height, width = query.key.shape[-2:]
+    if written:
+        read = memory.read(query.key).transpose(1, 2).unflatten(2, (height, width))
+    else:
+        read = query.key.new_zeros(clips, network.config.value_channels, height, width)
+    return network.decode(read, query, frames[:, now], flows[:, -1])

@@ -15,7 +15,7 @@ from stremn_ros.model_folder import (
     load_network,
     load_prediction_network,
     model_folders,
-    task_of,
+    read_task,
 )
 
 
@@ -36,7 +36,7 @@ def _entry(config: Path) -> dict[str, Any]:
             entry["trained"] = True
             entry["mib"] = round(weights.stat().st_size / 2**20, 1)
             load = {PREDICTION: load_prediction_network, CLICKS: load_click_network}
-            load.get(task_of(config.parent), load_network)(config.parent)
+            load.get(read_task(config), load_network)(config.parent)
     except Exception as error:
         entry["error"] = describe(error)
     return entry

@@ -9,7 +9,7 @@ from typing import Any
 from stremn_ros.nodes.parameters.cameras import wrong_cameras
 from stremn_ros.nodes.parameters.spec import RUN_TIME, START, UNCONFIGURED, ParameterSpec
 from stremn_ros.options import TUNABLES
-from stremn_ros.runtime.table import LISTED
+from stremn_ros.runtime.table import LISTED, PREDICTION_RUNTIMES, listed
 from stremn_ros.stream.settings import FARTHEST_AHEAD
 
 SEGMENT = "segment_node"
@@ -497,6 +497,20 @@ _PREDICT = (
         "model",
         "predict_rgb",
         "Name of a prediction model under models/, or the path of a model folder.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        "runtime",
+        "auto",
+        f"What runs the network: {listed(PREDICTION_RUNTIMES)}. auto takes ONNX Runtime on a CPU, "
+        "for a model that was exported, else PyTorch.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
+        "auto_build",
+        False,
+        "Export the model for ONNX Runtime in configure if that was not done: about a minute, "
+        "once. Without it auto takes PyTorch until you run `stremn export MODEL --runtime onnx`.",
         UNCONFIGURED,
     ),
     _shared("device"),

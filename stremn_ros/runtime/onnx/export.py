@@ -9,24 +9,30 @@ from typing import Any
 
 import torch
 
-from stremn_ros.errors import RuntimeUnavailableError
+from stremn_ros.errors import ModelError, RuntimeUnavailableError
 from stremn_ros.files import sha256
 from stremn_ros.model_folder import (
     CLICKS,
     CONFIG,
+    PREDICTION,
     WEIGHTS,
     load_click_network,
     load_network,
-    task_of,
+    load_prediction_network,
+    read_task,
 )
+from stremn_ros.network.flow_prediction import FlowPredictionNetwork
 from stremn_ros.runtime.building.cache import checked_entry, keyed_folder, new_entry, write_key
-from stremn_ros.runtime.building.export_stage import OPSET, difference, export_stage
+from stremn_ros.runtime.building.export_stage import OPSET, StageSpec, difference, export_stage
+from stremn_ros.runtime.onnx import flow_graphs
 from stremn_ros.runtime.onnx.graphs import click_specs, cpu_specs
 from stremn_ros.runtime.onnx.library import check_export
 
 log = logging.getLogger(__name__)
 
-FORMAT = 8  # raise it when ``cpu_graphs`` changes
+FORMAT = 8  # raise it when the graphs change
+FLOW_SIZE = (128, 160)  # of the comparison of a prediction network
+SIZE = (240, 432)  # of the comparison of a segmentation network
 STAGES = (
     "query_encoder",
     "segment",
@@ -38,11 +44,6 @@ STAGES = (
 )
 
 
-def stages_of(model: Path) -> tuple[str, ...]:
-    """Names of the stages that the export of this model folder has."""
-    return (CLICKS,) if task_of(model) == CLICKS else STAGES
-
-
 def wanted_key(model: Path) -> dict[str, Any]:
     """What an export of this model folder must have been made of."""
     return {
@@ -51,6 +52,27 @@ def wanted_key(model: Path) -> dict[str, Any]:
         "weights": sha256(model / WEIGHTS),
         "config": sha256(model / CONFIG),
     }
+
+
+def stages_of(model: Path) -> tuple[str, ...]:
+    """Names of the stages that a model is exported as; ModelError where its config is damaged."""
+    stages = {PREDICTION: flow_graphs.STAGES, CLICKS: (CLICKS,)}
+    return stages.get(read_task(model / CONFIG), STAGES)
+
+
+def _specs(model: Path, size: tuple[int, int] | None) -> dict[str, StageSpec]:
+    task = read_task(model / CONFIG)
+    if task == CLICKS:
+        return click_specs(*load_click_network(model))
+    if task != PREDICTION:
+        return cpu_specs(load_network(model)[0], size or SIZE)
+    network, spec = load_prediction_network(model)
+    if not isinstance(network, FlowPredictionNetwork):
+        raise ModelError(
+            f"{model.name} runs on PyTorch only: of prediction models those of the architecture "
+            f"'flow' can be exported, and this one's is {spec.architecture!r}"
+        )
+    return flow_graphs.flow_specs(network, size or FLOW_SIZE)
 
 
 def entry_folder(model: Path) -> Path:
@@ -79,28 +101,25 @@ def checked_files(model: Path) -> dict[str, Path]:
 
 def export_onnx(
     model: Path,
-    size: tuple[int, int] = (240, 432),
+    size: tuple[int, int] | None = None,
     progress: Callable[[str], None] = log.info,
 ) -> dict[str, float]:
     """Exports a model's stages into the cache and compares each with PyTorch.
 
     Args:
-        model: the model's folder; size: rows and columns of the comparison, which a click network
-            does not ask for; progress: receives what is going on, a line per stage.
+        model: the model's folder. size: rows and columns of the comparison, None for the task's; a
+            click network does not ask for it. progress: receives what is going on, a line a stage.
 
     Returns:
         The largest absolute difference of any output, for each stage.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or its kind cannot be exported.
         RuntimeUnavailableError: onnx, onnxscript or onnxruntime are not installed, or a stage
             differs by more than 1e-2.
     """
     onnxruntime = check_export()
-    if task_of(model) == CLICKS:
-        specs = click_specs(*load_click_network(model))
-    else:
-        specs = cpu_specs(load_network(model)[0], size)
+    specs = _specs(model, size)
     differences: dict[str, float] = {}
     with new_entry(entry_folder(model)) as folder:
         for number, (name, spec) in enumerate(specs.items(), 1):

@@ -59,23 +59,34 @@ class _Object(Part):
         return read.transpose(1, 2).unflatten(2, query_key.shape[-2:])
 
 
+def plain_read(
+    query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor, affinity: str, channels: int
+) -> Tensor:
+    """``space_time_read`` in plain operations, of which ONNX Runtime makes three.
+
+    Args:
+        query_key: [1, Ck, h, w]; keys, values, bias: [1, M, Ck], [1, M, Cv], [1, 1, M].
+        affinity, channels: of the network's configuration (``key_channels``).
+    """
+    cells = query_key.flatten(2).transpose(1, 2)
+    # what is subtracted for a whole memory cell rides in one more channel of the product
+    less = -bias.transpose(1, 2).clamp(min=-1e4)
+    scale = 1.0 / math.sqrt(channels)
+    if affinity == "selective":
+        cells, keys = selective_terms(cells, keys)
+    elif affinity == "l2":
+        cells, less = 2.0 * cells, less + scale * keys.square().sum(dim=-1, keepdim=True)
+    cells = scale * cells
+    one = -torch.ones_like(cells[..., :1])
+    scores = torch.cat([cells, one], dim=-1) @ torch.cat([keys, less], dim=-1).transpose(1, 2)
+    read = scores.softmax(dim=-1) @ values
+    return read.transpose(1, 2).unflatten(2, query_key.shape[-2:])
+
+
 class _FastObject(_Object):
     def read(self, query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """``space_time_read`` in plain operations, of which ONNX Runtime makes three."""
         config = self.network.config
-        cells = query_key.flatten(2).transpose(1, 2)
-        # what is subtracted for a whole memory cell rides in one more channel of the product
-        less = -bias.transpose(1, 2).clamp(min=-1e4)
-        scale = 1.0 / math.sqrt(config.key_channels)
-        if config.affinity == "selective":
-            cells, keys = selective_terms(cells, keys)
-        elif config.affinity == "l2":
-            cells, less = 2.0 * cells, less + scale * keys.square().sum(dim=-1, keepdim=True)
-        cells = scale * cells
-        one = -torch.ones_like(cells[..., :1])
-        scores = torch.cat([cells, one], dim=-1) @ torch.cat([keys, less], dim=-1).transpose(1, 2)
-        read = scores.softmax(dim=-1) @ values
-        return read.transpose(1, 2).unflatten(2, query_key.shape[-2:])
+        return plain_read(query_key, keys, values, bias, config.affinity, config.key_channels)
 
 
 class _Segment(nn.Module):
@@ -169,7 +180,7 @@ class _Half(nn.Module):
         return self.convolution(x).chunk(2, dim=1)[self.index]
 
 
-class _Fusion(nn.Module):
+class Fusion(nn.Module):
     def __init__(self, cell: FusionCell) -> None:
         super().__init__()
         self.cell = cell
@@ -188,7 +199,7 @@ def _joint(*parts: nn.Conv2d) -> nn.Conv2d:
     return joint
 
 
-class _FastFusion(_Fusion):
+class FastFusion(Fusion):
     """The Fusion Cell with the two convolutions of one input as one, so that it is read once.
 
     Both halves name the same convolution of the same input; a runtime computes it once.
@@ -229,7 +240,7 @@ class _WinogradFusion(nn.Module):
         return (fused.transpose(1, 2).unflatten(2, size),)
 
 
-class _Compare(nn.Module):
+class Compare(nn.Module):
     def forward(self, own: Tensor, others: Tensor) -> tuple[Tensor, ...]:
         return mutual_similarity(own, others)
 
@@ -322,12 +333,12 @@ def cpu_specs(
         ),
         "heads": (Heads(fast), Heads(network), {"template": (one, maps(1))}, values),
         "fusion": (
-            (_WinogradFusion if winograd else _FastFusion)(network.fusion),
-            _Fusion(network.fusion),
+            (_WinogradFusion if winograd else FastFusion)(network.fusion),
+            Fusion(network.fusion),
             {"x_i": (one, maps(1)), "x_j": (other, maps(1))},
             ("fused",),
         ),
-        "compare": (_Compare(), _Compare(), compared, ("forward", "backward")),
+        "compare": (Compare(), Compare(), compared, ("forward", "backward")),
     }
     return {
         name: StageSpec(

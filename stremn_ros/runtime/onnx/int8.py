@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from stremn_ros.runtime.building.export_stage import export_stage
 from stremn_ros.runtime.onnx.export import checked_files, wanted_key
 from stremn_ros.runtime.onnx.graphs import cpu_specs
 from stremn_ros.runtime.onnx.library import import_onnxruntime
+from stremn_ros.runtime.onnx.sessions import Sessions
 from stremn_ros.runtime.onnx.stages import OnnxStages
 
 log = logging.getLogger(__name__)
@@ -81,29 +82,28 @@ def int8_files(model: Path) -> dict[str, Path]:
     return {**files, **{stage: folder / name for stage, name in names.items()}}
 
 
-class RecordingStages(OnnxStages):
-    """ONNX Runtime in single precision that keeps samples of what the stages are given.
+class RecordingSessions(Sessions):
+    """Sessions in single precision that keep samples of what they are given.
 
     A frame with one object runs as one graph and several as others: each is recorded as if it had
     run, so that one recording serves both.
 
-    Args:
-        network, model: see ``OnnxStages``.
+    Args: as of ``Sessions``.
     """
 
-    def __init__(self, network: SegmentationNetwork, model: Path) -> None:
-        super().__init__(network, model)
+    def __init__(self, files: Mapping[str, Path], threads: int = 0) -> None:
+        super().__init__(files, threads)
         self.samples: dict[str, list[Sample]] = {stage: [] for stage in STAGES}
         self._calls: dict[str, int] = {}
         self._image: Tensor | None = None
 
-    def _run(self, stage: str, **inputs: Tensor) -> list[Tensor]:
+    def run(self, stage: str, **inputs: Tensor) -> list[Tensor]:
         if stage == "query_encoder":
             self._image = inputs["image"].clone()
         calls = self._calls[stage] = self._calls.get(stage, -1) + 1
         if calls % EVERY.get(stage, EVERY_OTHER) == 0:
             self._keep(stage, inputs)
-        return super()._run(stage, **inputs)
+        return super().run(stage, **inputs)
 
     def _keep(self, stage: str, inputs: dict[str, Tensor]) -> None:
         memory: dict[str, Tensor] = {
@@ -112,7 +112,7 @@ class RecordingStages(OnnxStages):
             if name in inputs
         }
         if stage == "segment":
-            query = Query(*super()._run("query_encoder", image=inputs["image"]))
+            query = Query(*super().run("query_encoder", image=inputs["image"]))
             maps = {name: getattr(query, name) for name in ("key", "value", "skip8", "skip4")}
             self._add("object", {**maps, **memory})
         elif stage == "object":
@@ -125,6 +125,24 @@ class RecordingStages(OnnxStages):
         samples = self.samples[stage]
         if len(samples) < SAMPLES:
             samples.append({name: tensor.numpy().copy() for name, tensor in inputs.items()})
+
+
+class RecordingStages(OnnxStages):
+    """ONNX Runtime with ``RecordingSessions``.
+
+    Args:
+        network, model: see ``OnnxStages``.
+    """
+
+    _sessions: RecordingSessions
+
+    def __init__(self, network: SegmentationNetwork, model: Path) -> None:
+        super().__init__(network, model, sessions=RecordingSessions)
+
+    @property
+    def samples(self) -> dict[str, list[Sample]]:
+        """By stage."""
+        return self._sessions.samples
 
 
 def export_int8(

@@ -1,0 +1,75 @@
+"""The stages of a prediction network that is given the optical flow, here on eager PyTorch."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from stremn_ros.memory.similarity import mutual_similarity
+from stremn_ros.network import space_time_read
+from stremn_ros.network.flow_prediction import FlowEncoding, FlowPredictionNetwork
+from stremn_ros.network.prediction import Decoded
+
+
+class FlowStages:
+    """Runs a network's stages on PyTorch without gradients; the base of other runtimes.
+
+    Tensors lie on ``device``; none is kept between calls.
+    """
+
+    def __init__(self, network: FlowPredictionNetwork, device: torch.device) -> None:
+        self.network = network.to(device).eval()
+        self.config, self.stride = network.config, network.stride
+        self.device = device
+        self.name = f"torch ({device})"
+
+    def scope(self) -> AbstractContextManager[None]:
+        """Entered around a frame's work: settings for what PyTorch does between the stages."""
+        return nullcontext()
+
+    @torch.inference_mode()
+    def encode(
+        self, before: Tensor, newest: Tensor, flow_before: Tensor, flow: Tensor
+    ) -> FlowEncoding:
+        """The last two frames [B, C, H, W] and their flows [B, 2, H/2, W/2]."""
+        return self.network.encode(
+            torch.stack([before, newest], dim=1), torch.stack([flow_before, flow], dim=1)
+        )
+
+    @torch.inference_mode()
+    def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.memory_key(template, image_key), self.network.memory_value(template)
+
+    @torch.inference_mode()
+    def fuse(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+        return self.network.fusion(x_i, x_j)
+
+    @torch.inference_mode()
+    def compare(self, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [N, 1, hw, Ck] and [N, K, hw, Ck] -> both similarities [N, K]."""
+        return mutual_similarity(own, others)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        encoding: FlowEncoding,
+        newest: Tensor,
+        flow: Tensor,
+        contents: tuple[Tensor, Tensor, Tensor | None] | None,
+    ) -> Decoded:
+        """The coming frames.
+
+        Args:
+            encoding: of the last two frames; newest: [B, C, H, W]; flow: [B, 2, H/2, W/2].
+            contents: keys [B, M, Ck], values [B, M, Cv] and mask of the memory; None: no memory.
+        """
+        height, width = encoding.key.shape[-2:]
+        if contents is None:
+            read = newest.new_zeros(len(newest), self.config.value_channels, height, width)
+        else:
+            cells = encoding.key.flatten(2).transpose(1, 2)
+            read = space_time_read(cells, *contents, self.config.affinity)
+            read = read.transpose(1, 2).unflatten(2, (height, width))
+        return self.network.decode(read, encoding, newest, flow)

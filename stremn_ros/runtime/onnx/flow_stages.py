@@ -1,0 +1,83 @@
+"""The stages of a prediction network that is given the optical flow, on ONNX Runtime's CPU."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stremn_ros.network.flow_prediction import FlowEncoding, FlowPredictionNetwork, aligned
+from stremn_ros.network.prediction import Decoded
+from stremn_ros.runtime.flow_stages import FlowStages
+from stremn_ros.runtime.onnx.export import checked_files
+from stremn_ros.runtime.onnx.library import check_onnxruntime
+from stremn_ros.runtime.onnx.sessions import Sessions, one_thread, zeros
+
+NO_CELLS = 4  # that stand for no memory: their values are zero, and so is what is read of them
+
+
+class OnnxFlowStages(FlowStages):
+    """Runs a network on ONNX Runtime's CPU provider, one clip at a time.
+
+    Args:
+        network: of the model; model: the folder whose export is loaded.
+        threads: of ONNX Runtime; 0 takes PyTorch's number.
+
+    Raises:
+        RuntimeUnavailableError: onnxruntime cannot be imported.
+        ModelError: there is no export of this model, or one that is damaged.
+    """
+
+    def __init__(self, network: FlowPredictionNetwork, model: Path, threads: int = 0) -> None:
+        super().__init__(network, torch.device("cpu"))
+        check_onnxruntime()  # before its files: without it nobody wants them
+        self._sessions = Sessions(checked_files(model), threads)
+        self.name = f"onnxruntime {self._sessions.version} (cpu)"
+        config = network.config
+        self._nothing = (
+            zeros(1, NO_CELLS, config.key_channels),
+            zeros(1, NO_CELLS, config.value_channels),
+            None,
+        )
+
+    def scope(self) -> AbstractContextManager[None]:
+        return one_thread()
+
+    @torch.inference_mode()
+    def encode(
+        self, before: Tensor, newest: Tensor, flow_before: Tensor, flow: Tensor
+    ) -> FlowEncoding:
+        earlier, flow_earlier = aligned(before, flow_before, flow)
+        maps = self._sessions.each(
+            "encode", newest=newest, flow=flow, earlier=earlier, flow_earlier=flow_earlier
+        )
+        return FlowEncoding(*(*maps, earlier))
+
+    def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
+        key, value = self._sessions.each("heads", template=template)
+        return key, value
+
+    def fuse(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+        return self._sessions.each("fusion", x_i=x_i, x_j=x_j)[0]
+
+    def compare(self, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        forward, backward = self._sessions.each("compare", own=own, others=others)
+        return forward, backward
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        encoding: FlowEncoding,
+        newest: Tensor,
+        flow: Tensor,
+        contents: tuple[Tensor, Tensor, Tensor | None] | None,
+    ) -> Decoded:
+        memory = self._sessions.memory(*(contents or self._nothing))
+        asked = encoding._asdict()
+        earlier = asked.pop("earlier")
+        features, motion = self._sessions.each("move", flow=flow, **memory, **asked)
+        carried = self.network.carry(features, motion, newest, earlier)
+        frames, spread = self._sessions.run("mix", **carried._asdict())
+        return Decoded(frames, spread=spread)
