@@ -14,13 +14,16 @@ from conftest import Exported
 from prediction_helpers import tiny_prediction_model
 from shapes import scene
 
-from stremn_ros.errors import ModelError
 from stremn_ros.model_folder import (
+    CLICKS,
+    CONFIG,
+    PREDICTION,
     available_models,
     find_model,
+    load_click_network,
     load_network,
     load_prediction_network,
-    read_config,
+    read_task,
 )
 from stremn_ros.predictor import Predictor
 
@@ -137,11 +140,8 @@ def test_loaded_networks_wait_for_no_numbers(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(torch.nn.init, name, note)
     for name in available_models():
         folder = find_model(name)
-        try:
-            read_config(folder)
-            network = load_network(folder)[0]
-        except ModelError:
-            network = load_prediction_network(folder)[0]
+        load = {PREDICTION: load_prediction_network, CLICKS: load_click_network}
+        network = load.get(read_task(folder / CONFIG), load_network)(folder)[0]
         tensors = [*network.parameters(), *network.buffers()]
         assert tensors
         assert not any(tensor.is_meta for tensor in tensors), name

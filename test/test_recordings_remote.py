@@ -105,7 +105,8 @@ def test_a_seeds_file_may_name_the_recording_by_its_url(
 ) -> None:
     memory.put(str(there / "drive"), "/fleet/day2/drive", recursive=True)
     entries = "".join(
-        f"- {{recording: '{BUCKET}/{day}/drive', frame: {frame}, id: 1, box: [10, 10, 20, 20]}}\n"
+        f"- {{recording: '{BUCKET}/{day}/drive', frame: {frame}, id: 1, "
+        "polygon: [[10, 10], [30, 10], [30, 30], [10, 30]]}\n"
         for day, frame in (("day1", 0), ("day2", 2))
     )
     (there / "both.yaml").write_text(entries)

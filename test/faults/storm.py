@@ -242,7 +242,7 @@ class Maker:
         if what == "set_parameters":
             name, value = self.random.choice(
                 (
-                    ("min_score", self.random.choice((math.nan, -1.0, 2.0, 1e300))),
+                    ("min_score", self.random.choice((math.nan, -1.5, 2.0, 1e300))),
                     ("overlay_alpha", self.text()),
                     ("update_rule", self.text() + "?"),
                     ("model", self.text()),
