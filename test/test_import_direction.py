@@ -87,6 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "training",
         "web",
         "web.node_source",
+        "web.recording_frames",
     },
 }
 # for type checkers alone; they are loaded when a name is first used (test_package.py)
