@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from stremn_ros.errors import InputError, ModelError
 from stremn_ros.messages.image_read import decode_rgb
-from stremn_ros.stream import commands
+from stremn_ros.stream import commands, segment_core
 from stremn_ros.stream import diagnosis as reports
 from stremn_ros.stream.limited_log import LimitedLog
 from stremn_ros.stream.seed_requests import OnOverlap
@@ -899,3 +899,44 @@ def test_the_first_loss_is_told_again_after_an_activation(rig):
         rig.core.activate()
     told = [line for _, line in rig.logs if "1 image on /camera/image lost on the way" in line]
     assert len(told) == 2
+
+
+def test_it_sleeps_while_nothing_is_followed_and_nobody_subscribes(monkeypatch):
+    """Images are counted and not decoded, but one a second, so that a bad one is reported."""
+    now, wanted, decoded = [100.0], [False], []
+    real = segment_core.decode
+
+    def noted(message):
+        decoded.append(message)
+        return real(message)
+
+    monkeypatch.setattr(segment_core, "decode", noted)
+    rig = Rig(clock=lambda: now[0], wanted=lambda: wanted[0])
+    try:
+        for _ in range(10):
+            rig.send(picture())
+        assert (len(decoded), len(rig.published)) == (1, 1)
+        assert rig.core.counters().segmented == 10
+        now[0] += 1.5
+        bad = message(picture())
+        bad.encoding = "no_such"
+        rig.core.on_frame(bad)
+        rig.settle()
+        assert "no_such" in rig.logs[-1][1], "what cannot be read is reported asleep, too"
+        wanted[0] = True  # somebody subscribes
+        rig.send(picture())
+        rig.send(picture())
+        assert len(rig.published) == 3
+        wanted[0] = False
+        rig.core.seed_mask(mask_message(masks()), ["cup", "box"])
+        before = len(decoded)
+        rig.send(picture(1))
+        rig.send(picture(2))
+        assert len(decoded) == before + 2, "followed objects are followed, whoever listens"
+        np.testing.assert_array_equal(rig.published[-1].result.labels, masks(2))
+        rig.core.reset()
+        before = len(decoded)
+        rig.send(picture(3))
+        assert len(decoded) == before
+    finally:
+        rig.core.close()

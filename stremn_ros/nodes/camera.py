@@ -130,9 +130,10 @@ class Camera:
         values, node = self._values, self._node
 
         depth_topic = self._own_topic("depth_topic")
-        self._outputs = Outputs(node, self._private, self._settings, values, bool(depth_topic))
+        outputs = Outputs(node, self._private, self._settings, values, bool(depth_topic))
+        self._outputs = outputs
         if depth_topic:
-            self._make_space(depth_topic, self._outputs)
+            self._make_space(depth_topic, outputs)
         path = node.get_fully_qualified_name()
         self._core = SegmentCore(
             segmenter,
@@ -146,6 +147,7 @@ class Camera:
             node=path,
             now=lambda: node.get_clock().now().nanoseconds,
             worker=worker,
+            wanted=lambda: outputs.wanted,
         )
         self._core.enable(self._enabled)
         words = [*path.strip("/").split("/"), *([self.name] if self.name else [])]

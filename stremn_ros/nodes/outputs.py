@@ -304,6 +304,11 @@ class Outputs:
             if row.name == "objects" and self._vision is not None:
                 self._publish_vision(self._vision, segmented)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody subscribes to anything."""
+        return any(publisher.get_subscription_count() > 0 for publisher in self._made)
+
     def demand(self) -> Demand:
         """What somebody wants of the objects in space."""
         wanted = [row for row, made in self._in_space if row.wanted(self._settings, made)]

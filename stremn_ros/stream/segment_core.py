@@ -40,6 +40,7 @@ from stremn_ros.stream.settings import Settings
 from stremn_ros.stream.worker import Job, Worker
 
 # id (0: a free one), name, hints for `HintMasks.make`, and what is asked for beside them
+_LOOK = 1.0  # seconds between two images that are decoded while it sleeps
 HintSeed = tuple[int, str, dict[str, Any], SeedOptions]
 
 
@@ -70,10 +71,12 @@ class SegmentCore(FrameCore):
         now: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
         worker: Worker | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
         super().__init__(seed_buffer, log, self.settings, topic, node, now, clock, worker)
-        self._publish, self._seeded = publish, seeded
+        self._publish, self._seeded, self._wanted = publish, seeded, wanted
+        self._looked = -1e9  # when an image was last decoded
 
         def running() -> float:
             return self._clock()
@@ -368,11 +371,15 @@ class SegmentCore(FrameCore):
                 self._condition.notify_all()
 
     def _segment(self, frame: Frame) -> SegmentResult | None:
-        """Masks of a frame, published and counted; None when that failed."""
+        """Masks of a frame, published and counted; None when that failed, or nobody wants them."""
         free_since = self._worker.free_since
         problem, result, done = "", None, None
+        if self._asleep():
+            self._count(self._timing_of(frame, free_since, 0.0), "")
+            return None
         try:
             rgb = decode(frame.message)
+            self._looked = self._clock()
             self._followed.apply_settings()
             result = self._followed.segment(rgb)
             # Publish first, remember after: the mask need not wait for the memory.
@@ -384,6 +391,14 @@ class SegmentCore(FrameCore):
             problem = f"image not segmented: {describe_error(error)}"
         self._count(done, problem)
         return None if done is None else result
+
+    def _asleep(self) -> bool:
+        """Nothing is followed and nobody wants the empty masks, so images are not even decoded.
+
+        One a second is: an image that cannot be read is reported before anything is followed.
+        """
+        idle = not self._followed.segmenter.ids and not self._wanted()
+        return idle and self._clock() - self._looked < _LOOK
 
     def _remember(self) -> None:
         try:
