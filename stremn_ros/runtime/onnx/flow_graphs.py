@@ -13,7 +13,14 @@ from torch.nn import functional as F
 
 from stremn_ros.network.flow_prediction import Carried, FlowEncoding, FlowPredictionNetwork, twice
 from stremn_ros.runtime.building.export_stage import StageSpec
-from stremn_ros.runtime.onnx.graphs import Compare, FastFusion, Fusion, plain_read
+from stremn_ros.runtime.onnx.graphs import (
+    Compare,
+    FastFusion,
+    Fusion,
+    GraphTable,
+    plain_read,
+    specs_of,
+)
 
 STAGES = ("encode", "move", "mix", "heads", "fusion", "compare")
 
@@ -156,7 +163,7 @@ def flow_specs(network: FlowPredictionNetwork, size: tuple[int, int]) -> dict[st
         "own": (example(1, 1, h * w, config.key_channels), {2: own_cells}),
         "others": (example(1, 3, h * w, config.key_channels), {1: slots, 2: own_cells}),
     }
-    table: dict[str, tuple[nn.Module, nn.Module, dict[str, Any], tuple[str, ...]]] = {
+    table: GraphTable = {
         "encode": (_Encode(network), _Encode(network), seen, FlowEncoding._fields[:-1]),
         "move": (
             _Move(network),
@@ -179,13 +186,4 @@ def flow_specs(network: FlowPredictionNetwork, size: tuple[int, int]) -> dict[st
         ),
         "compare": (Compare(), Compare(), compared, ("forward", "backward")),
     }
-    return {
-        name: StageSpec(
-            module.eval(),
-            {key: tensor for key, (tensor, _) in inputs.items()},
-            {key: dimensions for key, (_, dimensions) in inputs.items()},
-            outputs,
-            reference.eval(),
-        )
-        for name, (module, reference, inputs, outputs) in table.items()
-    }
+    return specs_of(table)

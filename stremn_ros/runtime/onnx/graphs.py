@@ -254,6 +254,24 @@ def _plain_image(network: SegmentationNetwork) -> SegmentationNetwork:
     return network.eval()
 
 
+# stage -> graph, what it must compute, inputs (example, dynamic dimensions), names of the outputs
+GraphTable = dict[str, tuple[nn.Module, nn.Module, dict[str, Any], tuple[str, ...]]]
+
+
+def specs_of(table: GraphTable) -> dict[str, StageSpec]:
+    """The stages of a table, to be exported and compared."""
+    return {
+        name: StageSpec(
+            module.eval(),
+            {key: tensor for key, (tensor, _) in inputs.items()},
+            {key: dimensions for key, (_, dimensions) in inputs.items()},
+            outputs,
+            reference.eval(),
+        )
+        for name, (module, reference, inputs, outputs) in table.items()
+    }
+
+
 def cpu_specs(
     network: SegmentationNetwork, size: tuple[int, int], winograd: bool = True
 ) -> dict[str, StageSpec]:
@@ -311,7 +329,7 @@ def cpu_specs(
         "others": (example(1, 3, h * w, config.key_channels), {1: slots, 2: own_cells}),
     }
     values = ("value",) if config.key_source == "image" else ("value", "key")
-    table: dict[str, tuple[nn.Module, nn.Module, dict[str, Any], tuple[str, ...]]] = {
+    table: GraphTable = {
         "query_encoder": (QueryEncoder(fast), QueryEncoder(network), image, Query._fields),
         "segment": (
             _Segment(_FastObject(fast)),
@@ -340,16 +358,7 @@ def cpu_specs(
         ),
         "compare": (Compare(), Compare(), compared, ("forward", "backward")),
     }
-    return {
-        name: StageSpec(
-            module.eval(),
-            {key: tensor for key, (tensor, _) in inputs.items()},
-            {key: dimensions for key, (_, dimensions) in inputs.items()},
-            outputs,
-            reference.eval(),
-        )
-        for name, (module, reference, inputs, outputs) in table.items()
-    }
+    return specs_of(table)
 
 
 def click_specs(network: ClickNetwork, spec: ClicksSpec) -> dict[str, StageSpec]:
