@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from stremn_ros.imaging.sizes import STRIDE, fitted_size
 from stremn_ros.memory import RULES, GrowingMemory, SlotMemory
 from stremn_ros.memory.growing import LINEAR_FRAMES
-from stremn_ros.network import Decoded, Seen, aggregate_logits, object_probabilities
+from stremn_ros.network import Decoded, Seen, aggregate_logits, kept_shares, object_probabilities
 from stremn_ros.options import SegmenterOptions
 from stremn_ros.runtime.base import TorchStages
 from stremn_ros.runtime.staging import make_stager
@@ -196,7 +196,11 @@ class FrameReader:
             carried["hidden"] = decoded.hidden
         quality = {}
         if decoded.quality is not None:
-            quality = dict(zip(ids, decoded.quality.sigmoid().tolist(), strict=True))
+            # the head judges each mask alone: what other objects took from it is not found, and an
+            # object that lost most of it is another's duplicate or hidden by it
+            kept = kept_shares(decoded.logits[:, 0], logits)
+            found = decoded.quality.sigmoid() * kept * (kept >= 0.5)
+            quality = dict(zip(ids, found.tolist(), strict=True))
         return SeenFrame(frame, image, seen, by_id, quality, ids, carried), logits
 
     def _segment(self, image: Tensor) -> tuple[Seen, Decoded]:

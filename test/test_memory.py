@@ -19,7 +19,7 @@ from stremn_ros.memory import (
     mutual_similarity,
     slot_similarity,
 )
-from stremn_ros.network import aggregate_logits, space_time_read
+from stremn_ros.network import aggregate_logits, kept_shares, space_time_read
 
 C, H, W, CK, CV = 6, 3, 4, 5, 7
 
@@ -122,6 +122,19 @@ def test_aggregation_survives_extreme_logits() -> None:
     assert result[0, 0, 1] < 0.01
     alone = aggregate_logits(logits[:1]).softmax(dim=0)
     torch.testing.assert_close(alone[1], torch.tensor([[0.0, 1.0, 0.5]]), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("objects", [1, 2, 5])
+def test_the_share_that_others_leave_of_a_mask(objects: int) -> None:
+    rng = np.random.default_rng(8)
+    logits = rand(rng, objects, H, W) * 3
+    logits[-1] = -9.0  # one without a mask
+    aggregated = aggregate_logits(torch.from_numpy(logits))
+    winner = reference.aggregate(reference.sigmoid(logits)).argmax(axis=0)
+    for n, share in enumerate(kept_shares(torch.from_numpy(logits), aggregated).tolist()):
+        alone = logits[n] >= 0
+        expected = (winner[alone] == n + 1).mean() if objects > 1 and alone.any() else 1.0
+        assert share == pytest.approx(expected)
 
 
 def make_bank(

@@ -1,6 +1,6 @@
 """PyTorch modules of the networks: no state between frames, no ROS, no files but test models."""
 
-from stremn_ros.network.aggregation import aggregate_logits, object_probabilities
+from stremn_ros.network.aggregation import aggregate_logits, kept_shares, object_probabilities
 from stremn_ros.network.config import SegmentationConfig
 from stremn_ros.network.segmentation import (
     Decoded,
@@ -17,6 +17,7 @@ __all__ = [
     "SegmentationConfig",
     "SegmentationNetwork",
     "aggregate_logits",
+    "kept_shares",
     "object_probabilities",
     "space_time_read",
 ]

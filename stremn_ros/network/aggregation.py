@@ -45,3 +45,22 @@ def object_probabilities(logits: Tensor, size: Sequence[int]) -> Tensor:
         odds = F.interpolate((logits[1:] - logits[:1])[None], size=size, mode="bilinear")[0]
         return odds.sigmoid_()
     return F.interpolate(logits[None], size=size, mode="bilinear")[0].softmax(dim=0)[1:]
+
+
+def kept_shares(own: Tensor, aggregated: Tensor) -> Tensor:
+    """Of each object's own mask, the share that is still its own beside the other objects.
+
+    Args:
+        own: [O, h, w], each object's own logit.
+        aggregated: [O + 1, h, w], as of ``aggregate_logits``.
+
+    Returns:
+        [O], 0..1; 1 for an object without a mask of its own.
+    """
+    if len(own) == 1:
+        return torch.ones(1, dtype=own.dtype, device=own.device)
+    alone = own >= 0
+    numbers = torch.arange(1, len(own) + 1, device=own.device)[:, None, None]
+    kept = alone & (aggregated.argmax(dim=0) == numbers)
+    area = alone.flatten(1).sum(dim=1)
+    return torch.where(area > 0, kept.flatten(1).sum(dim=1) / area.clamp(min=1), 1.0).to(own.dtype)

@@ -177,8 +177,7 @@ _SEGMENT = (
     ParameterSpec(
         "low_confidence",
         0.7,
-        "The diagnostics warn of a tracked object if the mean probability inside its mask is below "
-        "this; 0 turns this off.",
+        "The diagnostics warn of a tracked object if its score is below this; 0 turns this off.",
         RUN_TIME,
         0.0,
         1.0,
