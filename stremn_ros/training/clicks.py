@@ -6,13 +6,10 @@ loss is that of the last mask; the masks before it only place the clicks and are
 
 from __future__ import annotations
 
-import argparse
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,31 +17,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stremn_ros.data.clicks import ClickBatch, ClickPhase, HintedObjects, next_click
-from stremn_ros.data.photos import PhotoClips
-from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.hints import INSIDE, OUTSIDE, PREVIOUS, draw_points
-from stremn_ros.mappings import build
 from stremn_ros.model_folder import find_model, load_network, save_click_model
 from stremn_ros.network.clicks import ClickNetwork, ClicksConfig
-from stremn_ros.text_files import read_yaml
+from stremn_ros.training import loop
 from stremn_ros.training.curves import Curves
-from stremn_ros.training.loop import Task, choose_device, optimizer_of, roots_of, run_loop
+from stremn_ros.training.loop import Task, optimizer_of
 from stremn_ros.training.losses import mean_iou, quality_loss, segmentation_loss
-from stremn_ros.training.workers import Workers
+from stremn_ros.training.settings import PictureSettings
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class ClicksTraining:
-    """The training file's entries.
+@dataclass(kw_only=True)
+class ClicksTraining(PictureSettings):
+    """The training file's entries beside those of ``settings.PictureSettings``.
 
     Attributes:
-        photos, videos, exclude, video_weights, broken, learning_rate, encoder_learning_rate,
-        weight_decay, clip_norm, warmup, decay, ema_decay, checkpoint_every, time_limit,
-        export_dtype: as in ``segment.SegmentTraining``. Of the photos those that
-            ``data.clicks.held_out`` names are not trained on.
+        phases: the parts of the run, one after another.
+        photos: as there; those that ``data.clicks.held_out`` names are not trained on.
         photo_weights: pattern of photos' names -> how often they are drawn, beside 1.
         start: the segmentation model whose encoder and decoder the network begins with; null: a
             network of random weights.
@@ -54,48 +46,20 @@ class ClicksTraining:
         validate_every: must be 0: ``stremn evaluate clicks`` measures a model.
     """
 
-    run: str
     phases: list[ClickPhase]
-    photos: str | list[str]
-    videos: str | list[str] | None = None
-    exclude: list[str] = field(default_factory=list)
-    video_weights: dict[str, float] = field(default_factory=dict)
+    photos: str | list[str] = field()
     photo_weights: dict[str, float] = field(default_factory=dict)
-    broken: str = "raise"
-    network: dict[str, Any] = field(default_factory=dict)
-    defaults: dict[str, Any] = field(default_factory=dict)
     start: str | None = "segment_lite0"
     rounds: list[float] = field(default_factory=lambda: [0.5, 0.3, 0.2])
     quality_weight: float = 0.2
-    seed: int = 0
-    learning_rate: float = 4e-4
-    encoder_learning_rate: float = 1e-4
-    weight_decay: float = 1e-3
-    clip_norm: float = 1.0
-    warmup: int = 100
-    decay: int = 500
-    ema_decay: float = 0.998
-    checkpoint_every: int = 200
-    validate_every: int = 0
     export_dtype: str = "float16"
-    time_limit: float = 0.0
-    device: str = "auto"
-    threads: int = 0
-    workers: int = 1
 
-    @classmethod
-    def read(cls, path: Path) -> ClicksTraining:
-        """From YAML; InputError names an unknown, missing or ill-typed entry."""
-        config = build(cls, read_yaml(path), str(path))
-        if config.export_dtype not in ("float32", "float16"):
-            raise InputError(f"{path}: export_dtype must be float32 or float16")
-        if not config.rounds or min(config.rounds) < 0.0 or abs(sum(config.rounds) - 1.0) > 1e-6:
-            raise InputError(f"{path}: rounds must be probabilities whose sum is 1")
-        if config.validate_every:
-            raise InputError(
-                f"{path}: validate_every must be 0; `stremn evaluate clicks` measures a model"
-            )
-        return config
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rounds or min(self.rounds) < 0.0 or abs(sum(self.rounds) - 1.0) > 1e-6:
+            raise InputError("rounds must be probabilities whose sum is 1")
+        if self.validate_every:
+            raise InputError("validate_every must be 0; `stremn evaluate clicks` measures a model")
 
 
 def build_network(config: ClicksTraining) -> ClickNetwork:
@@ -108,19 +72,8 @@ def build_network(config: ClicksTraining) -> ClickNetwork:
 
 
 def train(config: ClicksTraining) -> Path:
-    """Runs or resumes a training.
-
-    Returns:
-        The folder with the exported model (averaged weights).
-    """
-    started = time.monotonic()
-    device = choose_device(config)
-    workers = Workers.from_environment(device)
-    try:
-        run_loop(ClicksTask(config, device, workers.rank), workers, started)
-    finally:
-        workers.close()
-    return Path(config.run) / "model"
+    """``loop.train`` for this task."""
+    return loop.train(config, ClicksTask)
 
 
 class ClicksTask(Task):
@@ -129,14 +82,10 @@ class ClicksTask(Task):
     def __init__(self, config: ClicksTraining, device: str, rank: int = 0) -> None:
         self.settings = self.config = config
         self.device, self.curves = device, Curves()
-        photos = PhotoClips(roots_of(config.photos), config.broken)
-        videos = None
-        if config.videos:
-            videos = VideoClips(
-                roots_of(config.videos), config.exclude, config.broken, config.video_weights
-            )
+        photos = config.open_photos()
+        assert photos is not None
         self.batches = HintedObjects(
-            config.phases, config.seed, photos, videos, config.photo_weights, rank
+            config.phases, config.seed, photos, config.open_videos(), config.photo_weights, rank
         )
         network = build_network(config).to(device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -204,18 +153,8 @@ def _correct(hints: Tensor, logits: Tensor, truth: Tensor, real: Tensor) -> None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``stremn train clicks``: reads the file and trains."""
-    parser = argparse.ArgumentParser("stremn train clicks", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="YAML of ClicksTraining")
-    parser.add_argument("--time-limit", type=float, help="seconds for this piece")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = ClicksTraining.read(options.config)
-    if options.time_limit is not None:
-        config.time_limit = options.time_limit
-    folder = train(config)
-    log.info("the averaged weights are in %s", folder)
-    return 0
+    """``stremn train clicks``."""
+    return loop.run_command(arguments, "clicks", __doc__, ClicksTraining, ClicksTask)
 
 
 if __name__ == "__main__":

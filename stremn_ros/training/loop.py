@@ -7,14 +7,15 @@ pieces sees what one long run would have seen.
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,25 +25,11 @@ from tqdm import tqdm
 from stremn_ros.runtime import choose
 from stremn_ros.training.checkpoint import load_checkpoint, save_checkpoint
 from stremn_ros.training.curves import Curves, draw_curves
+from stremn_ros.training.settings import TrainingSettings
 from stremn_ros.training.workers import Workers
 
 log = logging.getLogger(__name__)
-
-
-class Settings(Protocol):
-    """What the loop reads of a training file; SegmentTraining says what each entry means."""
-
-    run: str
-    clip_norm: float
-    warmup: int
-    decay: int
-    ema_decay: float
-    checkpoint_every: int
-    validate_every: int
-    time_limit: float
-    device: str
-    threads: int
-    workers: int
+_T = TypeVar("_T", bound=TrainingSettings)
 
 
 class Task(ABC):
@@ -54,7 +41,7 @@ class Task(ABC):
         curves: what is shown beside the loss.
     """
 
-    settings: Settings
+    settings: TrainingSettings
     network: nn.Module
     optimizer: torch.optim.Optimizer
     batches: Dataset[Any]
@@ -84,16 +71,11 @@ class _Range(Sampler[int]):
         return self.end - self.start
 
 
-def choose_device(settings: Settings) -> str:
+def choose_device(settings: TrainingSettings) -> str:
     """The device that ``auto`` stands for; sets the number of threads."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return str(choose.choose_device(settings.device))
-
-
-def roots_of(given: str | list[str]) -> list[Path]:
-    """The folders that an entry of a training file names: one or several."""
-    return [Path(root) for root in ([given] if isinstance(given, str) else given)]
 
 
 def optimizer_of(
@@ -128,7 +110,7 @@ def optimizer_of(
     )
 
 
-def rate_factor(settings: Settings, iteration: int, total: int) -> float:
+def rate_factor(settings: TrainingSettings, iteration: int, total: int) -> float:
     """Warm-up, plateau, cosine decay to 2 % over the last ``decay`` iterations."""
     if iteration < settings.warmup:
         return (iteration + 1) / settings.warmup
@@ -136,6 +118,48 @@ def rate_factor(settings: Settings, iteration: int, total: int) -> float:
     if remaining >= 1.0:
         return 1.0
     return 0.02 + 0.98 * 0.5 * (1.0 - math.cos(math.pi * remaining))
+
+
+def train(settings: _T, task: Callable[[_T, str, int], Task]) -> Path:
+    """Runs or resumes a training.
+
+    Args:
+        task: makes it of the settings, the device, and the rank of this process.
+
+    Returns:
+        The folder with the exported model (averaged weights).
+
+    Raises:
+        InputError: data or weights that are not there, or do not fit.
+    """
+    started = time.monotonic()
+    device = choose_device(settings)
+    workers = Workers.from_environment(device)
+    try:
+        run_loop(task(settings, device, workers.rank), workers, started)
+    finally:
+        workers.close()
+    return Path(settings.run) / "model"
+
+
+def run_command(
+    arguments: Sequence[str] | None,
+    name: str,
+    description: str | None,
+    kind: type[_T],
+    task: Callable[[_T, str, int], Task],
+) -> int:
+    """``stremn train NAME``: reads the file and trains."""
+    parser = argparse.ArgumentParser(f"stremn train {name}", description=description)
+    parser.add_argument("--config", type=Path, required=True, help=f"YAML of {kind.__name__}")
+    parser.add_argument("--time-limit", type=float, help="seconds for this piece")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = kind.read(options.config)
+    if options.time_limit is not None:
+        settings.time_limit = options.time_limit
+    log.info("the averaged weights are in %s", train(settings, task))
+    return 0
 
 
 def run_loop(task: Task, workers: Workers, started: float) -> None:

@@ -6,13 +6,10 @@ The loop, and with it resuming and stopping, is that of training.loop.
 
 from __future__ import annotations
 
-import argparse
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +19,6 @@ from stremn_ros.data.moving_mnist import SIZE, TRAIN_NAMES, draw_sequences, find
 from stremn_ros.data.prediction_batches import PredictBatch, PredictBatches, PredictPhase
 from stremn_ros.data.prediction_clips import FrameStore, find_videos
 from stremn_ros.errors import InputError
-from stremn_ros.mappings import build
 from stremn_ros.memory.rules import RULES
 from stremn_ros.model_folder import (
     WEIGHTS,
@@ -35,12 +31,12 @@ from stremn_ros.model_folder import (
 from stremn_ros.network.conv_lstm import ConvLstm
 from stremn_ros.network.flow_prediction import FlowPredictionNetwork
 from stremn_ros.network.prediction import Decoded, PredictionNetwork
-from stremn_ros.text_files import read_yaml
+from stremn_ros.training import loop
 from stremn_ros.training.curves import Curves
-from stremn_ros.training.loop import Task, choose_device, run_loop
+from stremn_ros.training.loop import Task, optimizer_of
 from stremn_ros.training.prediction_losses import PredictionLoss
+from stremn_ros.training.settings import TrainingSettings, roots_of
 from stremn_ros.training.unroll_prediction import unroll_flow_prediction, unroll_prediction
-from stremn_ros.training.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -50,76 +46,58 @@ FORGETFUL = 4  # every so many iterations a network that is given the flow has n
 MOVING_MNIST, VIDEOS = "moving_mnist", "videos"
 
 
-@dataclass
-class PredictTraining:
-    """The training file's entries; those not named here are as in SegmentTraining.
+@dataclass(kw_only=True)
+class PredictTraining(TrainingSettings):
+    """The training file's entries beside those of ``settings.TrainingSettings``.
 
     Attributes:
         data: ``moving_mnist`` or ``videos``.
         root: folder of MNIST's idx files, or of videos and folders of images, or a list of these.
+        phases: the parts of the run, one after another.
         exclude: videos held out; validation is done on them.
         rows: pixels of the shorter side that videos are scaled to; 0 for the largest crop's.
         architecture: ``stremn``, ``flow`` for real video, or the baseline ``convlstm``;
             network: its entries.
         horizon: frames to predict.
         loss: entries of PredictionLoss.
+        slots, update_rule: of the memory in the loop.
         update_every: every n-th frame's template is written to the memory.
         validate_clips: how many are looked at.
     """
 
-    run: str
     root: str | list[str]
     phases: list[PredictPhase]
     data: str = MOVING_MNIST
     exclude: list[str] = field(default_factory=list)
     rows: int = 0
     architecture: str = "stremn"
-    network: dict[str, Any] = field(default_factory=dict)
-    defaults: dict[str, Any] = field(default_factory=dict)
     horizon: int = 10
-    start: str | None = None
-    seed: int = 0
     loss: PredictionLoss = field(default_factory=PredictionLoss)
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    warmup: int = 100
-    decay: int = 500
-    ema_decay: float = 0.998
     slots: int = 5
     update_rule: str = "least_similar"
     update_every: int = 2
-    checkpoint_every: int = 200
-    validate_every: int = 0
     validate_clips: int = 100
-    time_limit: float = 0.0
-    device: str = "auto"
-    threads: int = 0
-    workers: int = 1
 
-    @classmethod
-    def read(cls, path: Path) -> PredictTraining:
-        """From YAML; InputError names an unknown, missing or ill-typed entry."""
-        config = build(cls, read_yaml(path), str(path))
-        if config.data not in (MOVING_MNIST, VIDEOS):
-            raise InputError(f"{path}: data must be {MOVING_MNIST} or {VIDEOS}")
-        if config.update_rule not in RULES:
-            raise InputError(f"{path}: update_rule must be one of {sorted(RULES)}")
-        learns_paths = config.data == MOVING_MNIST and config.network.get("head") == "layers"
-        if any(phase.paths for phase in config.phases) and not (learns_paths and config.loss.path):
+    def __post_init__(self) -> None:
+        if self.data not in (MOVING_MNIST, VIDEOS):
+            raise InputError(f"data must be {MOVING_MNIST} or {VIDEOS}")
+        if self.update_rule not in RULES:
+            raise InputError(f"update_rule must be one of {sorted(RULES)}")
+        learns_paths = self.data == MOVING_MNIST and self.network.get("head") == "layers"
+        if any(phase.paths for phase in self.phases) and not (learns_paths and self.loss.path):
             raise InputError(
-                f"{path}: paths are for Moving MNIST, the head 'layers' and a loss.path above 0"
+                "paths are for Moving MNIST, the head 'layers' and a loss.path above 0"
             )
-        if any(not phase.batch and not phase.paths for phase in config.phases):
-            raise InputError(f"{path}: a phase needs a batch of clips, of paths or of both")
-        if any(min(phase.observe) < 3 for phase in config.phases):
-            raise InputError(f"{path}: the encoder stacks 3 frames, so observe is 3 or more")
+        if any(not phase.batch and not phase.paths for phase in self.phases):
+            raise InputError("a phase needs a batch of clips, of paths or of both")
+        if any(min(phase.observe) < 3 for phase in self.phases):
+            raise InputError("the encoder stacks 3 frames, so observe is 3 or more")
         if any(
-            not 0 <= min(p.reference) <= max(p.reference) <= min(p.observe) - 3
-            for p in config.phases
+            not 0 <= min(p.reference) <= max(p.reference) <= min(p.observe) - 3 for p in self.phases
         ):
-            raise InputError(f"{path}: a reference is 0 to observe - 3 frames before the newest")
-        return config
+            raise InputError("a reference is 0 to observe - 3 frames before the newest")
 
 
 class PredictTask(Task):
@@ -152,25 +130,20 @@ class PredictTask(Task):
         )
         moved = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: Network = moved
-        self.optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": [p for p in self.network.parameters() if (p.ndim > 1) == decayed],
-                    "base_lr": config.learning_rate,
-                    "weight_decay": config.weight_decay if decayed else 0.0,
-                }
-                for decayed in (True, False)
-            ],
-            fused=True,
+        self.optimizer = optimizer_of(
+            self.network,
+            lambda name: False,
+            config.learning_rate,
+            config.learning_rate,
+            config.weight_decay,
         )
 
     def _store(self, exclude: list[str], only: list[str] | None = None) -> FrameStore:
         config = self.config
-        roots = [config.root] if isinstance(config.root, str) else config.root
         videos = [
             video
-            for root in roots
-            for video in find_videos(Path(root), exclude)
+            for root in roots_of(config.root)
+            for video in find_videos(root, exclude)
             if only is None or video.stem in only
         ]
         return FrameStore(videos, config.rows or max(phase.size for phase in config.phases))
@@ -318,30 +291,13 @@ def _start_from(network: Network, model: Path) -> None:
 
 
 def train(config: PredictTraining) -> Path:
-    """Runs or resumes a training; returns the folder with the exported model."""
-    started = time.monotonic()
-    device = choose_device(config)
-    workers = Workers.from_environment(device)
-    try:
-        run_loop(PredictTask(config, device, workers.rank), workers, started)
-    finally:
-        workers.close()
-    return Path(config.run) / "model"
+    """``loop.train`` for this task."""
+    return loop.train(config, PredictTask)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``stremn train predict``: reads the file and trains."""
-    parser = argparse.ArgumentParser("stremn train predict", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="YAML of PredictTraining")
-    parser.add_argument("--time-limit", type=float, help="seconds for this piece")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = PredictTraining.read(options.config)
-    if options.time_limit is not None:
-        config.time_limit = options.time_limit
-    folder = train(config)
-    log.info("the averaged weights are in %s", folder)
-    return 0
+    """``stremn train predict``."""
+    return loop.run_command(arguments, "predict", __doc__, PredictTraining, PredictTask)
 
 
 if __name__ == "__main__":

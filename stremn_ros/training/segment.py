@@ -10,30 +10,24 @@ would have seen.
 
 from __future__ import annotations
 
-import argparse
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from stremn_ros.data.mixture import Mixture, Phase
-from stremn_ros.data.photos import PhotoClips
-from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
-from stremn_ros.mappings import build
 from stremn_ros.memory.rules import RULES
 from stremn_ros.model_folder import SCORER_PREFIX, save_model
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.network.encoders import ENCODERS
-from stremn_ros.text_files import read_yaml
+from stremn_ros.training import loop
 from stremn_ros.training.curves import SEGMENTATION
 from stremn_ros.training.damage import MaskDamage
-from stremn_ros.training.loop import Task, choose_device, optimizer_of, roots_of, run_loop
+from stremn_ros.training.loop import Task, optimizer_of
 from stremn_ros.training.losses import (
     known_labels,
     mean_iou,
@@ -41,85 +35,41 @@ from stremn_ros.training.losses import (
     quality_loss,
     segmentation_loss,
 )
+from stremn_ros.training.settings import PictureSettings, roots_of
 from stremn_ros.training.unroll import unroll
-from stremn_ros.training.workers import Workers
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class SegmentTraining:
-    """The training file's entries.
+@dataclass(kw_only=True)
+class SegmentTraining(PictureSettings):
+    """The training file's entries beside those of ``settings.PictureSettings``.
 
     Attributes:
-        run: folder of checkpoints, log and exported model.
-        photos, videos: roots of the data sources, one or several, or null.
-        video_weights: pattern of sequences' names -> how often they are drawn, beside 1.
-        exclude: sequences held out.
-        broken: ``raise`` or ``skip``, for files that cannot be read.
-        encoder_weights: ImageNet weights: ``package:efficientnet-lite0``, a file, or null.
-        start: a model folder whose weights are taken instead, or null; what it lacks, or has in
-            another shape, begins untrained, and the log names it.
+        phases: the parts of the run, one after another.
+        encoder_weights: ImageNet weights: ``package:efficientnet-lite0``, a file, or null; not
+            looked at where ``start`` names a model.
         presence_weight, quality_weight: of these heads' losses beside the masks'.
-        learning_rate, encoder_learning_rate, weight_decay, clip_norm: of AdamW.
-        warmup, decay: iterations of linear warm-up and of the final cosine decay; between them
-            the rate is constant, so that the end can be moved while a run is under way.
-        ema_decay: of the averaged weights, which are the ones exported.
         freeze_low_level: leave the query encoder's first stage as ImageNet made it.
         update_rule, input_to_memory: of the memory in the loop; ``learned`` trains a scorer, which
             is written beside the weights.
         train_only: beginnings of the names of the parameters to train; the rest stays as it is.
-        checkpoint_every: iterations; time_limit: seconds for this piece, 0 for none.
-        validate_every: iterations between checks on the excluded sequences (of the first root of
-            videos), 0 for none;
+        validate_every: validates on the excluded sequences of the first root of videos;
             validate_frames: only every n-th frame of them.
         mixed_precision: convolve in bfloat16; null: on a GPU only. A CPU gains by it where it has
             instructions for it (avx512_bf16, amx), and loses a lot where it has not.
-        export_dtype: ``float32``, or ``float16`` for a file of half the size.
     """
 
-    run: str
     phases: list[Phase]
-    photos: str | list[str] | None = None
-    videos: str | list[str] | None = None
-    exclude: list[str] = field(default_factory=list)
-    video_weights: dict[str, float] = field(default_factory=dict)
-    broken: str = "raise"
-    network: dict[str, Any] = field(default_factory=dict)
-    defaults: dict[str, Any] = field(default_factory=dict)
     encoder_weights: str | None = "package:efficientnet-lite0"
-    start: str | None = None
     presence_weight: float = 0.2
     quality_weight: float = 0.2
-    seed: int = 0
-    learning_rate: float = 4e-4
-    encoder_learning_rate: float = 1e-4
-    weight_decay: float = 1e-3
-    clip_norm: float = 1.0
-    warmup: int = 100
-    decay: int = 500
-    ema_decay: float = 0.998
     freeze_low_level: bool = True
     update_rule: str = "least_similar"
     input_to_memory: bool = False
     train_only: list[str] = field(default_factory=list)
-    checkpoint_every: int = 200
-    validate_every: int = 0
     validate_frames: int = 4
     mixed_precision: bool | None = None
-    export_dtype: str = "float32"
-    time_limit: float = 0.0
-    device: str = "auto"
-    threads: int = 0
-    workers: int = 1
-
-    @classmethod
-    def read(cls, path: Path) -> SegmentTraining:
-        """From YAML; InputError names an unknown, missing or ill-typed entry."""
-        config = build(cls, read_yaml(path), str(path))
-        if config.export_dtype not in ("float32", "float16"):
-            raise InputError(f"{path}: export_dtype must be float32 or float16")
-        return config
 
 
 def initial_encoder_weights(source: str, encoder: str) -> dict[str, Tensor]:
@@ -209,19 +159,8 @@ def freeze(network: SegmentationNetwork, config: SegmentTraining) -> None:
 
 
 def train(config: SegmentTraining) -> Path:
-    """Runs or resumes a training.
-
-    Returns:
-        The folder with the exported model (averaged weights).
-    """
-    started = time.monotonic()
-    device = choose_device(config)
-    workers = Workers.from_environment(device)
-    try:
-        run_loop(SegmentTask(config, device, workers.rank), workers, started)
-    finally:
-        workers.close()
-    return Path(config.run) / "model"
+    """``loop.train`` for this task."""
+    return loop.train(config, SegmentTask)
 
 
 class SegmentTask(Task):
@@ -233,14 +172,9 @@ class SegmentTask(Task):
         self.device_type = torch.device(device).type
         on_gpu = self.device_type == "cuda"
         self.mixed = on_gpu if config.mixed_precision is None else config.mixed_precision
-        photos = videos = None
-        if config.photos:
-            photos = PhotoClips(roots_of(config.photos), config.broken)
-        if config.videos:
-            videos = VideoClips(
-                roots_of(config.videos), config.exclude, config.broken, config.video_weights
-            )
-        self.batches = self.mixture = Mixture(config.phases, config.seed, photos, videos, rank)
+        self.batches = self.mixture = Mixture(
+            config.phases, config.seed, config.open_photos(), config.open_videos(), rank
+        )
         network = build_network(config).to(device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: SegmentationNetwork = network
@@ -322,18 +256,8 @@ def _export(folder: Path, config: SegmentTraining, ema: dict[str, Tensor]) -> No
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``stremn train segment``: reads the file and trains."""
-    parser = argparse.ArgumentParser("stremn train segment", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="YAML of SegmentTraining")
-    parser.add_argument("--time-limit", type=float, help="seconds for this piece")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = SegmentTraining.read(options.config)
-    if options.time_limit is not None:
-        config.time_limit = options.time_limit
-    folder = train(config)
-    log.info("the averaged weights are in %s", folder)
-    return 0
+    """``stremn train segment``."""
+    return loop.run_command(arguments, "segment", __doc__, SegmentTraining, SegmentTask)
 
 
 if __name__ == "__main__":
