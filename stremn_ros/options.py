@@ -100,6 +100,16 @@ class SegmenterOptions:
     update_every: int = _option(
         1, "Write to the memory on every n-th frame only.", 1, own=0, most=1000, run_time=True
     )
+    # each template fuses two others, and copies the mask's errors: what looks as it did is left out
+    update_change: float = _option(
+        0.0,
+        "Write an object to the memory only if it looks different from its newest template by at "
+        "least this: 1 minus the mean cosine of its cells' keys. 0 writes it always.",
+        0.0,
+        1.0,
+        own=-1.0,
+        run_time=True,
+    )
     min_score: float = _option(
         0.5,
         "An object with a lower score counts as not seen: it has no mask in that frame, and the "

@@ -62,6 +62,7 @@ class Segmenter:
 
     max_objects = OptionAttribute[int]()
     update_every = OptionAttribute[int]()
+    update_change = OptionAttribute[float]()
     update_rule = OptionAttribute[str]()
     min_score = OptionAttribute[float]()
     return_score = OptionAttribute[float]()
@@ -439,7 +440,8 @@ class Segmenter:
     def remember(self) -> None:
         """Writes the frame last segmented into the memory of the objects seen in it.
 
-        Only every ``update_every``-th call does; the others, and one without a frame segmented
+        Only every ``update_every``-th call does, for the objects that have changed by
+        ``update_change`` since their newest template; the others, and one without a frame segmented
         since the last call, do nothing.
         """
         seen, self._reader.frame = self._reader.frame, None
@@ -459,6 +461,13 @@ class Segmenter:
                 return
             masks = torch.stack([seen.probabilities[object_id] for object_id in ids])
             pair = torch.stack([masks, masks.sum(dim=0) - masks], dim=1)
+            if self.options.update_change > 0.0 and not self.memory.grows:
+                key = seen.seen.key[0, : self._reader.stages.config.key_channels]
+                changes = self.memory.changes(ids, key, masks)
+                news = np.flatnonzero(changes >= self.options.update_change)
+                if not len(news):
+                    return
+                ids, pair = [ids[n] for n in news], pair[news]
             templates = self._reader.stages.encode_memory(seen.image, pair, seen.seen)
             self.memory.remember(ids, templates, seen.seen.key.expand(len(ids), -1, -1, -1))
 

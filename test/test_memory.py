@@ -19,6 +19,7 @@ from stremn_ros.memory import (
     mutual_similarity,
     slot_similarity,
 )
+from stremn_ros.memory.similarity import change
 from stremn_ros.network import aggregate_logits, kept_shares, space_time_read
 
 C, H, W, CK, CV = 6, 3, 4, 5, 7
@@ -51,6 +52,19 @@ def test_similarity_finds_a_moved_object_and_a_part() -> None:
     assert slot_similarity(a, a[torch.randperm(12)]).item() == pytest.approx(1.0)
     assert slot_similarity(a[:3], a).item() == pytest.approx(1.0)
     assert slot_similarity(a, a[:3]).item() < 0.99
+
+
+def test_a_change_is_what_eq_1_leaves_of_the_cells_of_the_object() -> None:
+    rng = np.random.default_rng(11)
+    frame, keys = rand(rng, 12, CK), rand(rng, 3, 20, CK)
+    shares = rng.uniform(0.0, 1.0, (3, 12))
+    shares[1] *= 0.4  # a small object: no cell is half its own
+    shares[2] = 0.0
+    ours = change(*(torch.from_numpy(each) for each in (frame, keys, shares))).numpy()
+    counted = [shares[0] >= 0.5, shares[1] == shares[1].max(), np.zeros(12, bool)]
+    for n, cells in enumerate(counted):
+        expected = 1.0 - reference.similarity(frame[cells], keys[n]) if cells.any() else 1.0
+        assert ours[n] == pytest.approx(expected, abs=1e-9)
 
 
 def test_align_is_eq_3() -> None:

@@ -22,6 +22,7 @@ from recordings_forks import Forks, descendants, kill_one
 from recordings_helpers import SIZE, camera, file_of, hashes, scenes, seeds_file, stamps, write_bag
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
+from stremn_ros.cli import main
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.video import VideoWriter, open_frames, read_image
@@ -398,6 +399,27 @@ def test_an_object_has_one_name(drive: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="is called 'mug' here and 'cup' before"):
         label(job_of(drive, seeds, tmp_path / "out"))
+
+
+def test_every_option_of_the_segmenter_reaches_the_run(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = []
+
+    def stop(job: Job, *others: object) -> dict[str, list[object]]:
+        jobs.append(job)
+        return {"tracks": []}
+
+    monkeypatch.setattr("stremn_ros.recordings.job.label", stop)
+    values = {"min_score": 0.25, "update_change": 0.1, "smallest_part": 0.5, "lost_after": 7}
+    said = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    said = [word.replace("_", "-") for word in said]
+    seeds = tmp_path / "seeds.yaml"
+    seeds.write_text("seeds: []\n")
+    assert (
+        main(["label", str(drive), "--seeds", str(seeds), "--out", str(tmp_path / "o"), *said]) == 0
+    )
+    assert dict(jobs[0].settings.options) == values
 
 
 def test_formats_are_checked() -> None:

@@ -269,6 +269,27 @@ def test_between_updates_the_memory_rests() -> None:
     assert not torch.equal(templates[5], templates[4])
 
 
+def test_only_an_object_that_changes_is_written() -> None:
+    segmenter = load(update_every=2, update_change=0.01, slots=16)
+    first, labels = scene(0)
+    segmenter.seed(first, labels)
+    for _ in range(6):
+        segmenter.step(first)
+    assert segmenter.slots_used == {DISC: 1, SQUARE: 1}, "it looks as in the seed"
+    other = first.copy()
+    other[labels == SQUARE] = (30, 110, 220)
+    for _ in range(2):
+        assert all(each.state is ObjectState.TRACKED for each in segmenter.step(other).objects)
+    assert segmenter.slots_used == {DISC: 1, SQUARE: 2}
+    for _ in range(4):
+        segmenter.step(other)
+    assert segmenter.slots_used == {DISC: 1, SQUARE: 2}, "the newest template shows that"
+    segmenter.update_change = 0.0
+    for _ in range(2):
+        segmenter.step(other)
+    assert segmenter.slots_used == {DISC: 2, SQUARE: 3}
+
+
 def test_memory_does_not_grow_with_frames() -> None:
     """Bytes of the bank are constant, and the process settles: 400 frames after warm-up."""
     segmenter = load()

@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import add_click_model, add_model_options, check_writable, counted
+from stremn_ros.cli.options import (
+    add_click_model,
+    add_model_options,
+    check_writable,
+    counted,
+    tuned,
+)
 from stremn_ros.errors import InputError, StremnError
 
 
@@ -99,19 +105,12 @@ def _run(options: argparse.Namespace) -> int:
 
     formats = checked_formats(options.format)
     check_formats(formats)
-    given = {
-        "slots": options.slots,
-        "update_rule": options.update_rule,
-        "update_every": options.update_every,
-        "input_to_memory": options.input_to_memory,
-        "processing_size": options.processing_size,
-    }
     settings = Settings(
         options.model,
         options.device,
         options.runtime,
         options.auto_build,
-        tuple((name, value) for name, value in given.items() if value is not None),
+        tuple((name, value) for name, value in tuned(options).items() if value is not None),
         options.stretch,
         options.click_model,
     )

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from stremn_ros.errors import CapacityError, InputError, ModelError, UnknownObjectError
 from stremn_ros.memory.rules import RULES, Table, find_rule
-from stremn_ros.memory.similarity import mutual_similarity
+from stremn_ros.memory.similarity import change, mutual_similarity
 
 MIN_SLOTS, MAX_SLOTS = 2, 16
 
@@ -495,6 +496,25 @@ class SlotMemory:
         for object_id, row, slot, fused in zip(object_ids, rows, slots, pairs, strict=True):
             place = None if slot == NEW else int(slot)
             self.last_update[object_id] = Update(int(self._updates[row]), tuple(fused), place)
+
+    def changes(
+        self, object_ids: Sequence[int], image_key: Tensor, probabilities: Tensor
+    ) -> NDArray[np.float32]:
+        """How much each object has changed since its newest template (``similarity.change``).
+
+        Args:
+            image_key: [Ck, h, w] of a frame; probabilities: [n, H, W] of the objects in it.
+
+        Raises:
+            UnknownObjectError: an id is not in the bank.
+        """
+        channels, h, w = image_key.shape
+        rows = [self._row(object_id) for object_id in object_ids]
+        newest = [self._order[row, self._used[row] - 1] for row in rows]
+        keys = self.keys[rows, newest][..., :channels]
+        shares = F.adaptive_avg_pool2d(probabilities, (h, w)).flatten(1)
+        found = change(image_key.flatten(1).T.to(keys.dtype), keys, shares.to(keys.dtype))
+        return np.asarray(found.cpu().numpy(), np.float32)
 
     def contents(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """What a read attends to, for the rows in use.

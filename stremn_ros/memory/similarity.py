@@ -28,6 +28,24 @@ def mutual_similarity(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return cosine.amax(dim=-1).mean(dim=-1), cosine.amax(dim=-2).mean(dim=-1)
 
 
+def change(frame_key: Tensor, keys: Tensor, shares: Tensor) -> Tensor:
+    """How much objects look different from what their templates show: Eq. 1 of their cells alone.
+
+    Args:
+        frame_key: [HW, C] of a frame. keys: [N, M, C] of one object's cells in each row.
+        shares: [N, HW], 0..1, of each cell that each object covers in the frame. Cells of which it
+            covers half count, or the one it covers most where there is none.
+
+    Returns:
+        [N], 0..2: 1 - the mean over these cells of the largest cosine with any of ``keys``.
+    """
+    most = shares.amax(dim=1, keepdim=True).clamp(min=1e-6, max=0.5)
+    counted = (shares >= most).to(keys.dtype)
+    cosine = F.normalize(frame_key, dim=-1) @ F.normalize(keys, dim=-1).transpose(-1, -2)
+    alike = (cosine.amax(dim=-1) * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1.0)
+    return 1.0 - alike
+
+
 def align(a: Tensor, b: Tensor) -> Tensor:
     """Feature alignment module FAM (paper, Eq. 3): b's content at a's cells.
 
