@@ -329,6 +329,21 @@ def write_video(path, frames, fps=10):
     return path
 
 
+def test_segment_gives_the_object_of_hints_the_id_that_is_asked_for(shapes, tmp_path):
+    video, _, mask, labels = shapes
+    ys, xs = np.nonzero(labels[0] == 1)
+    left, top, right, bottom = xs.min() - 3, ys.min() - 3, xs.max() + 3, ys.max() + 3
+    outline = f"{left},{top};{right},{top};{right},{bottom};{left},{bottom}"
+    out = tmp_path / "out"
+    common = ["segment", video, "--out", out, "--model", TINY, "--quiet", "--id"]
+    done = stremn(*common, "7", "--polygon", outline)
+    assert done.returncode == 0, done.stderr
+    first = read_label_png(sorted((out / "masks").iterdir())[0])
+    assert set(np.unique(first)) == {0, 7}
+    assert "ids are 1..255" in fails(*common, "0", "--polygon", outline)
+    assert "leave out --id" in fails(*common, "2", "--mask", mask)
+
+
 def test_segment_keeps_what_was_made_of_a_video_that_is_cut_short(shapes, tmp_path):
     _, _, mask, _ = shapes
     frames, _ = moving_shapes(30, 96, 160, objects=2, seed=4)

@@ -68,6 +68,9 @@ def test_the_pictures_are_whole_and_the_seed_is_in_them(finished: tuple[Path, st
     difference = np.abs(pictures[0].astype(int) - source).mean(axis=2)
     inside = read_label_png(shared_file("demo_seed.png")) > 0
     assert difference[inside].mean() > 3 * difference[~inside].mean()  # the tint
+    raw = open_frames(demo.demo_video(), demo.START_FRAME, size=(360, 640))
+    for picture, frame in zip(pictures, raw, strict=False):  # nor does a dropped frame blink
+        assert (np.abs(picture.astype(int) - frame).max(axis=2) > 40).mean() > 0.01
     assert cv2.imread(str(out / "contact_sheet.png")).shape[1] > 1000
     for name in ("overlay.mp4", "contact_sheet.png", "summary.json"):
         assert str(out / name) in text

@@ -24,7 +24,7 @@ from stremn_ros.cli.options import (
 )
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.files import write_json
-from stremn_ros.results import ObjectState
+from stremn_ros.results import MAX_ID, ObjectState
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,12 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     add_hints(parser)
     add_click_model(parser)
+    parser.add_argument(
+        "--id",
+        type=int,
+        metavar="N",
+        help="id, and so color, of the object from a box, points or a polygon (default: 1)",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--start", type=int, default=0, metavar="N", help="first frame, the mask's (default: 0)"
@@ -151,6 +157,11 @@ def _check(options: argparse.Namespace) -> None:
     given = hint_names(options)
     if options.mask is not None and given:
         raise InputError(f"--mask already says where the objects are: leave out {given[0]}")
+    if options.id is not None:
+        if options.mask is not None:
+            raise InputError("--mask already says which id each object has: leave out --id")
+        if not 1 <= options.id <= MAX_ID:
+            raise InputError(f"--id is {options.id}; ids are 1..{MAX_ID}")
     if options.mask is None and not set(given) - {"--not"}:
         raise InputError(
             "say where the object is in the first frame: --mask, --box, --polygon or --points; or "
@@ -174,7 +185,7 @@ def _mask_of_hints(options: argparse.Namespace, frame: Any) -> Any:
             "closer box or more points",
             doubt,
         )
-    return made.mask
+    return made.mask * (options.id or 1)
 
 
 class _Overlay:

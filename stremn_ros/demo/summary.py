@@ -117,10 +117,14 @@ class Followed:
         return 0 if summary["ok"] else 1
 
     def _write_pictures(self, stamps: list[int], shown: dict[int, np.ndarray | None]) -> None:
+        # in place of a frame that the node dropped the picture before it stays, as on a screen
+        picture = self.frames[stamps[0]]
         with VideoWriter(self.out / "overlay.mp4", self.rate) as writer:
             for stamp in stamps:
-                frame, labels = self.frames[stamp], shown[stamp]
-                writer.write(frame if labels is None else visualization.overlay(frame, labels))
+                labels = shown[stamp]
+                if labels is not None:
+                    picture = visualization.overlay(self.frames[stamp], labels)
+                writer.write(picture)
         # the first and the last frame, and between them such that have a mask
         between = [i for i, stamp in enumerate(stamps) if shown[stamp] is not None]
         between = sorted({0, *between, len(stamps) - 1})
