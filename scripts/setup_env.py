@@ -382,7 +382,10 @@ def set_up() -> None:
     step("package", package, install_package, "installing stremn_ros")
     check_result()
     READY.write_text(final)
-    say(f"ready after {time.monotonic() - begun:.0f} s: {VENV.relative_to(ROOT)}/bin/stremn")
+    say(
+        f"ready after {time.monotonic() - begun:.0f} s: {VENV.relative_to(ROOT)}/bin/stremn, "
+        f"or stremn after: . {VENV.relative_to(ROOT)}/bin/activate"
+    )
 
 
 def main() -> int:

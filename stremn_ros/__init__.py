@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stremn_ros import moved, privacy
 
 if TYPE_CHECKING:
+    from stremn_ros.hint_masks import HintMasks
     from stremn_ros.imaging.video import open_frames
     from stremn_ros.imaging.visualization import read_label_png
     from stremn_ros.options import SegmenterOptions
@@ -19,9 +20,17 @@ if TYPE_CHECKING:
     from stremn_ros.segmenter import Segmenter
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "Segmenter", "SegmenterOptions", "open_frames", "read_label_png"]
+__all__ = [
+    "HintMasks",
+    "Predictor",
+    "Segmenter",
+    "SegmenterOptions",
+    "open_frames",
+    "read_label_png",
+]
 
 _WHERE = {
+    "HintMasks": "hint_masks",
     "Predictor": "predictor",
     "Segmenter": "segmenter",
     "SegmenterOptions": "options",

@@ -26,7 +26,7 @@ from stremn_ros.doctor import (
     ros_checks,
 )
 from stremn_ros.files import sha256
-from stremn_ros.runtime.building.cache import write_key
+from stremn_ros.runtime.building.cache import one_builder, write_key
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Path(__file__).resolve().parent / "data" / "tiny_model"
@@ -224,6 +224,11 @@ def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
     assert "damaged, and never loaded" in lines["short"]
     assert "no longer here" in lines["old"]
     assert "interrupted" in lines[".half-x1"]
+    with one_builder(cache / "half"):
+        check = library_checks.check_cache(probe(".cache"))
+    assert ".half-x1" not in check.advice
+    assert "being made now" in check.found
+    check = library_checks.check_cache(probe(".cache"))
     assert "writes again: short" in check.advice
     assert "deleted: .half-x1, old" in check.advice
     monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "nowhere"))

@@ -20,6 +20,7 @@ from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
 from stremn_ros.imaging.video import write_image
 from stremn_ros.imaging.visualization import write_label_png
+from stremn_ros.network import SegmentationConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -155,9 +156,9 @@ def test_own_dataset_training_goes_from_a_seed_to_a_model(clip: Path, tmp_path: 
 
     training = yaml.safe_load((folder / "train.yaml").read_text())
     tiny = yaml.safe_load((TINY_MODEL / "config.yaml").read_text())["network"]
-    assert training["network"].items() <= {**tiny, "presence": True}.items()
+    assert not training.keys() & {"network", "defaults"}, "those of the model that it starts from"
     phases = [{**phase, "iterations": 2, "size": 96} for phase in training["phases"]]
-    changed = {"run": str(tmp_path / "run"), "start": model, "network": tiny, "phases": phases}
+    changed = {"run": str(tmp_path / "run"), "start": model, "phases": phases}
     changed |= {
         "videos": str(labels / "davis"),
         "threads": 1,
@@ -166,9 +167,12 @@ def test_own_dataset_training_goes_from_a_seed_to_a_model(clip: Path, tmp_path: 
         "decay": 1,
     }
     (tmp_path / "train.yaml").write_text(yaml.safe_dump({**training, **changed}))
-    stremn("train", "segment", "--config", tmp_path / "train.yaml")
+    said = stremn("train", "segment", "--config", tmp_path / "train.yaml")
 
     trained = tmp_path / "run" / "model"
+    assert f"use it with --model {trained}" in said
+    made = yaml.safe_load((trained / "config.yaml").read_text())
+    assert made["network"] == SegmentationConfig.from_mapping(tiny).to_mapping()
     text = stremn(
         "evaluate", "davis", "--root", labels / "davis", "--split", "all", "--model", trained,
         "--quiet",

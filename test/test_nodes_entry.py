@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from ros_helpers import NodeProcess, Peer, SegmentPeer, wait_for
+from ros_helpers import NodeProcess, Peer, SegmentPeer, segment_node, wait_for
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.client.bring_up import BringUpError, bring_up, is_alive
@@ -218,6 +218,26 @@ def test_a_signal_while_configuring_ends_it_without_a_failure(tmp_path):
 
 
 # ---------------------------------------------------------------- its way to active
+
+
+def test_a_node_starts_by_itself_if_it_is_told_to_and_else_says_how(tmp_path):
+    with segment_node(tmp_path, {"autostart": True}) as node:
+        peer = Peer("looker")
+        try:
+            wait_for(lambda: peer.state() == "active", "the node to be active", every=0.2)
+        finally:
+            peer.close()
+    with segment_node(tmp_path) as node:
+        wait_for(lambda: "-p autostart:=true" in node.log, "the hint", every=0.2)
+        assert "configured" not in node.log.replace("unconfigured", "")
+
+
+def test_help_starts_nothing():
+    for name in EXECUTABLES:
+        process = start(name, "--help")
+        text = process.communicate(timeout=60)[0]
+        assert process.returncode == 0, text
+        assert text.startswith("usage: "), text
 
 
 def test_a_node_whose_process_has_ended_is_not_waited_for():

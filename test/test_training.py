@@ -44,6 +44,7 @@ from stremn_ros.training.segment import (
     main,
     train,
     validate,
+    with_start,
 )
 from stremn_ros.training.unroll import unroll
 
@@ -338,6 +339,20 @@ def test_a_model_to_start_from_gives_what_fits_and_the_log_names_the_rest(
     assert "mask_encoder.masks4" in caplog.text
     assert "template_head.conv1" in caplog.text, "of another shape"
     assert torch.equal(other.state_dict()["key_head.weight"], weights["key_head.weight"])
+    full = {**network, "presence": True, "quality": True}
+    both = config(photos, tmp_path / "two", network=full, phases=[Phase(1, size=64, batch=1)])
+    both.defaults = {"min_score": 0.125, "update_every": 3}
+    start = train(both)
+    kept = with_start(config(photos, tmp_path, start=str(start), network={}))
+    assert (kept.network["presence"], kept.network["quality"]) == (True, True)
+    assert kept.network["encoder"] == network["encoder"]
+    changed = config(photos, tmp_path, start=str(start), network={"quality": False})
+    changed.defaults = {"update_every": 2}
+    changed = with_start(changed)
+    assert (changed.network["presence"], changed.network["quality"]) == (True, False)
+    assert changed.defaults == {"min_score": 0.125, "update_every": 2}
+    build_network(changed)
+    assert "not in this network: quality" in caplog.text
     stranger = {**network, "encoder": "resnet50_gn"}
     with pytest.raises(InputError, match=r"another encoder .tiny. than .* .resnet50_gn."):
         build_network(config(photos, tmp_path, start=str(start), network=stranger))

@@ -83,7 +83,10 @@ class Peer:
             left = max(0.0, end - time.monotonic())
             with contextlib.suppress(Empty):
                 return answers.get(timeout=left if repeat is None else min(left, repeat)).result()
-        raise StremnError(f"{name} did not answer within {timeout:g} s")
+        raise StremnError(
+            f"{name} did not answer within {timeout:g} s. It may still do what was asked: look at "
+            "its log or its objects before you ask again, or wait longer"
+        )
 
     def state(self, node: str, timeout: float = 60.0) -> str:
         """The state of a lifecycle node, e.g. "active". Asked first, it makes sure that the node

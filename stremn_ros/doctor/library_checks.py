@@ -240,6 +240,8 @@ def check_cache(result: Probe) -> Check:
         if entry["error"]:
             damaged.append(name)
             state = f"damaged, and never loaded: {entry['error']}"
+        elif entry["built_now"]:
+            state = "being made now"
         elif entry["stale"]:
             stale.append(name)
             state = "of weights that are no longer here, or of a build that was interrupted"

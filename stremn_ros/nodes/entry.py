@@ -16,6 +16,14 @@ from stremn_ros.errors import StremnError
 from stremn_ros.nodes.dds_profile import profile_environment
 from stremn_ros.resources import shared_file
 
+HELP = """\
+usage: {name} [--ros-args [-p PARAMETER:=VALUE ...] [-r TOPIC:=NEW ...] [--params-file FILE]]
+
+Runs until Ctrl-C. docs/parameters.md has the parameters, docs/nodes.md the topics and services.
+A lifecycle node waits to be configured and activated, by `ros2 lifecycle set`, by a launch file, or
+by its own parameter: -p autostart:=true
+"""
+
 
 class StopSignals:
     """SIGINT, SIGTERM and SIGHUP: they tell the process to stop, and raise nothing.
@@ -120,6 +128,9 @@ def run(name: str, make: Callable[[StopSignals], int]) -> int:
         name: of the executable. make: given the signals; it starts ROS and runs to the end. What
             it raises as StremnError, or as an exception of rclpy, is reported in a sentence.
     """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        sys.stdout.write(HELP.format(name=name))
+        return 0
     signals = StopSignals()
     try:
         return make(signals)

@@ -310,6 +310,16 @@ class NetworkNode(LifecycleNode):
 
     # ------------------------------------------------------------------ other
 
+    def start(self) -> None:
+        """Configures and activates the node if ``autostart`` says so; else tells how to do it."""
+        if not self._values["autostart"]:
+            self.get_logger().info(
+                f"unconfigured: `ros2 lifecycle set {self._path} configure`, then `activate`; or "
+                "start it with -p autostart:=true, or by a launch file"
+            )
+        elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
     @property
     def threads(self) -> int:
         """How many threads the executor wants for this node."""
@@ -351,6 +361,8 @@ def run(nodes: Iterable[NetworkNode], signals: StopSignals) -> int:
         executor.add_node(node)
 
     spinning = Spinning(executor, nodes[0].get_logger().error, signals.tell)
+    for node in nodes:
+        executor.create_task(node.start)
     signals.wait()
     for node in nodes:
         node.save()  # before anything is torn down: whatever happens then, this is on the disk

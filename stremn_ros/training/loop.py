@@ -154,11 +154,13 @@ def run_command(
     parser.add_argument("--config", type=Path, required=True, help=f"YAML of {kind.__name__}")
     parser.add_argument("--time-limit", type=float, help="seconds for this piece")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("stremn_ros").setLevel(logging.INFO)  # the command line shows warnings only
     settings = kind.read(options.config)
     if options.time_limit is not None:
         settings.time_limit = options.time_limit
-    log.info("the averaged weights are in %s", train(settings, task))
+    folder = train(settings, task)
+    print(f"the model, with averaged weights, is in {folder}: use it with --model {folder}")
     return 0
 
 

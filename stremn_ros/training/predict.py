@@ -288,6 +288,8 @@ def _start_from(network: Network, model: Path) -> None:
     network.load_state_dict({**own, **fitting})
     if fresh := sorted(own.keys() - fitting.keys()):
         log.info("start: %s has no fitting weights for %s", model, ", ".join(fresh))
+    if left := sorted({name.split(".")[0] for name in found.keys() - own.keys()}):
+        log.warning("start: in %s, but not in this network: %s", model, ", ".join(left))
 
 
 def train(config: PredictTraining) -> Path:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,13 @@ from torch import Tensor
 from stremn_ros.data.mixture import Mixture, Phase
 from stremn_ros.errors import InputError
 from stremn_ros.memory.rules import RULES
-from stremn_ros.model_folder import SCORER_PREFIX, save_model
+from stremn_ros.model_folder import (
+    SCORER_PREFIX,
+    find_model,
+    load_network,
+    read_config,
+    save_model,
+)
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.network.encoders import ENCODERS
 from stremn_ros.training import loop
@@ -47,6 +53,7 @@ class SegmentTraining(PictureSettings):
 
     Attributes:
         phases: the parts of the run, one after another.
+        network, defaults: with ``start``, only what is to differ from that model.
         encoder_weights: ImageNet weights: ``package:efficientnet-lite0``, a file, or null; not
             looked at where ``start`` names a model.
         presence_weight, quality_weight: of these heads' losses beside the masks'.
@@ -99,6 +106,23 @@ def initial_encoder_weights(source: str, encoder: str) -> dict[str, Tensor]:
     return ENCODERS[encoder].translate(weights)
 
 
+def with_start(config: SegmentTraining) -> SegmentTraining:
+    """The configuration with what it leaves to the model that it starts from: the entries of the
+    network and of the defaults that it does not name.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if not config.start:
+        return config
+    spec = read_config(find_model(config.start))
+    return replace(
+        config,
+        network={**asdict(spec.network), **config.network},
+        defaults={**spec.defaults, **config.defaults},
+    )
+
+
 def build_network(config: SegmentTraining) -> SegmentationNetwork:
     """A network with random heads and, if asked for, ImageNet encoders or a model's weights."""
     torch.manual_seed(config.seed)
@@ -110,8 +134,6 @@ def build_network(config: SegmentTraining) -> SegmentationNetwork:
     if RULES[config.update_rule].scored:
         network.add_pair_scorer()
     if config.start:
-        from stremn_ros.model_folder import find_model, load_network
-
         started, _ = load_network(find_model(config.start))
         if network.pair_scorer is None:
             started.pair_scorer = None
@@ -129,6 +151,10 @@ def build_network(config: SegmentTraining) -> SegmentationNetwork:
         network.load_state_dict({**mine, **taken})
         if fresh := sorted({name.rsplit(".", 1)[0] for name in mine.keys() - taken.keys()}):
             log.info("not in %s, so untrained: %s", config.start, ", ".join(fresh))
+        if left := sorted(
+            {name.split(".")[0] for name in started.state_dict().keys() - mine.keys()}
+        ):
+            log.warning("in %s, but not in this network: %s", config.start, ", ".join(left))
     elif config.encoder_weights:
         weights = initial_encoder_weights(config.encoder_weights, network.config.encoder)
         for encoder in (network.query_encoder, network.memory_encoder):
@@ -167,6 +193,7 @@ class SegmentTask(Task):
     """Segmentation in the training loop."""
 
     def __init__(self, config: SegmentTraining, device: str, rank: int = 0) -> None:
+        config = with_start(config)
         self.settings = self.config = config
         self.device, self.curves = device, SEGMENTATION
         self.device_type = torch.device(device).type

@@ -22,8 +22,8 @@ class TrainingSettings:
     Attributes:
         run: folder of checkpoints, log and exported model.
         network, defaults: those parts of the exported model's config.yaml.
-        start: a model folder whose weights are taken, or null; what it lacks, or has in another
-            shape, begins untrained, and the log names it.
+        start: name or folder of a model whose weights are taken, or null. What it lacks, or has in
+            another shape, begins untrained, and the log names it, and what of it is left out.
         seed: of all that is drawn.
         learning_rate, weight_decay, clip_norm: of AdamW.
         warmup, decay: iterations of linear warm-up and of the final cosine decay; between them

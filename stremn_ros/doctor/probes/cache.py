@@ -9,7 +9,7 @@ from typing import Any
 from stremn_ros.doctor.probes import describe
 from stremn_ros.files import sha256
 from stremn_ros.model_folder import WEIGHTS, model_folders
-from stremn_ros.runtime.building.cache import KEY, cache_folder
+from stremn_ros.runtime.building.cache import KEY, cache_folder, is_being_built
 
 
 def values() -> dict[str, Any]:
@@ -24,12 +24,14 @@ def values() -> dict[str, Any]:
 
 def _entry(folder: Path, weights: set[str]) -> dict[str, Any]:
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    built_now = folder.name.startswith(".") and is_being_built(folder)
     note = {
         "error": "",
-        "stale": folder.name.startswith("."),
+        "built_now": built_now,
+        "stale": folder.name.startswith(".") and not built_now,
         "mib": round(size / 2**20, 1),
     }
-    if note["stale"]:
+    if note["stale"] or built_now:
         return note
     try:
         values = json.loads((folder / KEY).read_text())

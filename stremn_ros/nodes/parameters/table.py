@@ -39,6 +39,13 @@ def _voxel(value: float) -> str | None:
 
 _SHARED = (
     ParameterSpec(
+        "autostart",
+        False,
+        "Configure and activate the node as soon as it runs. For a node that is started by its "
+        "executable; the launch files do it themselves.",
+        UNCONFIGURED,
+    ),
+    ParameterSpec(
         "device", "auto", "Where it runs: auto, cpu, cuda or cuda:1 and so on.", UNCONFIGURED
     ),
     ParameterSpec(
@@ -182,6 +189,7 @@ _SEGMENT = (
         0.0,
         1.0,
     ),
+    _shared("autostart"),
     _shared("image_reliability"),
     _shared("image_transport"),
     ParameterSpec("overlay", True, "Make ~/overlay, while someone subscribes to it.", RUN_TIME),
@@ -551,6 +559,7 @@ _PREDICT = (
         description="Start again when time jumps backwards (a bag that loops).",
     ),
     _shared("time_jump_tolerance"),
+    _shared("autostart"),
     _shared("image_transport"),
     _shared("image_reliability"),
     _shared("frame_timeout"),

@@ -107,6 +107,19 @@ def write_key(folder: Path, key: Mapping[str, Any], names: Sequence[str], **note
     (folder / KEY).write_text(json.dumps({"key": dict(key), "files": files, **notes}, indent=2))
 
 
+def is_being_built(temporary: Path) -> bool:
+    """Whether a process is writing this folder of ``new_entry`` now."""
+    for path in temporary.parent.glob(".*.lock"):
+        if not temporary.name.startswith(f"{path.name.removesuffix('.lock')}-"):
+            continue
+        with contextlib.suppress(OSError), path.open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
+
+
 @contextlib.contextmanager
 def one_builder(target: Path) -> Iterator[None]:
     """Waits for another process that builds the same entry.
