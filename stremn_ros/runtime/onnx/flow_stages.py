@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from stremn_ros.network.prediction import Decoded
 from stremn_ros.runtime.flow_stages import FlowStages
 from stremn_ros.runtime.onnx.export import checked_files
 from stremn_ros.runtime.onnx.library import check_onnxruntime
-from stremn_ros.runtime.onnx.sessions import Sessions, one_thread, zeros
+from stremn_ros.runtime.onnx.sessions import Sessions, zeros
+from stremn_ros.runtime.threads import one_thread
 
 NO_CELLS = 4  # that stand for no memory: their values are zero, and so is what is read of them
 
@@ -23,7 +25,7 @@ class OnnxFlowStages(FlowStages):
 
     Args:
         network: of the model; model: the folder whose export is loaded.
-        threads: of ONNX Runtime; 0 takes PyTorch's number.
+        threads: 0 takes PyTorch's number.
 
     Raises:
         RuntimeUnavailableError: onnxruntime cannot be imported.
@@ -31,7 +33,7 @@ class OnnxFlowStages(FlowStages):
     """
 
     def __init__(self, network: FlowPredictionNetwork, model: Path, threads: int = 0) -> None:
-        super().__init__(network, torch.device("cpu"))
+        super().__init__(network, torch.device("cpu"), threads)
         check_onnxruntime()  # before its files: without it nobody wants them
         self._sessions = Sessions(checked_files(model), threads)
         self.name = f"onnxruntime {self._sessions.version} (cpu)"
@@ -73,11 +75,11 @@ class OnnxFlowStages(FlowStages):
         newest: Tensor,
         flow: Tensor,
         contents: tuple[Tensor, Tensor, Tensor | None] | None,
+        steps: Sequence[int] | None = None,
     ) -> Decoded:
         memory = self._sessions.memory(*(contents or self._nothing))
         asked = encoding._asdict()
         earlier = asked.pop("earlier")
         features, motion = self._sessions.each("move", flow=flow, **memory, **asked)
-        carried = self.network.carry(features, motion, newest, earlier)
-        frames, spread = self._sessions.run("mix", **carried._asdict())
-        return Decoded(frames, spread=spread)
+        assert self._decoder is not None
+        return self._decoder(features, motion, newest, earlier, steps or self.network.all_steps)
