@@ -123,7 +123,7 @@ def sample(image: Tensor, displacement: Tensor) -> Tensor:
     rows = torch.arange(height, device=image.device, dtype=image.dtype) + 0.5
     x = (columns + displacement[:, 0]) * (2.0 / width) - 1.0
     y = (rows[:, None] + displacement[:, 1]) * (2.0 / height) - 1.0
-    grid = torch.stack([x, y], dim=-1)
+    grid = torch.stack([x, y], dim=1).permute(0, 2, 3, 1)  # read faster as planes
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
@@ -243,10 +243,16 @@ class FlowPredictionNetwork(nn.Module):
     ) -> FlowEncoding:
         """As ``encode``, with what ``aligned`` makes of the older frame and its flow."""
         seen = [F.pixel_unshuffle(newest, 2), F.pixel_unshuffle(earlier - newest, 2)]
-        x4 = self.encode4(torch.cat([*seen, FLOW_UNIT * flow, flow - flow_earlier], dim=1))
+        seen += [FLOW_UNIT * flow, flow - flow_earlier]
+        return FlowEncoding(*self.encode_seen(torch.cat(seen, dim=1)), earlier)
+
+    def encode_seen(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The parts of a FlowEncoding but the last, of what ``encode_aligned`` puts together,
+        [B, 8 colours + 4, H/2, W/2]."""
+        x4 = self.encode4(seen)
         x8 = self.encode8(x4)
         template = self.template_head(self.encode16(x8))
-        return FlowEncoding(template, self.key_head(template), x8, x4, earlier)
+        return template, self.key_head(template), x8, x4
 
     def memory_key(self, template: Tensor, image_key: Tensor) -> Tensor:
         """Keys [N, Ck, h, w] of templates; those of a frame (image_key) are made of them alone."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import cv2
@@ -96,25 +97,30 @@ class FlowDecoder:
         pyramids = [self._pyramid(*clip) for clip in zip(features, newest, earlier, strict=True)]
         motions = motion.unflatten(0, (-1, self._horizon))
 
-        def one(which: tuple[int, int]) -> None:
-            clip, n = which
-            step = steps[n]
-            out = frames[clip, n], spread[clip, n]
-            self._make(pyramids[clip], motions[clip, step - 1], step, *out)
+        def make() -> None:
+            for clip, n in left:
+                out = frames[clip, n], spread[clip, n]
+                self._make(pyramids[clip], motions[clip, steps[n] - 1], steps[n], *out)
 
         work = [(clip, n) for clip in range(len(newest)) for n in range(len(steps))]
-        if self._threads == 1 or len(work) == 1:
-            for which in work:
-                one(which)
-        else:
-            if self._pool is None or self._owner != os.getpid():  # a fork has no threads
-                self._owner = os.getpid()
-                self._pool = ThreadPoolExecutor(
-                    self._threads, "flow-decoder", initializer=torch.get_num_threads
-                )
-            with one_thread():  # in the pool's threads as well, which ask for it as they start
-                list(self._pool.map(one, work))
+        left = iter(work)  # what no thread has begun
+        others = min(self._threads, len(work)) - 1
+        with one_thread() if others else nullcontext():
+            helping = [self._helpers().submit(make) for _ in range(others)]
+            make()
+            for helper in helping:
+                if not helper.cancel():  # on a busy machine it may not have begun
+                    helper.result()
         return Decoded(frames, spread=spread)
+
+    def _helpers(self) -> ThreadPoolExecutor:
+        if self._pool is None or self._owner != os.getpid():  # a fork has none of the threads
+            self._owner = os.getpid()
+            # each asks for PyTorch's number of threads as it starts, which is one by then
+            self._pool = ThreadPoolExecutor(
+                self._threads - 1, "flow-decoder", initializer=torch.get_num_threads
+            )
+        return self._pool
 
     def _grid(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Of ``grid_sample``: the places of the pixels [2, height, width], and what a displacement

@@ -30,10 +30,8 @@ class _Encode(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(
-        self, newest: Tensor, flow: Tensor, earlier: Tensor, flow_earlier: Tensor
-    ) -> tuple[Tensor, ...]:
-        return self.network.encode_aligned(newest, flow, earlier, flow_earlier)[:-1]
+    def forward(self, seen: Tensor) -> tuple[Tensor, ...]:
+        return self.network.encode_seen(seen)
 
 
 class _Move(nn.Module):
@@ -80,21 +78,13 @@ def flow_specs(network: FlowPredictionNetwork, size: tuple[int, int]) -> dict[st
             return {2: dim_h, 3: dim_w}
         return {2: factor * dim_h, 3: factor * dim_w}
 
-    frame, half = (1, config.colours, rows, columns), (1, 2, rows // 2, columns // 2)
-    seen = {
-        "newest": (example(*frame), maps(16)),
-        "flow": (4.0 * example(*half) - 2.0, maps(8)),
-        "earlier": (example(*frame), maps(16)),
-        "flow_earlier": (4.0 * example(*half) - 2.0, maps(8)),
-    }
+    half = rows // 2, columns // 2
+    flow = (4.0 * example(1, 2, *half) - 2.0, maps(8))
+    seen = {"seen": (2.0 * example(1, 8 * config.colours + 4, *half) - 1.0, maps(8))}
+    encoded = FlowEncoding._fields[:-1]
     with torch.no_grad():
-        encoding = network.encode_aligned(*(tensor for tensor, _ in seen.values()))
-
-    asked = {
-        name: (tensor, maps(tensor.shape[2] // h))
-        for name, tensor in encoding._asdict().items()
-        if name != "earlier"
-    }
+        encoding = zip(encoded, network.encode_seen(seen["seen"][0]), strict=True)
+    asked = {name: (tensor, maps(tensor.shape[2] // h)) for name, tensor in encoding}
     memory = {
         "keys": (example(1, 3 * h * w, config.key_channels), {1: cells}),
         "values": (example(1, 3 * h * w, config.value_channels), {1: cells}),
@@ -106,11 +96,11 @@ def flow_specs(network: FlowPredictionNetwork, size: tuple[int, int]) -> dict[st
         "others": (example(1, 3, h * w, config.key_channels), {1: slots, 2: own_cells}),
     }
     table: GraphTable = {
-        "encode": (_Encode(network), _Encode(network), seen, FlowEncoding._fields[:-1]),
+        "encode": (_Encode(network), _Encode(network), seen, encoded),
         "move": (
             _Move(network),
             _Move(network),
-            {"flow": seen["flow"], **memory, **asked},
+            {"flow": flow, **memory, **asked},
             ("features", "motion"),
         ),
         "heads": (
