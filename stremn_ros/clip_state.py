@@ -31,6 +31,10 @@ class Future(NamedTuple):
     frames: Tensor  # [B, T, C, H, W] in 0..1
     spread: Tensor | None  # [B, T, H, W]: expected absolute error, where the network says it
 
+    def last(self) -> Future:
+        """The last frame alone, T 1."""
+        return Future(self.frames[:, -1:], None if self.spread is None else self.spread[:, -1:])
+
 
 class ClipState(ABC, Generic[_Encoding]):
     """What is remembered of clips that are seen frame by frame, all of one length and size.
@@ -42,6 +46,7 @@ class ClipState(ABC, Generic[_Encoding]):
 
     Args:
         memory: with a row for each clip, or two with a span; clips: how many.
+        horizon: how many frames the network predicts at once.
         kept: of the newest frames; encodings: of the newest encodings.
         update_every, span: see above, span 0 for no new beginnings.
     """
@@ -50,12 +55,14 @@ class ClipState(ABC, Generic[_Encoding]):
         self,
         memory: SlotMemory,
         clips: int,
+        horizon: int,
         kept: int,
         encodings: int,
         update_every: int,
         span: int,
     ) -> None:
         self.memory, self.clips, self.update_every = memory, clips, update_every
+        self.horizon = horizon
         self._half = max(1, span // update_every) if span else 0
         self.frames: deque[Tensor] = deque(maxlen=kept)
         self._encodings: deque[_Encoding] = deque(maxlen=encodings)
@@ -89,22 +96,25 @@ class ClipState(ABC, Generic[_Encoding]):
             self._encodings.append(encoding)
             self._due = (self.seen - STACK) % self.update_every == 0
 
-    def predict(self) -> Decoded:
-        """The frames that follow, as many as the network's horizon, not clipped.
+    def predict(self, steps: Sequence[int] | None = None) -> Decoded:
+        """The frames that follow, not clipped.
+
+        Args:
+            steps: which of them, 1 for the next frame up to the network's horizon; None for all.
 
         Raises:
             InputError: fewer frames than a stack were seen.
         """
         if not self._encodings:
             raise InputError(f"a prediction needs {STACK} frames; {self.seen} were seen")
-        return self._decode()
+        return self._decode(steps)
 
     @abstractmethod
     def _encode(self) -> _Encoding | None:
         """The newest frames' encoding; None while they are too few."""
 
     @abstractmethod
-    def _decode(self) -> Decoded:
+    def _decode(self, steps: Sequence[int] | None) -> Decoded:
         """What follows, of what was encoded and is remembered."""
 
     def _contents(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -173,14 +183,14 @@ class StackedState(ClipState[Encoding]):
         )
         # of encodings as far back as references lie
         encodings = config.ages(config.kept)[-1] + 1
-        super().__init__(memory, clips, config.kept, encodings, update_every, span)
+        super().__init__(memory, clips, config.horizon, config.kept, encodings, update_every, span)
 
     def _encode(self) -> Encoding | None:
         if len(self.frames) < STACK:
             return None
         return self.network.encode(torch.stack(list(self.frames)[-STACK:], dim=1))
 
-    def _decode(self) -> Decoded:
+    def _decode(self, steps: Sequence[int] | None) -> Decoded:
         if not self._writes:  # the very first stack has only itself to read
             self._write()
         keys, values, mask = self._contents()
@@ -193,7 +203,10 @@ class StackedState(ClipState[Encoding]):
         reads = torch.cat(read.unflatten(2, (len(ages), height, width)).unbind(2))
         asked = Encoding(*(torch.cat(maps) for maps in zip(*queries)))
         frames = torch.stack(list(self.frames), dim=1)
-        return self.network.decode(reads, asked, frames, ages)
+        decoded = self.network.decode(reads, asked, frames, ages)
+        if steps is None:
+            return decoded
+        return Decoded(decoded.frames[:, [step - 1 for step in steps]])  # made all together
 
 
 class FlowState(ClipState[FlowEncoding]):
@@ -232,7 +245,7 @@ class FlowState(ClipState[FlowEncoding]):
         self._flow = HalfFlow()
         self._flows: deque[Tensor] = deque(maxlen=2)
         self._images: NDArray[np.uint8] | None = None  # of the newest frame
-        super().__init__(memory, clips, 2, 1, update_every, span)
+        super().__init__(memory, clips, config.horizon, 2, 1, update_every, span)
 
     def reset(self) -> None:
         super().reset()
@@ -255,9 +268,11 @@ class FlowState(ClipState[FlowEncoding]):
             return None
         return self.stages.encode(*self.frames, *self._flows)
 
-    def _decode(self) -> Decoded:
+    def _decode(self, steps: Sequence[int] | None) -> Decoded:
         contents = self._contents() if self._writes and self.with_memory else None
-        return self.stages.predict(self._encodings[-1], self.frames[-1], self._flows[-1], contents)
+        return self.stages.predict(
+            self._encodings[-1], self.frames[-1], self._flows[-1], contents, steps
+        )
 
 
 def new_state(
@@ -289,28 +304,35 @@ def to_images(frames: Tensor) -> NDArray[np.uint8]:
     return np.ascontiguousarray(whole.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def extend(state: StackedState | FlowState, horizon: int) -> Future:
-    """``horizon`` frames, however many the network predicts at once, clipped.
+def extend(state: StackedState | FlowState, steps: Sequence[int]) -> Future:
+    """Frames that follow, however far the network sees at once, clipped to 0..1.
 
     Beyond the network's own horizon it takes its predictions for frames seen; ``state`` is then
     at the end of them. The expected error of a frame that was taken for seen is added to that of
     what was predicted from it.
+
+    Args:
+        state: of what was seen.
+        steps: which frames are wanted, in rising order; 1 is the next one.
     """
     frames: list[Tensor] = []
     spreads: list[Tensor] = []
-    while True:
-        decoded = state.predict()
-        frames.append(decoded.frames.clamp(0.0, 1.0))
+    before: Tensor | float = 0.0  # the expected error of what the next frames are made of
+    for first in range(0, steps[-1], state.horizon):  # of the frames that the network sees at once
+        wanted = [step - first for step in steps if first < step <= first + state.horizon]
+        goes_on = steps[-1] > first + state.horizon
+        decoded = state.predict(None if goes_on else wanted)
+        future = decoded.frames.clamp(0.0, 1.0)
+        kept = [step - 1 for step in wanted] if goes_on else slice(None)
+        frames.append(future[:, kept])
         if decoded.spread is not None:
-            before = spreads[-1][:, -1:] if spreads else 0.0
-            spreads.append(decoded.spread + before)
-        own = frames[0].shape[1]
-        if own * len(frames) >= horizon:
-            break
-        for n in range(own):
-            state.observe(frames[-1][:, n])
-    spread = torch.cat(spreads, dim=1)[:, :horizon] if spreads else None
-    return Future(torch.cat(frames, dim=1)[:, :horizon], spread)
+            spread = decoded.spread + before
+            spreads.append(spread[:, kept])
+            before = spread[:, -1:]
+        if goes_on:
+            for frame in future.unbind(1):
+                state.observe(frame)
+    return Future(torch.cat(frames, dim=1), torch.cat(spreads, dim=1) if spreads else None)
 
 
 @torch.no_grad()
@@ -348,4 +370,4 @@ def forecast(
         raise InputError("only a model of the architecture `flow` can do without its memory")
     for t in range(frames.shape[1]):
         state.observe(frames[:, t])
-    return extend(state, horizon)
+    return extend(state, range(1, horizon + 1))

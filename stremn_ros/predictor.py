@@ -178,7 +178,7 @@ class Predictor:
 
     @torch.no_grad()
     def step(
-        self, frame: NDArray[np.uint8], horizon: int | None = None
+        self, frame: NDArray[np.uint8], horizon: int | None = None, only_last: bool = False
     ) -> NDArray[np.uint8] | None:
         """Takes in a frame and predicts those that follow.
 
@@ -192,9 +192,12 @@ class Predictor:
         Args:
             frame: uint8 [H, W, 3], RGB.
             horizon: how many frames to predict; None for the network's own number.
+            only_last: return the last of them alone, and its ``spread``. It takes less time: of a
+                network that is given the flow, the frames between are not made.
 
         Returns:
-            uint8 [horizon, H, W, 3], or None until ``observe`` frames were seen.
+            uint8 [horizon, H, W, 3], or [1, H, W, 3] with ``only_last``; None until ``observe``
+            frames were seen.
 
         Raises:
             InputError: not such a frame, of another size than the ones before (reset first), or a
@@ -213,7 +216,7 @@ class Predictor:
         state = self._prepared(size)
         tensor = self._to_tensor(frame)
         with self._source.scope() if isinstance(self._source, FlowStages) else nullcontext():
-            future = self._advance(state, tensor, horizon)
+            future = self._advance(state, tensor, horizon, only_last)
         if future is None:
             return None
         if future.spread is not None:
@@ -221,7 +224,7 @@ class Predictor:
         return self._to_frames(future.frames[0], size)
 
     def _advance(
-        self, state: StackedState | FlowState, frame: Tensor, horizon: int
+        self, state: StackedState | FlowState, frame: Tensor, horizon: int, only_last: bool
     ) -> Future | None:
         """Takes in a frame [1, C, rows, columns]; what follows, or None."""
         expected, self._expected = self._expected, None
@@ -237,9 +240,10 @@ class Predictor:
             assert self._ahead is not None
             self._ahead.copy(state)  # type: ignore[arg-type]
             ahead = self._ahead
-        future = extend(ahead, horizon)
+        # the next frame is always made: ``error`` is told by it
+        future = extend(ahead, sorted({1, horizon}) if only_last else range(1, horizon + 1))
         self._expected = future.frames[:, 0].clone()
-        return future
+        return future.last() if only_last else future
 
     def _processing(self, size: tuple[int, int]) -> tuple[int, int]:
         return fitted_size(self._requested_size, size, self._source.stride)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from prediction_helpers import moving_frames, tiny_flow_network, tiny_prediction_model
 from skimage.metrics import structural_similarity as reference_ssim
+from torch.nn import functional as F
 
 from stremn_ros.clip_state import FlowState, extend, forecast, new_state
 from stremn_ros.errors import InputError, ModelError
@@ -23,6 +26,8 @@ from stremn_ros.network.flow_prediction import (
     sample,
 )
 from stremn_ros.predictor import TOLERANCE, Predictor, confidence
+from stremn_ros.runtime.flow_decoder import FlowDecoder
+from stremn_ros.runtime.flow_stages import FlowStages
 from stremn_ros.training.prediction_losses import PredictionLoss, structural_similarity
 from stremn_ros.training.unroll_prediction import unroll_flow_prediction
 
@@ -189,6 +194,109 @@ def test_every_part_of_the_network_learns() -> None:
         assert parameter.grad.any(), name
 
 
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_decoder_for_the_cpu_gives_what_the_network_gives(colours: int, threads: int) -> None:
+    network = tiny_flow_network(colours=colours, horizon=4)
+    torch.manual_seed(1)
+    # smooth, as rounding grows with the slope of pictures and flows
+    images = np.stack([textured(48, 96, seed)[..., :colours] for seed in range(4)])
+    frames = torch.from_numpy(images).movedim(-1, 1).unflatten(0, (2, 2))
+    coarse = 12.0 * torch.rand(4, 2, 2, 4) - 6.0  # some lead beyond the edges
+    flows = F.interpolate(coarse, (24, 48), mode="bicubic").unflatten(0, (2, 2))
+    decoder = FlowDecoder(network, threads)
+    for size in ((48, 96), (32, 32)):
+        clips, moved = frames[..., : size[0], : size[1]], flows[..., : size[0] // 2, : size[1] // 2]
+        with torch.inference_mode():
+            encoding = network.encode(clips, moved)
+            read = torch.randn(2, 8, size[0] // 16, size[1] // 16)
+            newest, flow = clips[:, 1], moved[:, 1]
+            expected = network.decode(read, encoding, newest, flow)
+            some = network.decode(read, encoding, newest, flow, (2, 4))
+            movement = network.move(read, encoding, flow)
+            found = decoder(*movement, newest, encoding.earlier, (1, 2, 3, 4))
+            fewer = decoder(*movement, newest, encoding.earlier, (2, 4))
+        assert expected.spread is not None
+        assert fewer.spread is not None
+        assert expected.frames.shape == (2, 4, colours, *size)
+        assert expected.frames.std() > 0.05
+        torch.testing.assert_close(found.frames, expected.frames, atol=1e-4, rtol=0.0)
+        torch.testing.assert_close(found.spread, expected.spread, atol=1e-4, rtol=0.0)
+        torch.testing.assert_close(some.frames, expected.frames[:, 1::2], atol=1e-6, rtol=0.0)
+        assert torch.equal(fewer.frames, found.frames[:, 1::2])
+        assert torch.equal(fewer.spread, found.spread[:, 1::2])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 3, 4, 7])
+def test_the_last_frame_alone_is_the_last_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, horizon: int
+) -> None:
+    """Within the network's horizon (3) and beyond it; what nobody asked for is not made."""
+    model = tiny_prediction_model(tmp_path / "m")
+    every, last = (Predictor.load(model, runtime="torch") for _ in range(2))
+    made: list[int] = []
+    make = FlowDecoder._make
+
+    def counted(self: FlowDecoder, seen: Any, motion: Any, step: int, *out: Any) -> None:
+        made.append(step)
+        make(self, seen, motion, step, *out)
+
+    monkeypatch.setattr(FlowDecoder, "_make", counted)
+    for frame in moving_frames(8):
+        one = every.step(frame, horizon)
+        made.clear()
+        two = last.step(frame, horizon, only_last=True)
+        assert (one is None) == (two is None)
+        assert (every.error, every.change) == (last.error, last.change)
+        if one is None or two is None:
+            continue
+        assert two.shape == (1, *one.shape[1:])
+        np.testing.assert_array_equal(two[0], one[-1])
+        assert every.spread is not None
+        assert last.spread is not None
+        np.testing.assert_array_equal(last.spread, every.spread[-1:])
+        # the first is made for the error; a whole horizon where frames follow from frames
+        expected = {1: [1], 2: [1, 2], 3: [1, 3], 4: [1, 2, 3, 1], 7: [1, 2, 3, 1, 2, 3, 1]}
+        assert sorted(made) == sorted(expected[horizon])
+    assert one is not None
+
+
+def test_the_last_frame_alone_of_a_network_that_makes_all_together(tmp_path: Path) -> None:
+    model = tiny_prediction_model(tmp_path / "m", "paint")
+    every, last = (Predictor.load(model) for _ in range(2))
+    for frame in moving_frames(8):
+        one, two = every.step(frame, 5), last.step(frame, 5, only_last=True)
+        assert every.error == last.error
+    assert one is not None
+    assert two is not None
+    np.testing.assert_array_equal(two, one[-1:])
+
+
+def test_a_forked_child_predicts_with_threads_of_its_own() -> None:
+    """Those of the parent's decoder stayed in the parent; a child that waits for them hangs."""
+    network = tiny_flow_network()
+    frames = tensor(moving_frames(5))
+    stages = FlowStages(network, torch.device("cpu"), threads=2)
+
+    def predicted() -> torch.Tensor:
+        state = new_state(stages, 1, (64, 64))
+        for t in range(5):
+            state.observe(frames[:, t])
+        return state.predict().frames
+
+    expected = predicted()
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=lambda: writer.send(predicted().numpy()))
+    child.start()
+    try:
+        assert reader.poll(60.0), "the child hangs"
+        np.testing.assert_array_equal(reader.recv(), expected.numpy())
+    finally:
+        child.kill()
+        child.join()
+
+
 def test_nothing_grows_over_a_long_stream(tmp_path: Path) -> None:
     predictor = Predictor.load(tiny_prediction_model(tmp_path / "m"), processing_size=32)
 
@@ -292,7 +400,7 @@ def test_expected_errors_add_up_beyond_the_horizon() -> None:
     frames = tensor(moving_frames(8))
     for t in range(8):
         state.observe(frames[:, t])
-    near, far = state.predict(), extend(state, 7)
+    near, far = state.predict(), extend(state, range(1, 8))
     assert near.spread is not None
     assert far.spread is not None
     assert far.spread.shape == (1, 7, 64, 64)

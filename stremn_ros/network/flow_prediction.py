@@ -13,7 +13,7 @@ half the resolution. No state, no files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -102,13 +102,13 @@ class FlowEncoding(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """The last two frames where the steps' motions carry them, step by step within a clip."""
+    """The last two frames where the steps' motions carry them, S of them within each clip."""
 
-    back: Tensor  # [B * T, 2, H/4, W/4]: see ``origin``
-    fine: Tensor  # [B * T, 2 colours, H, W]: the newest frame and the one before
-    half: Tensor  # [B * T, colours, H/2, W/2]
-    features: Tensor  # [B * T, carried + colours, H/4, W/4]: the last are the newest frame's
-    eighth: Tensor  # [B * T, colours, H/8, W/8]
+    back: Tensor  # [B * S, 2, H/4, W/4]: see ``origin``
+    fine: Tensor  # [B * S, 2 colours, H, W]: the newest frame and the one before
+    half: Tensor  # [B * S, colours, H/2, W/2]
+    features: Tensor  # [B * S, carried + colours, H/4, W/4]: the last are the newest frame's
+    eighth: Tensor  # [B * S, colours, H/8, W/8]
 
 
 def sample(image: Tensor, displacement: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def sample(image: Tensor, displacement: Tensor) -> Tensor:
     rows = torch.arange(height, device=image.device, dtype=image.dtype) + 0.5
     x = (columns + displacement[:, 0]) * (2.0 / width) - 1.0
     y = (rows[:, None] + displacement[:, 1]) * (2.0 / height) - 1.0
-    grid = torch.stack([x, y], dim=-1)
+    grid = torch.stack([x, y], dim=1).permute(0, 2, 3, 1)  # read faster as planes
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
@@ -218,6 +218,11 @@ class FlowPredictionNetwork(nn.Module):
         self.spread = _silent(nn.Conv2d(config.mixing, 4, 1))
 
     @property
+    def all_steps(self) -> tuple[int, ...]:
+        """The steps ahead that it is trained for: 1 is the next frame."""
+        return tuple(range(1, self.config.horizon + 1))
+
+    @property
     def memory_key_head(self) -> nn.Module:
         """What makes the keys of templates, fused ones as well: the same for query and memory."""
         return self.key_head
@@ -238,10 +243,16 @@ class FlowPredictionNetwork(nn.Module):
     ) -> FlowEncoding:
         """As ``encode``, with what ``aligned`` makes of the older frame and its flow."""
         seen = [F.pixel_unshuffle(newest, 2), F.pixel_unshuffle(earlier - newest, 2)]
-        x4 = self.encode4(torch.cat([*seen, FLOW_UNIT * flow, flow - flow_earlier], dim=1))
+        seen += [FLOW_UNIT * flow, flow - flow_earlier]
+        return FlowEncoding(*self.encode_seen(torch.cat(seen, dim=1)), earlier)
+
+    def encode_seen(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The parts of a FlowEncoding but the last, of what ``encode_aligned`` puts together,
+        [B, 8 colours + 4, H/2, W/2]."""
+        x4 = self.encode4(seen)
         x8 = self.encode8(x4)
         template = self.template_head(self.encode16(x8))
-        return FlowEncoding(template, self.key_head(template), x8, x4, earlier)
+        return template, self.key_head(template), x8, x4
 
     def memory_key(self, template: Tensor, image_key: Tensor) -> Tensor:
         """Keys [N, Ck, h, w] of templates; those of a frame (image_key) are made of them alone."""
@@ -251,16 +262,28 @@ class FlowPredictionNetwork(nn.Module):
         """X [N, C, h, w] -> values [N, Cv, h, w]."""
         return self.value_head(template)
 
-    def decode(self, read: Tensor, encoding: FlowEncoding, newest: Tensor, flow: Tensor) -> Decoded:
-        """The coming frames [B, T, colours, H, W], not clipped, and their expected absolute error.
+    def decode(
+        self,
+        read: Tensor,
+        encoding: FlowEncoding,
+        newest: Tensor,
+        flow: Tensor,
+        steps: Sequence[int] | None = None,
+    ) -> Decoded:
+        """The coming frames [B, S, colours, H, W], not clipped, and their expected absolute error.
 
         Args:
             read: [B, Cv, H/16, W/16] from the memory; zeros stand for no memory.
             encoding: of the last two frames; newest: [B, colours, H, W]; flow: its own,
             [B, 2, H/2, W/2].
+            steps: which of them, 1 for the next frame; None for all.
         """
         features, motion = self.move(read, encoding, flow)
-        return self.mix(self.carry(features, motion, newest, encoding.earlier))
+        steps = self.all_steps if steps is None else steps
+        if tuple(steps) != self.all_steps:
+            each = motion.unflatten(0, (-1, self.config.horizon))
+            motion = each[:, [step - 1 for step in steps]].flatten(0, 1)
+        return self.mix(self.carry(features, motion, newest, encoding.earlier), steps)
 
     def move(self, read: Tensor, encoding: FlowEncoding, flow: Tensor) -> tuple[Tensor, Tensor]:
         """The flow carried on and corrected, coarse to fine.
@@ -279,11 +302,11 @@ class FlowPredictionNetwork(nn.Module):
         return self.features(x), motion.flatten(0, 1)
 
     def carry(self, features: Tensor, motion: Tensor, newest: Tensor, earlier: Tensor) -> Carried:
-        """Everything at the places of every step; see ``move`` and ``FlowEncoding``."""
-        horizon = self.config.horizon
+        """Everything at the places of the steps of ``motion``; see ``move``, ``FlowEncoding``."""
+        steps = len(motion) // len(newest)
 
         def carried(image: Tensor, displacement: Tensor) -> Tensor:
-            each = image[:, None].expand(-1, horizon, -1, -1, -1).flatten(0, 1)
+            each = image[:, None].expand(-1, steps, -1, -1, -1).flatten(0, 1)
             return sample(each, displacement)
 
         back = origin(motion)
@@ -297,9 +320,9 @@ class FlowPredictionNetwork(nn.Module):
             carried(F.avg_pool2d(coarse4, 2), 0.5 * F.avg_pool2d(back4, 2)),
         )
 
-    def mix(self, carried: Carried) -> Decoded:
-        """Per pixel a mixture of what was carried, and what is added to it."""
-        chosen = self.choose4(self.seen_at_quarter(carried))
+    def mix(self, carried: Carried, steps: Sequence[int]) -> Decoded:
+        """Per pixel a mixture of what was carried to these steps, and what is added to it."""
+        chosen = self.choose4(self._seen_at_quarter(carried, steps))
         sharp, other = carried.fine.split(self.config.colours, dim=1)
         chosen = self.choose2(
             torch.cat(
@@ -309,30 +332,31 @@ class FlowPredictionNetwork(nn.Module):
         )
         # its loss is to teach the last convolution alone, not what makes the picture
         doubts = self.spread(chosen.detach())
-        return self.compose(
-            carried, F.pixel_shuffle(self.mixing(chosen), 2), F.pixel_shuffle(doubts, 2)
-        )
+        mixture, doubts = F.pixel_shuffle(self.mixing(chosen), 2), F.pixel_shuffle(doubts, 2)
+        frames, spread = self._compose(carried, mixture, doubts)
+        clips = (-1, len(steps))
+        return Decoded(frames.unflatten(0, clips), spread=spread.unflatten(0, clips))
 
-    def seen_at_quarter(self, carried: Carried) -> Tensor:
-        """The input of ``choose4``, [B * T, C, H/4, W/4]."""
+    def _seen_at_quarter(self, carried: Carried, steps: Sequence[int]) -> Tensor:
+        """The input of ``choose4``, [B * S, C, H/4, W/4]."""
         horizon, colours = self.config.horizon, self.config.colours
         back = carried.back
-        step = torch.arange(1, horizon + 1, device=back.device, dtype=back.dtype) / horizon
-        step = step.repeat(len(back) // horizon).view(-1, 1, 1, 1)
+        step = torch.tensor(steps, device=back.device, dtype=back.dtype) / horizon
+        step = step.repeat(len(back) // len(steps)).view(-1, 1, 1, 1)
         step = step.expand(-1, 1, *back.shape[-2:])
         sharp, other = carried.fine.split(colours, dim=1)
         doubt = F.avg_pool2d((sharp - other).abs(), 4)
-        return torch.cat([carried.features, doubt, FLOW_UNIT * back, _outside(back), step], dim=1)
+        return torch.cat([carried.features, doubt, FLOW_UNIT * back, outside(back), step], dim=1)
 
-    def compose(self, carried: Carried, mixture: Tensor, doubts: Tensor) -> Decoded:
-        """The frames and their expected error.
+    def _compose(self, carried: Carried, mixture: Tensor, doubts: Tensor) -> tuple[Tensor, Tensor]:
+        """The frames [B * S, colours, H, W] and their expected error [B * S, H, W].
 
         Args:
-            mixture: [B * T, LEVELS + 1 + colours, H, W]: the weight of each coarser level and of
+            mixture: [B * S, LEVELS + 1 + colours, H, W]: the weight of each coarser level and of
             the frame before, beside the newest frame's, and what is added.
-            doubts: [B * T, 1, H, W], of which the expected error is made.
+            doubts: [B * S, 1, H, W], of which the expected error is made.
         """
-        horizon, colours = self.config.horizon, self.config.colours
+        colours = self.config.colours
         sharp, other = carried.fine.split(colours, dim=1)
         levels = [
             twice(carried.half),
@@ -344,13 +368,15 @@ class FlowPredictionNetwork(nn.Module):
         frames = sharp * (1.0 - weights.sum(dim=1, keepdim=True)) + added
         for n, level in enumerate(levels):
             frames = frames + weights[:, n : n + 1] * level
-        spread = LEAST_SPREAD + F.softplus(doubts[:, 0] - 3.0)
-        return Decoded(
-            frames.unflatten(0, (-1, horizon)), spread=spread.unflatten(0, (-1, horizon))
-        )
+        return frames, expected_error(doubts[:, 0])
 
 
-def _outside(back: Tensor) -> Tensor:
+def expected_error(doubts: Tensor) -> Tensor:
+    """Of a pixel, in 0..1, by what the last convolution gives for it."""
+    return LEAST_SPREAD + F.softplus(doubts - 3.0)
+
+
+def outside(back: Tensor) -> Tensor:
     """[B, 2, h, w] -> [B, 1, h, w]: how many pixels beyond the edge a place lies, 4 at most."""
     height, width = back.shape[-2:]
     x = torch.arange(width, device=back.device, dtype=back.dtype) + back[:, 0]

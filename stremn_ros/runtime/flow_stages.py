@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -11,19 +12,26 @@ from stremn_ros.memory.similarity import mutual_similarity
 from stremn_ros.network import space_time_read
 from stremn_ros.network.flow_prediction import FlowEncoding, FlowPredictionNetwork
 from stremn_ros.network.prediction import Decoded
+from stremn_ros.runtime.flow_decoder import FlowDecoder
 
 
 class FlowStages:
     """Runs a network's stages on PyTorch without gradients; the base of other runtimes.
 
     Tensors lie on ``device``; none is kept between calls.
+
+    Args:
+        network: of the model; threads: on a CPU; 0 takes PyTorch's number.
     """
 
-    def __init__(self, network: FlowPredictionNetwork, device: torch.device) -> None:
+    def __init__(
+        self, network: FlowPredictionNetwork, device: torch.device, threads: int = 0
+    ) -> None:
         self.network = network.to(device).eval()
         self.config, self.stride = network.config, network.stride
         self.device = device
         self.name = f"torch ({device})"
+        self._decoder = FlowDecoder(network, threads) if device.type == "cpu" else None
 
     def scope(self) -> AbstractContextManager[None]:
         """Entered around a frame's work: settings for what PyTorch does between the stages."""
@@ -58,12 +66,14 @@ class FlowStages:
         newest: Tensor,
         flow: Tensor,
         contents: tuple[Tensor, Tensor, Tensor | None] | None,
+        steps: Sequence[int] | None = None,
     ) -> Decoded:
-        """The coming frames.
+        """The coming frames [B, S, C, H, W] and the error to expect of them.
 
         Args:
             encoding: of the last two frames; newest: [B, C, H, W]; flow: [B, 2, H/2, W/2].
             contents: keys [B, M, Ck], values [B, M, Cv] and mask of the memory; None: no memory.
+            steps: which of them, 1 for the next frame; None for all that the network sees.
         """
         height, width = encoding.key.shape[-2:]
         if contents is None:
@@ -72,4 +82,7 @@ class FlowStages:
             cells = encoding.key.flatten(2).transpose(1, 2)
             read = space_time_read(cells, *contents, self.config.affinity)
             read = read.transpose(1, 2).unflatten(2, (height, width))
-        return self.network.decode(read, encoding, newest, flow)
+        if self._decoder is None:
+            return self.network.decode(read, encoding, newest, flow, steps)
+        moved = self.network.move(read, encoding, flow)
+        return self._decoder(*moved, newest, encoding.earlier, steps or self.network.all_steps)

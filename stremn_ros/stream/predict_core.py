@@ -186,7 +186,7 @@ class PredictCore(FrameCore):
         self._last_stamp = frame.stamp
         horizon = self.settings.horizon or predictor.horizon
         begin = self._clock()
-        future = predictor.step(rgb, horizon)
+        future = predictor.step(rgb, horizon, only_last=True)
         inside = self._clock() - begin
         stamp = 0
         if frame.stamp and self._steps:

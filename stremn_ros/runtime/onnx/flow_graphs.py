@@ -1,6 +1,7 @@
 """The stages of a prediction network that is given the optical flow, as ONNX Runtime runs them.
 
-Sampling along the flow is left to PyTorch, between the graphs: it is ten times as fast at it.
+Sampling along the flow is left to PyTorch, between the graphs: it is ten times as fast at it. What
+is made of the sampled frames is FlowDecoder's work.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from stremn_ros.network.flow_prediction import Carried, FlowEncoding, FlowPredictionNetwork, twice
+from stremn_ros.network.flow_prediction import FlowEncoding, FlowPredictionNetwork
 from stremn_ros.runtime.building.export_stage import StageSpec
 from stremn_ros.runtime.onnx.graphs import (
     Compare,
@@ -22,7 +22,7 @@ from stremn_ros.runtime.onnx.graphs import (
     specs_of,
 )
 
-STAGES = ("encode", "move", "mix", "heads", "fusion", "compare")
+STAGES = ("encode", "move", "heads", "fusion", "compare")
 
 
 class _Encode(nn.Module):
@@ -30,10 +30,8 @@ class _Encode(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(
-        self, newest: Tensor, flow: Tensor, earlier: Tensor, flow_earlier: Tensor
-    ) -> tuple[Tensor, ...]:
-        return self.network.encode_aligned(newest, flow, earlier, flow_earlier)[:-1]
+    def forward(self, seen: Tensor) -> tuple[Tensor, ...]:
+        return self.network.encode_seen(seen)
 
 
 class _Move(nn.Module):
@@ -49,59 +47,6 @@ class _Move(nn.Module):
         config = self.network.config
         read = plain_read(encoding["key"], keys, values, bias, config.affinity, config.key_channels)
         return self.network.move(read, FlowEncoding(**encoding, earlier=flow), flow)
-
-
-class _Mix(nn.Module):
-    def __init__(self, network: FlowPredictionNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, **carried: Tensor) -> tuple[Tensor, ...]:
-        decoded = self.network.mix(Carried(**carried))
-        assert decoded.spread is not None
-        return decoded.frames, decoded.spread
-
-
-class _FastMix(nn.Module):
-    """The same with fewer passes over the whole frame.
-
-    A convolution of a map that was unshuffled is one of the map itself, with twice the kernel and
-    the stride; the two frames' parts are one, and so are the last two convolutions.
-    """
-
-    def __init__(self, network: FlowPredictionNetwork) -> None:
-        super().__init__()
-        self.network = network
-        config = network.config
-        whole = network.choose2[0]
-        assert isinstance(whole, nn.Conv2d)
-        coarse, *frames = whole.weight.detach().split(
-            (config.mixing, 4 * config.colours, 4 * config.colours), dim=1
-        )
-        self.coarse = nn.Conv2d(config.mixing, config.mixing, 3, padding=1)
-        self.coarse.weight, self.coarse.bias = nn.Parameter(coarse), whole.bias
-        sharp, difference = (
-            part.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
-            for part in frames
-        )
-        self.fine = nn.Conv2d(2 * config.colours, config.mixing, 6, 2, 2, bias=False)
-        self.fine.weight = nn.Parameter(torch.cat([sharp - difference, difference], dim=1))
-        last = network.mixing, network.spread
-        outputs = sum(part.out_channels for part in last)
-        self.last = nn.Conv2d(config.mixing, outputs, 1)
-        for name in ("weight", "bias"):
-            joint = torch.cat([getattr(part, name).detach() for part in last])
-            setattr(self.last, name, nn.Parameter(joint))
-
-    def forward(self, **maps: Tensor) -> tuple[Tensor, ...]:
-        carried = Carried(**maps)
-        network = self.network
-        chosen = network.choose4(network.seen_at_quarter(carried))
-        chosen = network.choose2[1](self.coarse(twice(chosen)) + self.fine(carried.fine))
-        both = F.pixel_shuffle(self.last(chosen), 2)
-        decoded = network.compose(carried, both[:, :-1], both[:, -1:])
-        assert decoded.spread is not None
-        return decoded.frames, decoded.spread
 
 
 class _Heads(nn.Module):
@@ -133,26 +78,13 @@ def flow_specs(network: FlowPredictionNetwork, size: tuple[int, int]) -> dict[st
             return {2: dim_h, 3: dim_w}
         return {2: factor * dim_h, 3: factor * dim_w}
 
-    frame, half = (1, config.colours, rows, columns), (1, 2, rows // 2, columns // 2)
-    seen = {
-        "newest": (example(*frame), maps(16)),
-        "flow": (4.0 * example(*half) - 2.0, maps(8)),
-        "earlier": (example(*frame), maps(16)),
-        "flow_earlier": (4.0 * example(*half) - 2.0, maps(8)),
-    }
+    half = rows // 2, columns // 2
+    flow = (4.0 * example(1, 2, *half) - 2.0, maps(8))
+    seen = {"seen": (2.0 * example(1, 8 * config.colours + 4, *half) - 1.0, maps(8))}
+    encoded = FlowEncoding._fields[:-1]
     with torch.no_grad():
-        encoding = network.encode_aligned(*(tensor for tensor, _ in seen.values()))
-        read = torch.zeros(1, config.value_channels, h, w, dtype=torch.float32, device="cpu")
-        features, motion = network.move(read, encoding, seen["flow"][0])
-        carried = network.carry(features, motion, seen["newest"][0], encoding.earlier)
-
-    def given(parts: FlowEncoding | Carried) -> dict[str, Any]:
-        return {
-            name: (tensor, maps(tensor.shape[2] // h)) for name, tensor in parts._asdict().items()
-        }
-
-    asked = given(encoding)
-    del asked["earlier"]
+        encoding = zip(encoded, network.encode_seen(seen["seen"][0]), strict=True)
+    asked = {name: (tensor, maps(tensor.shape[2] // h)) for name, tensor in encoding}
     memory = {
         "keys": (example(1, 3 * h * w, config.key_channels), {1: cells}),
         "values": (example(1, 3 * h * w, config.value_channels), {1: cells}),
@@ -164,14 +96,13 @@ def flow_specs(network: FlowPredictionNetwork, size: tuple[int, int]) -> dict[st
         "others": (example(1, 3, h * w, config.key_channels), {1: slots, 2: own_cells}),
     }
     table: GraphTable = {
-        "encode": (_Encode(network), _Encode(network), seen, FlowEncoding._fields[:-1]),
+        "encode": (_Encode(network), _Encode(network), seen, encoded),
         "move": (
             _Move(network),
             _Move(network),
-            {"flow": seen["flow"], **memory, **asked},
+            {"flow": flow, **memory, **asked},
             ("features", "motion"),
         ),
-        "mix": (_FastMix(network), _Mix(network), given(carried), ("frames", "spread")),
         "heads": (
             _Heads(network),
             _Heads(network),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +12,6 @@ import torch
 from torch import Tensor
 
 from stremn_ros.runtime.onnx.library import check_onnxruntime
-
-_lock = threading.Lock()
-_inside = 0  # scopes entered; segmenters of several threads may be in theirs at a time
-_threads = 1  # of PyTorch before the first of them
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread: its others would spin after each small operation, on the cores that
-    ONNX Runtime wants next, and cost a third of the frame's time on two cores."""
-    global _inside, _threads
-    with _lock:
-        if not _inside:
-            _threads = torch.get_num_threads()
-        _inside += 1
-    torch.set_num_threads(1)  # holds for the calling thread, too
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if not _inside:
-                torch.set_num_threads(_threads)
 
 
 def new_session(path: Path, threads: int, denormal_as_zero: bool = False) -> Any:

@@ -13,8 +13,9 @@ from stremn_ros.network import Decoded, Query, Seen, SegmentationNetwork
 from stremn_ros.runtime.base import TorchStages
 from stremn_ros.runtime.onnx.export import checked_files
 from stremn_ros.runtime.onnx.library import check_onnxruntime
-from stremn_ros.runtime.onnx.sessions import Sessions, one_thread, planes
+from stremn_ros.runtime.onnx.sessions import Sessions, planes
 from stremn_ros.runtime.tensorrt.graphs import decoded_of
+from stremn_ros.runtime.threads import one_thread
 
 
 class OnnxStages(TorchStages):
