@@ -189,7 +189,7 @@ def test_the_export_is_what_was_seen(source: VideoSource) -> None:
         do(source, "step")
         shown[number] = source.newest.labels
     told = do(source, "export")
-    out = Path(told["message"].removeprefix("written to "))
+    out = Path(told["message"].removeprefix("frames 0 to 4 written to "))
     assert out.name == "pictures0-1"
     assert sorted(path.name for path in (out / "masks").iterdir()) == [
         f"p{number:02d}.png" for number in range(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,10 @@ def _write_seeds(folder: Path, path: Path, topic: str, given: Sequence[GivenMask
         seed |= {"id": each.object_id, "name": each.name, "mask": mask}
         lines.append({key: value for key, value in seed.items() if value != ""})
     if lines:
-        write_text(folder / "seeds.yaml", yaml.safe_dump(lines, sort_keys=False))
+        command = shlex.join(["stremn", "label", str(path), "--seeds", str(folder / "seeds.yaml")])
+        command = " ".join(command.splitlines())  # a name may have a line break, a comment may not
+        use = f"# every frame from these masks: {command} --out DIR\n"
+        write_text(folder / "seeds.yaml", use + yaml.safe_dump(lines, sort_keys=False))
 
 
 def _row(item: Mapping[str, Any]) -> list[Any]:

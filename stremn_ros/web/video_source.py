@@ -444,7 +444,7 @@ class VideoSource:
             )
         finally:
             self._doing = ""
-        return {"message": f"written to {folder}"}
+        return {"message": f"frames 0 to {max(self._records)} written to {folder}"}
 
 
 def _told_of(item: Any, name: str, score: float | None, state: str) -> Mapping[str, Any]:
