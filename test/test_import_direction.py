@@ -91,7 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 # for type checkers alone; they are loaded when a name is first used (test_package.py)
-PACKAGE_EXPORTS = {"imaging", "options", "predictor", "segmenter"}
+PACKAGE_EXPORTS = {"hint_masks", "imaging", "options", "predictor", "segmenter"}
 MAY_USE_ROS = {"client", "demo", "nodes", "doctor.probes", "web.node_source"}
 MAY_USE_MESSAGES = {"messages"}  # the classes, inside functions, where they are installed
 NODES_NEVER_NEED = {"training", "data"}

@@ -60,7 +60,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     [
         ("import stremn_ros; dir(stremn_ros); stremn_ros.__version__", set()),
         ("from stremn_ros import open_frames", {"cv2", "numpy"}),
-        ("from stremn_ros import HintMasks", {"cv2", "numpy"}),
+        ("from stremn_ros import HintMasks", {"cv2", "numpy", "torch"}),
         ("from stremn_ros import read_label_png", {"cv2", "numpy"}),
         ("from stremn_ros import Segmenter", {"cv2", "numpy", "torch"}),
     ],
