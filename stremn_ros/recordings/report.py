@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stremn_ros.errors import StremnError
 from stremn_ros.files import write_text
 from stremn_ros.imaging.palette import PALETTE
 from stremn_ros.imaging.visualization import contact_sheet, overlay
@@ -159,7 +160,7 @@ class Report:
         track = self._track
         seconds = (int(track.index.stamps[-1]) - int(track.index.stamps[0])) / NANOSECONDS
         yield f'<section id="{html.escape(track.name)}"><h2>{html.escape(track.name)}</h2>'
-        yield f"<p>{html.escape(track.recording)}"
+        yield f"<p>{html.escape(track.called)}"
         yield f" &middot; {html.escape(track.topic)}" if track.topic else ""
         yield f" &middot; {self._frames} frames, {seconds:.1f} s &middot; seeds in "
         shown = [str(seed.frame) + (" (accepted)" if seed.accepted else "") for seed in track.seeds]
@@ -244,6 +245,22 @@ class Report:
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT}" class="{kind}">'
             f"<title>{title}</title></line>"
         )
+
+
+def check_pictures() -> None:
+    """Makes a small contact sheet, so that OpenCV loads what it draws and packs pictures with.
+
+    Raises:
+        StremnError: this OpenCV cannot; better before the long work than at its end.
+    """
+    frame = np.zeros((8, 8, 3), np.uint8)
+    try:
+        _inline(contact_sheet([frame], [frame[..., 0]], captions=["frame 0"]))
+    except cv2.error as error:
+        raise StremnError(
+            f"OpenCV {cv2.__version__} cannot draw or pack a picture for the report ({error}): "
+            "install opencv-python-headless"
+        ) from None
 
 
 def _chosen(looks: Sequence[Look], frames: int) -> list[Look]:
