@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,12 +13,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from shapes import DISC, SQUARE, scene
+from recordings_helpers import camera, scenes, stamps, write_bag
+from shapes import DISC, SQUARE, TINY_MODEL, scene
 from socket_guard import attempts, environment
 
 from stremn_ros.cli import main
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.imaging.palette import PALETTE
+from stremn_ros.imaging.video import VideoWriter
+from stremn_ros.recordings.sources import read_indexes
 from stremn_ros.web import rerun_log
 from stremn_ros.web.frames import VideoFrames
 from stremn_ros.web.recording_frames import RecordingFrames
@@ -181,6 +185,34 @@ def test_a_recording_of_the_page_sends_nothing_home(guard: Path, tmp_path: Path)
     assert list((tmp_path / "tried" / "home").rglob("*analytics*")) == []
 
 
+def test_the_command_records_each_camera_of_a_recording(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    pytest.importorskip("aiohttp")
+    topics = "/left/image", "/right/image"
+    records = [record for topic in topics for record in camera("mcap", scenes(3), topic)]
+    bag = write_bag(tmp_path / "drive", "mcap", records)
+    file, said = tmp_path / "seen.rrd", tmp_path / "said"
+    words = ["view", str(bag), "--port", "0", "--model", str(TINY_MODEL), "--runtime", "torch"]
+    with said.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stremn_ros.cli", *words, "--rerun", str(file)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 180
+        while "open http" not in said.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(60)
+    assert code == 0, said.read_text()
+    found = written(file)
+    for topic in topics:  # the first frame, as nobody pressed play
+        (row,) = found[f"{topic}/image/masks"]
+        assert row["stamp"] == stamps(1)[0]
+
+
 def test_without_rerun_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rerun", None)
     monkeypatch.delenv("CI", raising=False)
@@ -198,11 +230,6 @@ def test_a_video_in_the_place_of_the_file_is_told(capsys: pytest.CaptureFixture[
 
 
 def test_frames_have_their_own_times(tmp_path: Path) -> None:
-    from recordings_helpers import camera, scenes, stamps, write_bag
-
-    from stremn_ros.imaging.video import VideoWriter
-    from stremn_ros.recordings.sources import read_indexes
-
     bag = write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(3)))
     ((_, index),) = read_indexes(bag).items()
     frames = RecordingFrames(bag, index)
