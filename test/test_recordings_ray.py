@@ -95,7 +95,7 @@ def test_no_cluster_is_told(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "RAY_TMPDIR": str(tmp_path)},
     )
     assert said.stdout.startswith(InputError.__name__), said

@@ -177,7 +177,7 @@ def test_a_recording_of_the_page_sends_nothing_home(guard: Path, tmp_path: Path)
         check=False,
         cwd=tmp_path,
         env=environment(guard, tmp_path / "tried", PYTHONPATH=path, FORCE_RERUN_ANALYTICS="1"),
-        timeout=120,
+        timeout=300,
     )
     assert said.stdout == "1 False\n", said
     assert (tmp_path / "seen.rrd").stat().st_size > 0
@@ -200,7 +200,7 @@ def test_the_command_records_each_camera_of_a_recording(tmp_path: Path) -> None:
             stderr=subprocess.STDOUT,
         )
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while "open http" not in said.read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
     finally:
