@@ -393,6 +393,7 @@ def test_labels_that_cannot_be_messages_are_refused_before_the_work(
 ) -> None:
     bag = write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(2)))
     seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    label_types.cache_clear()
     monkeypatch.setattr(labelled_bag, "shared_places", lambda name: [tmp_path / "absent"])
     for name in ("mcap", "bag", "mcap-sidecar"):
         with pytest.raises(InputError, match="definitions of stremn_interfaces were not found"):

@@ -35,7 +35,14 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parent.parent))  # for its workers
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        _start(folder)
+        for tries_left in (2, 1, 0):
+            try:
+                _start(folder)
+                break
+            except Exception as error:  # it has 30 seconds, which is little on a busy machine
+                if "timed out during startup" not in str(error) or not tries_left:
+                    raise
+                ray.shutdown()
         yield
         ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)

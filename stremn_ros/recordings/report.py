@@ -24,7 +24,7 @@ from stremn_ros.imaging.palette import PALETTE
 from stremn_ros.imaging.visualization import contact_sheet, overlay
 from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.recordings.exporting import assemble
-from stremn_ros.recordings.joining import Joining, Labelled
+from stremn_ros.recordings.joining import FrameObject, Joining, Labelled
 from stremn_ros.recordings.sources import Frame
 from stremn_ros.recordings.track import Track, decode_mask, encode_mask
 from stremn_ros.segmenter import ObjectState
@@ -248,14 +248,19 @@ class Report:
 
 
 def check_pictures() -> None:
-    """Makes a small contact sheet, so that OpenCV loads what it draws and packs pictures with.
+    """Makes small pictures, so that OpenCV loads what it draws and packs those of the report with.
 
     Raises:
         StremnError: this OpenCV cannot; better before the long work than at its end.
     """
-    frame = np.zeros((8, 8, 3), np.uint8)
+    frame = np.zeros((60, 80, 3), np.uint8)
+    labels = np.zeros((60, 80), np.uint8)
+    labels[20:40, 20:40] = 1
+    tracked = ObjectState.TRACKED
+    found = FrameObject(1, "", tracked, 1.0, 400, (20, 20, 20, 20), (29.5, 29.5), "")
     try:
-        _inline(contact_sheet([frame], [frame[..., 0]], captions=["frame 0"]))
+        _picture(frame, Labelled(0, 0, labels, [found]), found.id)
+        _inline(contact_sheet([frame], [labels], 1, ["frame 0"], 300))
     except cv2.error as error:
         raise StremnError(
             f"OpenCV {cv2.__version__} cannot draw or pack a picture for the report ({error}): "
