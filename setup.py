@@ -58,6 +58,7 @@ setup(
         "ray": ["ray>=2.40"],
         "remote": ["fsspec>=2023.1"],
         "web": ["aiohttp>=3.9"],
+        "rerun": ["rerun-sdk>=0.24"],
     },
     zip_safe=True,
     entry_points={

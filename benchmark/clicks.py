@@ -28,9 +28,11 @@ from stremn_ros.files import write_json, write_text
 from stremn_ros.imaging.visualization import write_label_png
 from stremn_ros.recordings.job import label
 from stremn_ros.recordings.joining import Joining
-from stremn_ros.recordings.passes import Settings, run_pass
+from stremn_ros.recordings.passes import Settings
 from stremn_ros.recordings.spec import Job
+from stremn_ros.recordings.tasks import PassTask
 from stremn_ros.recordings.track import Track
+from stremn_ros.recordings.workers import Serial
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -49,21 +51,33 @@ class _Enough(StremnError):
     """The passes are done, and no files are needed."""
 
 
+class _Scores(Serial):
+    """Does the passes, and scores what they are joined to in the place of writing it."""
+
+    def __init__(self, truth: Truth) -> None:
+        self._truth = truth
+        self.found: list[Any] = []
+
+    def run(self, first: Any, done: Any, look: Any, tell: Any) -> None:
+        passes = [task for task in first if isinstance(task, PassTask)]
+        if not passes:
+            super().run(first, done, look, tell)
+            return
+        for task in passes:
+            task.run(tell)
+        truth, track = self._truth, Track.load(Path(passes[0].folder))
+        joining = Joining(track, passes[0].settings.stretch)
+        for item in joining.frames():
+            self.found.append(score_frame(item.labels, truth.labels[item.frame], truth.ids))
+        joining.close()
+        raise _Enough
+
+
 def scores(
     sequence: DavisSequence, truth: Truth, seeded: Sequence[int], settings: Settings
 ) -> tuple[np.ndarray, np.ndarray]:
     """J and F [frames, objects] of a sequence that is labelled from the true masks of frames."""
-    found: list[Any] = []
-
-    def run(job: Job, tracks: Sequence[Track], quiet: bool) -> dict[str, str]:
-        for each in tracks[0].passes:
-            run_pass(tracks[0], each, settings)
-        joining = Joining(tracks[0], settings.stretch)
-        for item in joining.frames():
-            found.append(score_frame(item.labels, truth.labels[item.frame], truth.ids))
-        joining.close()
-        raise _Enough
-
+    runner = _Scores(truth)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for frame in seeded:
@@ -75,8 +89,8 @@ def scores(
         recording = str(sequence.images[0].parent)
         job = Job((recording,), str(folder / "seeds.yaml"), folder / "out", settings=settings)
         with contextlib.suppress(_Enough):
-            label(job, run)
-    j, f = (np.array([each[n] for each in found], float) for n in (0, 1))
+            label(job, runner)
+    j, f = (np.array([each[n] for each in runner.found], float) for n in (0, 1))
     return j, f
 
 

@@ -7,10 +7,11 @@
 
 A drawn video is written as an MCAP bag and labelled from two seeds, so there are a forward and a
 backward pass. The first form tells the resident memory after every 1,000 frames of all passes and
-of the last step, and ends with 1 where it is more than 2 % above that after the first 1,000. With
---processes each number of processes labels a bag each, all at the same time, and tells
-milliseconds a frame for every stage: `read` (messages from the disk), `decode`, `segment`, `write`
-(masks, joining, all files). Their CPU time does not count what else the machine does.
+of the last step, and when all is written. It ends with 1 where that is ever more than 2 % above
+that after the first 1,000 frames. With --processes each number of processes labels a bag each, all
+at the same time, and tells milliseconds a frame for every stage: `read` (messages from the disk),
+`decode`, `segment`, `write` (masks, joining, all files). Their CPU time does not count what else
+the machine does.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from stremn_ros.recordings import passes, sources
 from stremn_ros.recordings.job import label
 from stremn_ros.recordings.passes import Settings
 from stremn_ros.recordings.spec import Job
-from stremn_ros.recordings.workers import Task
+from stremn_ros.recordings.workers import Serial
 
 ALLOWED_GROWTH = 0.02
 EVERY = 1000  # frames between two looks at the memory
@@ -101,18 +102,20 @@ def write_recording(folder: Path, options: argparse.Namespace) -> None:
     write_text(folder / "seeds.yaml", lines)
 
 
+class _Telling(Serial):
+    """Does the tasks in this process, and tells the frames of all of them to a function."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+
+    def run(self, first: Any, done: Any, look: Any, tell: Any) -> None:
+        super().run(first, done, look, self._tell)
+
+
 def run_job(
     folder: Path, options: argparse.Namespace, tell: Callable[[int], None]
 ) -> dict[str, Any]:
     """Labels the bag of a folder in this process."""
-
-    def run(job: Job, tracks: Any, quiet: bool) -> dict[str, str]:
-        for track in tracks:
-            for number in (*range(len(track.passes)), -1):
-                where = str(track.folder), number, str(job.out), job.formats, job.settings
-                Task(*where, os.getcwd()).run(tell)
-        return {}
-
     names = ("slots", "update_rule", "update_every", "processing_size")
     given = tuple((name, getattr(options, name)) for name in names if getattr(options, name))
     settings = Settings(options.model, options.device, options.runtime, False, given)
@@ -123,7 +126,7 @@ def run_job(
         formats=tuple(options.formats.split(",")),
         settings=settings,
     )
-    return label(job, run)
+    return label(job, _Telling(tell))
 
 
 def measure_memory(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
@@ -142,6 +145,7 @@ def measure_memory(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         write_recording(Path(name), options)
         gc.collect()
         run_job(Path(name), options, tell)
+    seen.append((done, round(resident_bytes() / 2**20, 1)))
     first, most = seen[0][1], max(value for _, value in seen)
     growth = most / first - 1
     flat = growth <= ALLOWED_GROWTH

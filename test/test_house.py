@@ -91,7 +91,7 @@ PACKAGES = {
 # which no registry has for everybody: of a driver, of JetPack
 BROUGHT = {"tensorrt", "tensorrt_bindings", "pycuda"}
 # extras that `make setup` leaves out
-EXTRAS = {"fsspec", "ray"}
+EXTRAS = {"fsspec", "ray", "rerun"}
 
 
 def looked_for(folder: Path) -> set[str]:

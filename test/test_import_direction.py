@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": GROUND | {"messages", "nodes", "stream"},
     "demo": GROUND | {"client", "messages", "nodes"},
     "recordings": ONLINE | {"messages", "stream"},
-    "web": {"errors", "files", "hint_masks", "imaging", "segmenter", "text_files"},
+    "web": {"errors", "files", "hint_masks", "imaging", "privacy", "segmenter", "text_files"},
     "web.recording_frames": {"imaging", "recordings", "web"},
     "web.node_source": {"client", "errors", "hint_masks", "messages", "web"},
     "data": GROUND,

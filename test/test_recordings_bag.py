@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rclpy.serialization import deserialize_message
 from recordings_helpers import IMAGE, camera, file_of, hashes, scenes, seeds_file, stamps, write_bag
 from rosbags.highlevel import AnyReader
@@ -28,6 +31,8 @@ from stremn_ros.recordings.bags import open_bag
 from stremn_ros.recordings.job import label
 from stremn_ros.recordings.labelled_bag import LABEL_INFO, OBJECTS, label_types
 from stremn_ros.recordings.sources import read_indexes
+from stremn_ros.recordings.tasks import BagTask, FilesTask, HashTask, IndexTask, PassTask, Task
+from stremn_ros.recordings.workers import Processes, Serial
 
 TOPIC = "/camera/image_raw"
 
@@ -121,6 +126,67 @@ def test_the_labels_alone_and_two_cameras(tmp_path: Path) -> None:
     assert len(list((tmp_path / "whole" / "mcap").iterdir())) == 1
 
 
+def test_recordings_of_one_name_keep_their_bags_apart_on_workers(tmp_path: Path) -> None:
+    topics = "/left/image", "/right/image"
+    entries = []
+    recordings = []
+    for day, count in (("day1", 4), ("day2", 5)):
+        (tmp_path / day).mkdir()
+        records = [r for topic in topics for r in camera("mcap", scenes(count), topic)]
+        recordings.append(str(write_bag(tmp_path / day / "drive", "mcap", records)))
+        where = {"recording": f"{day}/drive", "frame": 0, "mask": truth(0)}
+        entries += [{"topic": topic, **where} for topic in topics]
+    seeds = seeds_file(tmp_path, *entries)
+    one = job_of(Path(), seeds, tmp_path / "one", recordings=tuple(recordings), formats=("mcap",))
+    label(one)
+    counts = {
+        p.name: len(messages(p)["/left/image"]) for p in (tmp_path / "one" / "mcap").iterdir()
+    }
+    assert counts == {"drive": 4, "drive-2": 5}
+
+    done: set[type] = set()
+
+    class Noted(Processes):
+        def submit(self, task: Task) -> Any:
+            done.add(type(task))
+            return super().submit(task)
+
+    label(replace(one, out=tmp_path / "two"), Noted(2))
+    assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
+    assert done == {HashTask, IndexTask, PassTask, FilesTask, BagTask}
+
+
+def test_a_bag_that_was_written_is_not_written_again(tmp_path: Path) -> None:
+    recordings = [
+        str(write_bag(tmp_path / name, "mcap", camera("mcap", scenes(4)))) for name in ("a", "b")
+    ]
+    seeds = seeds_file(
+        tmp_path, *({"recording": name, "frame": 0, "mask": truth(0)} for name in ("a", "b"))
+    )
+    out = tmp_path / "out"
+    job = job_of(Path(), seeds, out, recordings=tuple(recordings), formats=("mcap",))
+    label(replace(job, out=tmp_path / "whole"))
+
+    class Stopped(Serial):
+        """Is stopped while the second bag is written."""
+
+        def run(self, first: Any, done: Any, look: Any, tell: Any) -> None:
+            def stop(running: Any) -> None:
+                if any(isinstance(task, BagTask) and task.word == "b" for task in running):
+                    (out / "work" / "bags" / "b" / "b").mkdir(parents=True)  # it is not whole
+                    raise KeyboardInterrupt
+
+            super().run(first, done, stop, tell)
+
+    with pytest.raises(KeyboardInterrupt):
+        label(job, Stopped())
+    written = (out / "mcap" / "a" / "a.mcap").stat()
+    assert not (out / "mcap" / "b").exists()
+    label(replace(job, resume=True))
+    assert (out / "mcap" / "a" / "a.mcap").stat().st_ino == written.st_ino
+    assert hashes(out) == hashes(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "first"),
     [
@@ -171,6 +237,94 @@ def test_the_recording_comes_again_in_its_own_format(
     assert list(read_indexes(again)) == [TOPIC]
     label(job_of(again, seeds, tmp_path / "twice"))
     assert all(map(np.array_equal, masks_of(out), masks_of(tmp_path / "twice")))
+
+
+def information(bag: Path) -> dict[str, Any]:
+    """metadata.yaml as rosbag2 reads it for `ros2 bag info` and `play`.
+
+    The rules are those of rosbag2_storage, yaml.hpp and qos.cpp: what it asks for in version 8 must
+    be there and have the type that it converts to, or it refuses the bag.
+    """
+
+    def whole(value: Any) -> int:
+        assert type(value) is int and 0 <= value < 2**64, value  # noqa: PT018
+        return value
+
+    def text(value: Any) -> str:
+        assert isinstance(value, str), value
+        return value
+
+    def quality(profile: dict[str, Any]) -> dict[str, int]:
+        # up to version 8 policies are numbers; from 9 on they are words
+        names = ("history", "depth", "reliability", "durability", "liveliness")
+        found = {name: whole(profile[name]) for name in names}
+        for name in ("deadline", "lifespan", "liveliness_lease_duration"):
+            found[name] = whole(profile[name]["sec"]) * 10**9 + whole(profile[name]["nsec"])
+        assert isinstance(profile["avoid_ros_namespace_conventions"], bool)
+        return found
+
+    read = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert whole(read["version"]) == 8
+    assert read["custom_data"] is None or all(
+        isinstance(part, str) for pair in read["custom_data"].items() for part in pair
+    )
+    text(read["ros_distro"])
+    topics = {}
+    for each in read["topics_with_message_count"]:
+        about = each["topic_metadata"]
+        assert text(about["serialization_format"]) == "cdr"
+        assert re.fullmatch("RIHS01_[0-9a-f]{64}", text(about["type_description_hash"]))
+        profiles = yaml.safe_load(text(about["offered_qos_profiles"]) or "[]")
+        topics[text(about["name"])] = {
+            "type": text(about["type"]),
+            "count": whole(each["message_count"]),
+            "qos": [quality(profile) for profile in profiles],
+        }
+    files = [
+        {
+            "path": text(each["path"]),
+            "start": whole(each["starting_time"]["nanoseconds_since_epoch"]),
+            "duration": whole(each["duration"]["nanoseconds"]),
+            "count": whole(each["message_count"]),
+        }
+        for each in read["files"]
+    ]
+    assert [each["path"] for each in files] == [text(path) for path in read["relative_file_paths"]]
+    return {
+        "storage": text(read["storage_identifier"]),
+        # another reader, which unpacks whole files or messages, is taken where these are set
+        "compression": text(read["compression_format"]) + text(read["compression_mode"]),
+        "start": whole(read["starting_time"]["nanoseconds_since_epoch"]),
+        "duration": whole(read["duration"]["nanoseconds"]),
+        "count": whole(read["message_count"]),
+        "topics": topics,
+        "files": files,
+    }
+
+
+@pytest.mark.parametrize(("kind", "form"), [("mcap", "mcap"), ("sqlite3_zstd", "bag")])
+def test_the_metadata_is_as_rosbag2_wants_it(kind: str, form: str, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "drive", kind, camera(kind, scenes(6)))
+    seeds = seeds_file(tmp_path, {"frame": 2, "mask": truth(2)})
+    label(job_of(bag, seeds, tmp_path / "out", formats=(form,)))
+    folder = tmp_path / "out" / form / "drive"
+    found, read = information(folder), messages(folder)
+    assert found["storage"] == kind.partition("_")[0]
+    assert found["compression"] == ""
+    assert {name: each["count"] for name, each in found["topics"].items()} == {
+        name: len(items) for name, items in read.items()
+    }
+    assert found["count"] == sum(map(len, read.values()))
+    times = [when for items in read.values() for when, _, _ in items]
+    assert (found["start"], found["duration"]) == (min(times), max(times) - min(times))
+    (file,) = found["files"]
+    assert (folder / file["path"]).is_file()
+    assert [file[name] for name in ("start", "duration", "count")] == [
+        found[name] for name in ("start", "duration", "count")
+    ]
+    (latched,) = found["topics"]["/stremn/label_info"]["qos"]
+    assert (latched["reliability"], latched["durability"]) == (1, 1)  # reliable, transient local
+    assert found["topics"]["/stremn/objects"]["type"] == OBJECTS
 
 
 def test_types_as_the_first_recorders_of_ros_2_wrote_them(tmp_path: Path) -> None:
@@ -239,6 +393,7 @@ def test_labels_that_cannot_be_messages_are_refused_before_the_work(
 ) -> None:
     bag = write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(2)))
     seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    label_types.cache_clear()
     monkeypatch.setattr(labelled_bag, "shared_places", lambda name: [tmp_path / "absent"])
     for name in ("mcap", "bag", "mcap-sidecar"):
         with pytest.raises(InputError, match="definitions of stremn_interfaces were not found"):

@@ -9,9 +9,9 @@ import random
 import signal
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.recordings.exporting import FORMATS, checked_formats, run_lengths
 from stremn_ros.recordings.job import label
 from stremn_ros.recordings.joining import EDGE, TIE, surer
-from stremn_ros.recordings.passes import PassFolder, Seen, Settings, run_pass
+from stremn_ros.recordings.passes import PassFolder, Seen, Settings
 from stremn_ros.recordings.plan import SeedPoint, make_sections
 from stremn_ros.recordings.spec import Job
+from stremn_ros.recordings.tasks import PassTask, Task
 from stremn_ros.recordings.track import Track
-from stremn_ros.recordings.workers import on_processes
+from stremn_ros.recordings.workers import Outcome, Processes, Serial
 from stremn_ros.segmenter import ObjectState, Segmenter
 
 KILLS = int(os.environ.get("STREMN_TEST_KILLS", "5"))
@@ -145,16 +146,25 @@ def test_a_pass_knows_its_next_seed_and_forgets_nothing_at_a_correction(tmp_path
     seeds = seeds_file(tmp_path, *({"frame": n, "mask": mask} for n, mask in given.items()))
     found: dict[str, list[np.ndarray]] = {}
 
-    def run(job: Job, tracks: Sequence[Track], quiet: bool) -> dict[str, str]:
-        for each in tracks[0].passes:
-            run_pass(tracks[0], each, SETTINGS)
-            files = PassFolder(tracks[0], each, SETTINGS.stretch)
-            numbers = range(each.start, each.end, 1 if each.forward else -1)
-            found[each.name] = [files.read(number).labels for number in numbers]
-        raise InputError("that is enough")
+    class Passes(Serial):
+        """Does the passes, and no more."""
+
+        def run(self, first: Any, done: Any, look: Any, tell: Any) -> None:
+            passes = [task for task in first if isinstance(task, PassTask)]
+            if not passes:
+                super().run(first, done, look, tell)
+                return
+            for task in passes:
+                task.run(tell)
+                track = Track.load(Path(task.folder))
+                each = track.passes[task.number]
+                files = PassFolder(track, each, SETTINGS.stretch)
+                numbers = range(each.start, each.end, 1 if each.forward else -1)
+                found[each.name] = [files.read(number).labels for number in numbers]
+            raise InputError("that is enough")
 
     with pytest.raises(InputError, match="that is enough"):
-        label(job_of(bag, seeds, tmp_path / "out"), run)
+        label(job_of(bag, seeds, tmp_path / "out"), Passes())
     for name, order in (("0000-forward", range(23)), ("0000-backward", range(17, 0, -1))):
         segmenter = Segmenter.load(
             str(TINY_MODEL), device="cpu", runtime="torch", max_objects=2, **OPTIONS
@@ -570,11 +580,14 @@ def test_a_run_goes_on_only_with_what_it_was_made_from(
     out = tmp_path / "out"
     job = job_of(drive, seeds, out)
 
-    def stopped(*_: Any) -> dict[str, str]:
-        raise KeyboardInterrupt
+    class Stopped(Serial):
+        def run(self, first: Any, *rest: Any) -> None:
+            if any(isinstance(task, PassTask) for task in first):
+                raise KeyboardInterrupt
+            super().run(first, *rest)
 
     with pytest.raises(KeyboardInterrupt):
-        label(job, stopped)
+        label(job, Stopped())
     with pytest.raises(InputError, match="holds a run already: --resume"):
         label(job)
     again = replace(job, resume=True)
@@ -640,7 +653,7 @@ def test_two_workers_give_the_files_of_one(drive: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, stretch=2)
     one = job_of(drive, seeds, tmp_path / "one", formats=("davis", "coco"), settings=settings)
     label(one)
-    label(replace(one, out=tmp_path / "two"), on_processes(2))
+    label(replace(one, out=tmp_path / "two"), Processes(2))
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
 
     # a worker is killed in the run; workers are copies of a process that imported for them
@@ -650,6 +663,41 @@ def test_two_workers_give_the_files_of_one(drive: Path, tmp_path: Path) -> None:
 
     with ThreadPoolExecutor() as threads:
         killed = threads.submit(kill_one, tmp_path / "killed", workers)
-        label(replace(one, out=tmp_path / "killed"), on_processes(2))
+        label(replace(one, out=tmp_path / "killed"), Processes(2))
         assert killed.result()
     assert hashes(tmp_path / "one") == hashes(tmp_path / "killed")
+
+
+@dataclass(frozen=True)
+class Deadly(Task):
+    """Its process dies as often as it is told to, and then it is done."""
+
+    name: str
+    folder: str
+    deaths: int
+
+    def run(self, tell: Any) -> str:
+        marks = Path(self.folder)
+        count = len(list(marks.glob(f"{self.name}*")))
+        if count < self.deaths:
+            (marks / f"{self.name}{count}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.name
+
+
+def test_tasks_of_a_worker_that_dies_are_done_again(tmp_path: Path) -> None:
+    found: list[str] = []
+
+    def done(task: Task, outcome: Outcome) -> list[Task]:
+        found.append(outcome.value)
+        return [Deadly("second", str(tmp_path), 1)] if task.name == "first" else []
+
+    first = [Deadly("first", str(tmp_path), 1), Deadly("other", str(tmp_path), 0)]
+    with Processes(2) as workers:
+        workers.run(first, done, lambda running: None, lambda count: None)
+        assert sorted(found) == ["first", "other", "second"]
+        # a task that no worker survives
+        with pytest.raises(InputError, match="a worker process died 3 times"):
+            workers.run(
+                [Deadly("never", str(tmp_path), 9)], done, lambda running: None, lambda count: None
+            )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
-from recordings_helpers import camera, hashes, scenes, seeds_file, write_bag
+from recordings_helpers import camera, file_of, scenes, seeds_file, write_bag
 from test_recordings_label import MODEL, truth
 
 from stremn_ros.cli import main
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.recordings.remote import stage
+from stremn_ros.recordings.tasks import PassTask
 
 fsspec = pytest.importorskip("fsspec")  # an extra, which PyTorch brings along
 BUCKET = "memory://fleet"
@@ -44,9 +48,13 @@ def words(recording: str, seeds: str, out: str, scratch: Path, *more: str) -> li
     return ["label", *words, "--format", "davis,coco,cvat", *MODEL, *more]
 
 
-def sent(memory: Any, folder: str, tmp_path: Path) -> dict[str, str]:
-    memory.get(folder, str(tmp_path / "got"), recursive=True)
-    return hashes(tmp_path / "got")
+def texts(folder: Path) -> dict[str, str]:
+    """What is written in each file below a folder, by its name there."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes().decode("latin1")
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_what_is_at_urls_gives_the_files_of_paths(
@@ -58,12 +66,107 @@ def test_what_is_at_urls_gives_the_files_of_paths(
     assert list((tmp_path / "scratch").iterdir()) == [], "what was fetched is removed"
     paths = str(there / "drive"), str(there / "seeds.yaml"), str(tmp_path / "plain")
     assert main(words(*paths, tmp_path / "scratch")) == 0
-    found, plain = sent(memory, "/fleet/labels", tmp_path), hashes(tmp_path / "plain")
-    named = {"manifest.json", "objects.csv", "report.html"}  # they name the recording's path
+    memory.get("/fleet/labels", str(tmp_path / "got"), recursive=True)
+    found, plain = texts(tmp_path / "got"), texts(tmp_path / "plain")
+    named = {"manifest.json", "objects.csv", "report.html"}
     assert found.keys() == plain.keys()
     assert {name for name in found if found[name] != plain[name]} == named
+    for name, text in plain.items():  # they name the URLs where those name the paths
+        for path, url in zip(paths, urls):
+            text = text.replace(path, url)
+        assert found[name] == text, name
     assert main(words(*urls, tmp_path / "scratch")) == 2
     assert "holds results already" in capsys.readouterr().err
+
+
+def test_a_damaged_recording_is_told_by_its_url(
+    there: Path, memory: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = file_of(there / "drive").read_bytes()
+    memory.pipe_file("/fleet/day1/cut.mcap", content[: len(content) * 2 // 3])
+    memory.pipe_file("/fleet/day1/broken.mcap", b"no bag at all")
+    memory.pipe_file("/fleet/seeds/cut.yaml", b"- {frame: 1, id: 1, box: [10, 10, 30, 30]}")
+    url, seeds, out = f"{BUCKET}/day1/cut.mcap", f"{BUCKET}/seeds/cut.yaml", f"{BUCKET}/cut"
+    scratch = tmp_path / "scratch"
+    options = ("--format", "davis,label-studio,mcap", "--click-model", "")
+    assert main(words(url, seeds, out, scratch, *options)) == 0
+    memory.get("/fleet/cut", str(tmp_path / "got"), recursive=True)
+    found = texts(tmp_path / "got")
+    assert found["manifest.json"].count(url) >= 3  # what was read, what came of it, and why
+    assert f"{url} is damaged" in found["manifest.json"]
+    assert f"{url}: " in found["report.html"] or url in found["report.html"]
+    assert not [name for name, text in found.items() if str(scratch) in text]
+
+    # what cannot be done is told by the URLs as well, in the message and in the manifest
+    capsys.readouterr()
+    broken = f"{BUCKET}/day1/broken.mcap"
+    assert main(words(broken, seeds, f"{BUCKET}/none", scratch, *options)) == 2
+    assert main(words(url, seeds, f"{BUCKET}/none", scratch, *options, "--topic", "/no")) == 2
+    memory.pipe_file("/fleet/seeds/late.yaml", b"- {frame: 9999, mask: absent.png}")
+    assert main(words(url, f"{BUCKET}/seeds/late.yaml", out, scratch, *options)) == 2
+    memory.pipe_file("/fleet/seeds/wrong.yaml", b"frame: 1")
+    assert main(words(url, f"{BUCKET}/seeds/wrong.yaml", f"{BUCKET}/w", scratch, *options)) == 2
+    said = capsys.readouterr().err
+    assert f"{broken}: " in said
+    assert f"{url}: has" in said or f"{url} has" in said
+    assert f"{BUCKET}/seeds/wrong.yaml: a list of seeds" in said
+    assert str(scratch) not in said
+
+
+def test_a_run_that_was_stopped_is_told_by_its_url(
+    there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    urls = f"{BUCKET}/day1/drive", f"{BUCKET}/seeds/seeds.yaml", f"{BUCKET}/labels"
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PassTask, "run", stop)
+        assert main(words(*urls, tmp_path / "scratch")) == 130
+    capsys.readouterr()
+    assert main(words(*urls, tmp_path / "scratch")) == 2
+    assert f"{BUCKET}/labels: holds a run already: --resume" in capsys.readouterr().err
+    assert main(words(*urls, tmp_path / "scratch", "--resume")) == 0
+
+
+def test_a_signed_link_is_read_and_its_signature_is_told_nobody(
+    there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("aiohttp")  # fsspec reads http:// with it
+    served = partial(SimpleHTTPRequestHandler, directory=str(there))
+    with ThreadingHTTPServer(("127.0.0.1", 0), served) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        base = f"http://127.0.0.1:{server.server_port}"
+        name = file_of(there / "drive").relative_to(there).as_posix()
+        seeds = seeds_file(tmp_path, {"frame": 1, "mask": truth(1)})
+        out = tmp_path / "out"
+        url = f"{base}/{name}?signature=secret"
+        try:
+            assert main(words(url, str(seeds), str(out), tmp_path / "scratch")) == 0
+            assert main(words(url + "2", str(seeds), str(out), tmp_path / "scratch")) == 2
+        finally:
+            server.shutdown()
+            thread.join()
+    written = texts(out)
+    assert f'"path": "{base}/{name}"' in written["manifest.json"]
+    assert not [name for name, text in written.items() if "secret" in text]
+
+
+def test_masks_beside_a_seeds_file_at_a_url_are_fetched(
+    there: Path, memory: Any, tmp_path: Path
+) -> None:
+    memory.mv("/fleet/seeds/mask0.png", "/fleet/masks/one.png")
+    here = tmp_path / "here.png"
+    memory.get_file("/fleet/masks/one.png", str(here))
+    for number, mask in enumerate(("../masks/one.png", str(here))):
+        text = f"- {{recording: drive, frame: 1, mask: {mask}}}"
+        memory.pipe_file("/fleet/seeds/seeds.yaml", text.encode())
+        out = tmp_path / f"out{number}"
+        seeds = f"{BUCKET}/seeds/seeds.yaml"
+        assert main(words(f"{BUCKET}/day1/drive", seeds, str(out), tmp_path / "scratch")) == 0
+        assert (out / "manifest.json").is_file()
 
 
 def test_a_file_url_is_a_path(there: Path, tmp_path: Path) -> None:

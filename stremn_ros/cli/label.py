@@ -101,7 +101,7 @@ def _run(options: argparse.Namespace) -> int:
     from stremn_ros.recordings.passes import Settings
     from stremn_ros.recordings.remote import stage
     from stremn_ros.recordings.spec import Job
-    from stremn_ros.recordings.workers import on_processes, on_ray, run_serially
+    from stremn_ros.recordings.workers import Processes, RayCluster, Runner, Serial
 
     formats = checked_formats(options.format)
     check_formats(formats)
@@ -129,12 +129,14 @@ def _run(options: argparse.Namespace) -> int:
         formats,
         settings,
         options.resume,
+        staged.called,
+        staged.url,
     )
-    run = run_serially if options.workers == 1 else on_processes(options.workers)
+    runner: Runner = Serial() if options.workers == 1 else Processes(options.workers)
     if options.ray is not None:
-        run = on_ray(options.ray)
+        runner = RayCluster(options.ray, options.device.startswith("cuda"))
     try:
-        result = label(job, run, options.quiet)
+        result = label(job, runner, options.quiet)
         staged.finish()
     except KeyboardInterrupt:
         _tell_how_to_go_on(out)

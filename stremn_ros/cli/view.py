@@ -69,6 +69,14 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         help="folder that exports are put into, each in a new one (default: %(default)s)",
     )
     parser.add_argument(
+        "--rerun",
+        nargs="?",
+        const="",
+        metavar="FILE.rrd",
+        help="log what the page shows to Rerun: open its viewer, or record a file (needs the "
+        "package rerun-sdk)",
+    )
+    parser.add_argument(
         "--max-objects", type=int, default=MAX_OBJECTS, help="most objects (default: %(default)s)"
     )
     add_model_options(parser)
@@ -90,13 +98,17 @@ def _run(options: argparse.Namespace) -> int:
             "the page needs the package aiohttp: pip install aiohttp (`make setup` brings it)"
         ) from None
     from stremn_ros.web.access import Access
+    from stremn_ros.web.rerun_log import RerunLog, file_to_record
 
+    file = file_to_record(options.rerun or "")
     access = Access(options.host)
     with contextlib.ExitStack() as closing:
         if options.node is not None:
             sources = _node(options, closing)
         else:
             sources = _file(options, closing)
+        if options.rerun is not None:
+            closing.callback(RerunLog(sources, file).close)
         return _serve(PageServer(sources, access, options.port), access)
 
 

@@ -105,7 +105,7 @@ class _Text:
 
     def text(self) -> Iterator[str]:
         self.file.seek(0)
-        while part := self.file.read(1 << 20):
+        while part := self.file.read(1 << 16):
             yield part
 
     def remove(self) -> None:
@@ -317,7 +317,7 @@ class LabelStudio(_PerObject):
         track = self._target.track
 
         def parts() -> Iterator[str]:
-            data = {"video": Path(track.recording).name, "topic": track.topic}
+            data = {"video": Path(track.called).name, "topic": track.topic}
             yield f'[{{"data": {json.dumps(data)}, "predictions": [{{"model_version": '
             yield f'{json.dumps(f"stremn {__version__}")}, "result": [\n'
             first = True
@@ -360,7 +360,7 @@ class Csv:
             line = csv_line(
                 [
                     track.name,
-                    track.recording,
+                    track.called,
                     track.topic,
                     item.frame,
                     f"{item.stamp // NANOSECONDS}.{item.stamp % NANOSECONDS:09d}",

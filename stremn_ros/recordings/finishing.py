@@ -121,7 +121,7 @@ class _Summary:
             }
         return {
             "name": track.name,
-            "recording": track.recording,
+            "recording": track.called,
             "topic": track.topic,
             "frames": len(track.index.stamps),
             "labelled": self._labelled,
@@ -145,5 +145,5 @@ class _Summary:
                 for joins in joining.joins.values()
                 for join in joins
             ],
-            "problems": [*track.problems, *self.problems],
+            "problems": [*track.problems, *map(track.told, self.problems)],
         }

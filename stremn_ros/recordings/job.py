@@ -9,11 +9,13 @@ objects.csv, report.html, davis/, coco/, ...
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,16 +27,9 @@ from stremn_ros.hint_masks import HintMasks
 from stremn_ros.recordings import manifest
 from stremn_ros.recordings.exporting import BAG_FORMATS, CSV_HEADER, EXPORTERS, assemble
 from stremn_ros.recordings.finishing import FINISHED
-from stremn_ros.recordings.labelled_bag import (
-    Storage,
-    check_messages,
-    copy_bag,
-    sidecar_folder,
-    storage_of,
-    write_again,
-)
-from stremn_ros.recordings.passes import loaded_segmenter
-from stremn_ros.recordings.report import write_report
+from stremn_ros.recordings.labelled_bag import check_messages
+from stremn_ros.recordings.passes import PassFolder, loaded_segmenter
+from stremn_ros.recordings.report import check_pictures, write_report
 from stremn_ros.recordings.seeds import (
     Seed,
     SeedEntry,
@@ -44,15 +39,17 @@ from stremn_ros.recordings.seeds import (
     read_seeds,
     recorded_seeds,
 )
-from stremn_ros.recordings.sources import image_topics, open_source, read_indexes
+from stremn_ros.recordings.sources import Index, image_topics, open_source
 from stremn_ros.recordings.spec import Job
+from stremn_ros.recordings.tasks import BagTask, FilesTask, HashTask, IndexTask, PassTask, Task
 from stremn_ros.recordings.track import TRACK, Track
-from stremn_ros.recordings.workers import Runner, run_serially
+from stremn_ros.recordings.workers import Outcome, Runner, Serial
 from stremn_ros.text_files import read_text
 
 log = logging.getLogger(__name__)
 
 WORK = "work"
+_LOOK_EVERY = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -66,11 +63,11 @@ class _Planned:
     entries: tuple[SeedEntry, ...]
 
 
-def label(job: Job, run: Runner = run_serially, quiet: bool = True) -> dict[str, Any]:
+def label(job: Job, runner: Runner | None = None, quiet: bool = True) -> dict[str, Any]:
     """Does a job, or goes on with one.
 
     Args:
-        run: does the tasks of the tracks; see ``workers``.
+        runner: does the tasks; see ``workers``. None: this process does.
 
     Returns:
         The manifest, when all is written.
@@ -80,41 +77,55 @@ def label(job: Job, run: Runner = run_serially, quiet: bool = True) -> dict[str,
             the same job with ``resume`` goes on from there.
         StremnError: a package is missing.
     """
+    try:
+        with runner or Serial() as workers:
+            return _label(job, workers, quiet)
+    except InputError as error:
+        raise InputError(job.told(str(error))) from None
+
+
+def _label(job: Job, runner: Runner, quiet: bool) -> dict[str, Any]:
     if not job.recordings:
         raise InputError("no recording is given")
     check_formats(job.formats)
     planned, errors = _plan(job)
     before = manifest.read_manifest(job.out)
     if before is None and job.out.exists() and not _is_free(job.out):
-        raise InputError(f"{job.out}: is no empty folder; choose another --out")
+        raise InputError(f"{job.place}: is no empty folder; choose another --out")
     if before is not None and not job.resume:
         raise InputError(
-            f"{job.out}: holds a run already: --resume goes on with it; for a new one choose "
+            f"{job.place}: holds a run already: --resume goes on with it; for a new one choose "
             "another --out"
         )
-    origin = _origin(job)
+    origin = _origin(job, runner, quiet)
     if before is not None:
-        manifest.check_same(job.out, before["run"], origin)
+        manifest.check_same(job.place, before["run"], origin)
         if before["state"] == manifest.COMPLETE:
             _clean(job.out)
             return before
     else:  # of a run that ended before it was one: a seed was wrong, perhaps
         shutil.rmtree(job.out / WORK, ignore_errors=True)
-    tracks = _prepare(job, planned, errors)
+    tracks = _prepare(job, planned, errors, runner, quiet)
     if before is None:
-        manifest.write_manifest(job.out, manifest.RUNNING, origin, [], errors)
-    errors |= run(job, tracks, quiet)
-    done = [track for track in tracks if (track.folder / FINISHED).is_file()]
+        manifest.write_manifest(job.out, manifest.RUNNING, origin, [], _told(job, errors))
+    labelling = _Labelling(job, tracks, planned, errors)
+    labelling.run(runner, quiet)
     if errors:
+        done = [t for t in tracks if t.name not in errors and (t.folder / FINISHED).is_file()]
         results = [_result(track) for track in done]
-        manifest.write_manifest(job.out, manifest.RUNNING, origin, results, errors)
+        manifest.write_manifest(job.out, manifest.RUNNING, origin, results, _told(job, errors))
         first = next(iter(errors.values()))
         raise InputError(
             f"{len(errors)} of {len(done) + len(errors)} cameras could not be labelled: {first}"
             + ("" if len(errors) == 1 else f" (all are in {job.out / manifest.MANIFEST})")
             + "; --resume goes on with the same command"
         )
-    return _assemble(job, origin, done)
+    return _assemble(job, origin, tracks, labelling.alone)
+
+
+def _told(job: Job, errors: dict[str, str]) -> dict[str, str]:
+    """Errors by the track or the recording, as they are told to people."""
+    return {job.told(name): job.told(text) for name, text in errors.items()}
 
 
 def _plan(job: Job) -> tuple[list[_Planned], dict[str, str]]:
@@ -202,9 +213,41 @@ def _word(topic: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", topic.strip("/")).strip("_")
 
 
-def _origin(job: Job) -> dict[str, Any]:
+@contextlib.contextmanager
+def _bar(quiet: bool, total: int, unit: str, done: int = 0) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=done, unit=unit, disable=quiet, dynamic_ncols=True) as bar:
+        yield bar
+
+
+def _for_recordings(
+    runner: Runner, tasks: Sequence[Task], use: Callable[[Any, Outcome], None], bar: Any
+) -> None:
+    """Does tasks of recordings, one for each; ``use`` gets what came of them as it comes."""
+
+    def done(task: Task, outcome: Outcome) -> list[Task]:
+        use(task, outcome)
+        bar.update(1)
+        return []
+
+    runner.run(tasks, done, lambda running: None, lambda count: None)
+
+
+def _origin(job: Job, runner: Runner, quiet: bool) -> dict[str, Any]:
     """All that the result depends on."""
     runtime = loaded_segmenter(job.settings, 1).runtime_name
+    recordings = list(dict.fromkeys(job.recordings))
+    tasks = [HashTask(f"hash of {Path(each).name}", each) for each in recordings]
+    hashes: dict[str, Any] = {}
+
+    def use(task: HashTask, outcome: Outcome) -> None:
+        if outcome.error:
+            raise InputError(outcome.error)
+        hashes[task.recording] = outcome.value
+
+    with _bar(quiet or len(tasks) == 1, len(tasks), "hash") as bar:
+        _for_recordings(runner, tasks, use, bar)
     return manifest.described(
         {
             "model": manifest.model_hash(job.settings.model),
@@ -214,40 +257,43 @@ def _origin(job: Job) -> dict[str, Any]:
             "formats": list(job.formats),
             "topics": list(job.topics),
             "seeds": manifest.seeds_hash(job.seeds),
-            "recordings": [
-                {"path": recording, **manifest.hash_of(Path(recording))}
-                for recording in dict.fromkeys(job.recordings)
-            ],
+            "recordings": [{"path": job.name_of(each), **hashes[each]} for each in recordings],
         }
     )
 
 
-def _prepare(job: Job, planned: Sequence[_Planned], errors: dict[str, str]) -> list[Track]:
+def _prepare(
+    job: Job, planned: Sequence[_Planned], errors: dict[str, str], runner: Runner, quiet: bool
+) -> list[Track]:
     """The folders of work of all tracks; errors gets why there is none of some."""
-    tracks: list[Track] = []
-    by_recording: dict[str, list[_Planned]] = {}
+    missing: dict[str, list[_Planned]] = {}
     for each in planned:
-        by_recording.setdefault(each.recording, []).append(each)
-    for recording, group in by_recording.items():
-        missing = [p for p in group if not (job.out / WORK / p.name / TRACK).is_file()]
-        try:
-            topics = [p.topic for p in missing if p.topic]
-            indexes = read_indexes(Path(recording), topics) if missing else {}
-        except InputError as error:
-            if len(by_recording) == 1 and not errors:
-                raise
-            errors.update({p.name: str(error) for p in missing})
-            continue
-        for each in group:
-            folder = job.out / WORK / each.name
-            if each in missing:
-                tracks.append(_track(job, each, folder, indexes[each.topic]))
+        if not (job.out / WORK / each.name / TRACK).is_file():
+            missing.setdefault(each.recording, []).append(each)
+    tasks = []
+    for recording, group in missing.items():
+        topics = tuple(each.topic for each in group if each.topic)
+        tasks.append(IndexTask(f"index of {Path(recording).name}", recording, topics))
+    alone = len({each.recording for each in planned}) == 1 and not errors
+
+    def use(task: IndexTask, outcome: Outcome) -> None:
+        if outcome.error and alone:
+            raise InputError(outcome.error)
+        for each in missing[task.recording]:
+            if outcome.error:
+                errors[each.name] = outcome.error
             else:
-                tracks.append(Track.load(folder))
-    return tracks
+                _write_track(job, each, outcome.value[each.topic])
+
+    with _bar(quiet or len(tasks) < 2, len(tasks), "index") as bar:
+        _for_recordings(runner, tasks, use, bar)
+    folders = {each.name: job.out / WORK / each.name for each in planned}
+    return [Track.load(folder) for name, folder in folders.items() if name not in errors]
 
 
-def _track(job: Job, each: _Planned, folder: Path, index: Any) -> Track:
+def _write_track(job: Job, each: _Planned, index: Index) -> None:
+    """Makes the folder of work of a track."""
+    folder = job.out / WORK / each.name
     shutil.rmtree(folder, ignore_errors=True)
     path = Path(each.recording)
     notes: list[str] = []
@@ -264,7 +310,8 @@ def _track(job: Job, each: _Planned, folder: Path, index: Any) -> Track:
     finally:
         source.close()
     notes += _left_out(seeds)
-    return Track.create(folder, each.name, each.recording, index, seeds, names, notes, each.camera)
+    called = job.name_of(each.recording)
+    Track.create(folder, each.name, each.recording, index, seeds, names, notes, each.camera, called)
 
 
 def _left_out(seeds: Sequence[Seed]) -> list[str]:
@@ -281,13 +328,168 @@ def _left_out(seeds: Sequence[Seed]) -> list[str]:
     return notes
 
 
+def _bag_names(planned: Sequence[_Planned]) -> dict[str, str]:
+    """What the bag of each recording is called in the results: as its track, if it has only one."""
+    tracks: dict[str, list[_Planned]] = {}
+    for each in planned:
+        tracks.setdefault(each.recording, []).append(each)
+    names = {recording: own[0].name for recording, own in tracks.items() if not own[0].camera}
+    for recording, own in tracks.items():
+        if own[0].camera:
+            names[recording] = _name(Path(recording), "", list(names.values()))
+    return names
+
+
+class _Labelling:
+    """The tasks of all tracks: the passes, then the files of each, then its recording's bag.
+
+    Args:
+        errors: why some of the planned tracks cannot be labelled; it gets what comes up.
+
+    Attributes:
+        alone: by recording, why its labels were written alone.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        tracks: Sequence[Track],
+        planned: Sequence[_Planned],
+        errors: dict[str, str],
+    ) -> None:
+        self._job, self._tracks, self._errors = job, tracks, errors
+        self._names = _bag_names(planned)
+        self.alone: dict[str, str] = {}
+        self._of_folder = {str(track.folder): track for track in tracks}
+        self._left: dict[str, int] = {}  # passes of a track
+        # tracks of a recording whose files are not written
+        self._open: dict[str, set[str]] = {}
+        for each in planned:
+            self._open.setdefault(each.recording, set()).add(each.name)
+
+    def run(self, runner: Runner, quiet: bool) -> None:
+        """Does all tasks.
+
+        Raises:
+            InputError: the disk is full, or the workers die.
+        """
+        done, total = self._frames()
+        with _bar(quiet, total, "frame", done) as bar:
+            look = _Look(bar, None if runner.tells else lambda: self._frames()[0])
+            runner.run(self._first(), self._done, look, bar.update)
+            look.frames()
+
+    def _first(self) -> list[Task]:
+        job, tasks = self._job, list[Task]()
+        for track in self._tracks:
+            own: list[Task] = []
+            for number, each in enumerate(track.passes):
+                files = PassFolder(track, each, job.settings.stretch)
+                if files.done() < files.parts and not (track.folder / FINISHED).is_file():
+                    name = f"{track.name} {each.name}"
+                    own.append(PassTask(name, str(track.folder), number, job.settings))
+            self._left[track.name] = len(own)
+            tasks += own or [self._files(track)]
+        return tasks
+
+    def _files(self, track: Track) -> Task:
+        job = self._job
+        where = str(track.folder), str(job.out)
+        return FilesTask(f"{track.name} files", *where, job.formats, job.settings.stretch)
+
+    def _done(self, task: Task, outcome: Outcome) -> list[Task]:
+        """Notes what came of a task; the tasks that follow."""
+        if outcome.error and _disk_is_full(self._job.out):
+            raise InputError(outcome.error)  # so are all others going to end
+        if isinstance(task, BagTask):
+            for track in self._tracks:
+                if outcome.error and track.recording == task.recording:
+                    self._errors[track.name] = outcome.error
+            if outcome.value:
+                self.alone[task.recording] = outcome.value
+            return []
+        assert isinstance(task, (PassTask, FilesTask))
+        track = self._of_folder[task.folder]
+        if outcome.error:
+            self._errors.setdefault(track.name, outcome.error)
+        if isinstance(task, PassTask):
+            self._left[track.name] -= 1
+            ready = not self._left[track.name] and track.name not in self._errors
+            return [self._files(track)] if ready else []
+        if outcome.error:
+            return []
+        self._open[track.recording].discard(track.name)
+        return [] if self._open[track.recording] else self._bag(track.recording)
+
+    def _bag(self, recording: str) -> list[Task]:
+        job, name = self._job, self._names[recording]
+        if not {"mcap", "bag"} & set(job.formats):
+            return []
+        folders = tuple(str(t.folder) for t in self._tracks if t.recording == recording)
+        where = str(job.out), job.formats, str(job.out / WORK / "bags")
+        return [BagTask(f"{name} bag", recording, folders, name, *where)]
+
+    def _frames(self) -> tuple[int, int]:
+        """(done, all) frames of the passes and last steps."""
+        done = total = 0
+        for track in self._tracks:
+            finished = (track.folder / FINISHED).is_file()
+            count = len(track.index.stamps)
+            total += count
+            done += count if finished else 0
+            for each in track.passes:
+                total += len(each)
+                files = PassFolder(track, each, self._job.settings.stretch)
+                done += len(each) if finished else files.frames_done()
+        return done, total
+
+
+class _Look:
+    """Keeps a progress bar right while tasks are done.
+
+    Args:
+        count: how many frames the files say are done; None where the bar is told each.
+    """
+
+    def __init__(self, bar: Any, count: Callable[[], int] | None) -> None:
+        self._bar, self._count = bar, count
+        self._next = 0.0
+
+    def __call__(self, running: Collection[Task]) -> None:
+        names = [task.name for task in running]
+        self._bar.set_description(names[0] if len(names) == 1 else f"{len(names)} tasks", False)
+        if time.monotonic() > self._next:
+            self.frames()
+
+    def frames(self) -> None:
+        """Looks at the files."""
+        began = time.monotonic()
+        if self._count is not None:
+            self._bar.update(self._count() - self._bar.n)
+        # of many recordings on a slow disk a look takes long, and the tasks must not wait for it
+        self._next = time.monotonic() + max(_LOOK_EVERY, 20 * (time.monotonic() - began))
+
+
+def _disk_is_full(out: Path) -> bool:
+    return shutil.disk_usage(out).free < 1 << 20
+
+
 def _result(track: Track) -> dict[str, Any]:
     return json.loads(read_text(track.folder / FINISHED))
 
 
-def _assemble(job: Job, origin: dict[str, Any], tracks: Sequence[Track]) -> dict[str, Any]:
-    """Puts together what is of all tracks; the manifest, the last file, says that all is there."""
+def _assemble(
+    job: Job, origin: dict[str, Any], tracks: Sequence[Track], alone: Mapping[str, str]
+) -> dict[str, Any]:
+    """Puts together what is of all tracks; the manifest, the last file, says that all is there.
+
+    Args:
+        alone: by recording, why its labels were written alone.
+    """
     results = [_result(track) for track in tracks]
+    for track, result in zip(tracks, results):
+        if track.recording in alone:
+            result["problems"].append(alone[track.recording])
     files = [track.folder / "objects.csv" for track in tracks]
     lines = (line for file in files for line in file.open(encoding="utf-8", newline=""))
     assemble(job.out / "objects.csv", (text for text in (f"{CSV_HEADER}\n", *lines)))
@@ -302,16 +504,13 @@ def _assemble(job: Job, origin: dict[str, Any], tracks: Sequence[Track]) -> dict
             if seed.accepted
         )
         write_text(sets / "accepted.txt", accepted)
-    if {"mcap", "bag"} & set(job.formats):
-        for result, problem in _write_again(job, tracks, results):
-            result["problems"].append(problem)
     facts = [
         ("recordings", len(origin["recordings"])),
         ("cameras", len(tracks)),
         ("frames", sum(result["labelled"] for result in results)),
         ("not decodable", sum(result["undecodable"] for result in results)),
         ("model", f"{origin['model']['name']} on {origin['runtime']}"),
-        ("seeds", job.seeds),
+        ("seeds", job.told(job.seeds)),
         ("version", origin["version"]),
     ]
     parts = [track.folder / "report.part" for track in tracks]
@@ -323,34 +522,6 @@ def _assemble(job: Job, origin: dict[str, Any], tracks: Sequence[Track]) -> dict
     return found
 
 
-def _write_again(
-    job: Job, tracks: Sequence[Track], results: Sequence[dict[str, Any]]
-) -> list[tuple[dict[str, Any], str]]:
-    """Writes the recordings again with the labels added; (result of a track, why not)."""
-    problems = []
-    by_recording: dict[str, list[int]] = {}
-    for number, track in enumerate(tracks):
-        by_recording.setdefault(track.recording, []).append(number)
-    for recording, numbers in by_recording.items():
-        own = [tracks[number] for number in numbers]
-        name = _name(Path(recording), "", []) if own[0].camera else own[0].name
-        path, work = Path(recording), job.out / WORK / "bags"
-        why = ""
-        if "mcap" in job.formats:
-            why = write_again(path, own, job.out / "mcap" / name, work)
-        if "bag" in job.formats and not why:
-            storage = storage_of(path)
-            ending = ".bag" if storage is Storage.ROS1 else ""
-            why = write_again(path, own, job.out / "bag" / f"{name}{ending}", work, storage)
-        if not why:
-            continue
-        for number in numbers:
-            problems.append((results[number], why))
-            target = sidecar_folder(tracks[number], job.out, alone=True)
-            copy_bag(sidecar_folder(tracks[number], job.out, alone=False), target)
-    return problems
-
-
 def _clean(out: Path) -> None:
     """Removes what is of use only until all is written, and what a killed process left."""
     shutil.rmtree(out / WORK, ignore_errors=True)
@@ -359,7 +530,8 @@ def _clean(out: Path) -> None:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """StremnError where what a format needs is missing, before the long work."""
+    """Loads what writes the results: StremnError where something is missing, before long work."""
+    check_pictures()
     if "coco" in formats:
         try:
             import pycocotools.mask  # noqa: F401

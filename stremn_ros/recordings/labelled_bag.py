@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import heapq
 import io
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,8 +46,11 @@ _VISION = {
 }
 
 
+@functools.cache
 def label_types() -> Any:
     """A typestore with the messages of the labels, read from their .msg files.
+
+    It is made once in a process: it takes a moment, and a few megabytes.
 
     Raises:
         InputError: the definitions of stremn_interfaces are nowhere. StremnError: rosbags is not
@@ -150,8 +154,12 @@ class _Messages:
 
 
 def check_messages() -> None:
-    """Raises what would keep the labels from being written as messages; see ``label_types``."""
+    """Loads what writes the labels as messages, before the long work rather than at its end.
+
+    Raises: what would keep them from being written; see ``label_types``.
+    """
     _Messages(label_types())
+    rosbags_part("highlevel")
 
 
 def _latched() -> list[Any]:
@@ -282,6 +290,41 @@ def copy_bag(source: Path, folder: Path) -> None:
 def sidecar_folder(track: Track, out: Path, alone: bool) -> Path:
     """Where the labels of a track are written: among the results, or to be merged."""
     return out / "mcap" / track.name if alone else track.folder / "sidecar"
+
+
+def write_bags(
+    tracks: Sequence[Track], name: str, out: Path, formats: Collection[str], work: Path
+) -> str:
+    """Writes a recording again with the labels of its tracks, as the formats ask.
+
+    Where that cannot be, the labels are written alone.
+
+    Args:
+        tracks: of one recording, whose sidecars were written. name: of the bag in the results.
+        out: of the results. work: a folder for what is not whole yet; it is removed.
+
+    Returns:
+        Why the recording was not written again, for people; or nothing.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    path = Path(tracks[0].recording)
+    why = ""
+    try:
+        if "mcap" in formats:
+            why = write_again(path, tracks, out / "mcap" / name, work)
+        if "bag" in formats and not why:
+            storage = storage_of(path)
+            ending = ".bag" if storage is Storage.ROS1 else ""
+            why = write_again(path, tracks, out / "bag" / f"{name}{ending}", work, storage)
+        if why:
+            for track in tracks:
+                copy_bag(sidecar_folder(track, out, False), sidecar_folder(track, out, True))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
+    shutil.rmtree(work, ignore_errors=True)
+    return tracks[0].told(why)
 
 
 def write_again(

@@ -111,7 +111,7 @@ def write_manifest(
     write_json(out / MANIFEST, values)
 
 
-def check_same(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def check_same(out: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """InputError, in words, where a run cannot go on as it was made from other things."""
     for name, text in _CHANGED.items():
         if old.get(name) != new.get(name):

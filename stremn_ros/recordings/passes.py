@@ -255,6 +255,7 @@ def run_pass(
     except OSError as error:
         raise InputError(f"{files.folder}: cannot be written ({error.strerror or error})") from None
     finally:
+        segmenter.reset()  # nobody needs what it remembers, and the writers need the room
         given.close()
         source.close()
 

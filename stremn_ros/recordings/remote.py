@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.files import NewFile
 from stremn_ros.recordings.manifest import MANIFEST
 from stremn_ros.recordings.seeds import mask_files, read_seeds
 from stremn_ros.runtime.building.cache import cache_folder
+
+_HTTP = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Staged:
     Attributes:
         url: where the results are to be sent; empty where `out` is their place.
         folder: that holds what was fetched; None where nothing is at a URL.
+        called: the URLs of what was fetched, by path, without passwords: for ``Job.called``.
     """
 
     recordings: tuple[str, ...]
@@ -37,6 +42,7 @@ class Staged:
     out: Path
     url: str = ""
     folder: Path | None = None
+    called: Mapping[str, str] = field(default_factory=dict)
 
     def finish(self) -> None:
         """Sends the results to their URL, and removes what was fetched.
@@ -85,13 +91,36 @@ def stage(
         url = ""  # of this machine
     assert target is not None
     fetched = tuple(str(_fetched(each, folder)) for each in recordings)
-    local_seeds = str(_fetched(seeds, folder)) if is_url(seeds) else seeds
-    if is_url(seeds):
+    called = {
+        path: _shown(word)
+        for path, word in zip(fetched, recordings)
+        if path.startswith(str(folder))
+    }
+    if is_url(seeds) and _local(seeds) is None:
+        local_seeds = _fetched(seeds, folder)
         base = seeds.rpartition("/")[0]
-        for mask in mask_files(read_seeds(Path(local_seeds))):
-            name = mask.relative_to(Path(local_seeds).parent)
-            _fetched(f"{base}/{name.as_posix()}", folder)
-    return Staged(fetched, local_seeds, target, url, folder)
+        called[str(local_seeds.parent)] = _shown(base)
+        try:
+            masks = mask_files(read_seeds(local_seeds))
+        except InputError as error:
+            raise InputError(str(error).replace(str(local_seeds), _shown(seeds))) from None
+        protocol, _, rest = base.partition("://")
+        for mask in masks:
+            if mask.is_relative_to(local_seeds.parent):  # else a path of this machine
+                name = mask.relative_to(local_seeds.parent).as_posix()
+                _fetched(f"{protocol}://{posixpath.normpath(f'{rest}/{name}')}", folder)
+        seeds = str(local_seeds)
+    elif is_url(seeds):
+        seeds = str(_local(seeds))
+    return Staged(fetched, seeds, target, url, folder, called)
+
+
+def _shown(url: str) -> str:
+    """A URL without what may be a secret: user, password, and the query, which may be signed."""
+    parts = urlsplit(url)
+    if parts.scheme not in _HTTP:
+        return url
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _fsspec(url: str) -> tuple[Any, str]:
@@ -161,8 +190,14 @@ def _fetched(word: str, folder: Path) -> Path:
 
 
 def _below(folder: Path, path: str) -> Path:
-    """A path of a file system as one below a folder."""
-    parts = PurePosixPath(path.partition("://")[2] or path).parts
+    """A path of a file system as one below a folder. That of a web server may end with a query."""
+    protocol, _, rest = path.partition("://")
+    if protocol in _HTTP:
+        name, _, query = rest.partition("?")
+        rest = name.rpartition("@")[2]
+        if query:  # it may choose the file
+            folder /= hashlib.sha256(query.encode()).hexdigest()[:12]
+    parts = PurePosixPath(rest or path).parts
     return folder.joinpath(*(part for part in parts if part not in ("/", "..")))
 
 

@@ -18,12 +18,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stremn_ros.errors import StremnError
 from stremn_ros.files import write_text
 from stremn_ros.imaging.palette import PALETTE
 from stremn_ros.imaging.visualization import contact_sheet, overlay
 from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.recordings.exporting import assemble
-from stremn_ros.recordings.joining import Joining, Labelled
+from stremn_ros.recordings.joining import FrameObject, Joining, Labelled
 from stremn_ros.recordings.sources import Frame
 from stremn_ros.recordings.track import Track, decode_mask, encode_mask
 from stremn_ros.segmenter import ObjectState
@@ -159,7 +160,7 @@ class Report:
         track = self._track
         seconds = (int(track.index.stamps[-1]) - int(track.index.stamps[0])) / NANOSECONDS
         yield f'<section id="{html.escape(track.name)}"><h2>{html.escape(track.name)}</h2>'
-        yield f"<p>{html.escape(track.recording)}"
+        yield f"<p>{html.escape(track.called)}"
         yield f" &middot; {html.escape(track.topic)}" if track.topic else ""
         yield f" &middot; {self._frames} frames, {seconds:.1f} s &middot; seeds in "
         shown = [str(seed.frame) + (" (accepted)" if seed.accepted else "") for seed in track.seeds]
@@ -244,6 +245,27 @@ class Report:
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT}" class="{kind}">'
             f"<title>{title}</title></line>"
         )
+
+
+def check_pictures() -> None:
+    """Makes small pictures, so that OpenCV loads what it draws and packs those of the report with.
+
+    Raises:
+        StremnError: this OpenCV cannot; better before the long work than at its end.
+    """
+    frame = np.zeros((60, 80, 3), np.uint8)
+    labels = np.zeros((60, 80), np.uint8)
+    labels[20:40, 20:40] = 1
+    tracked = ObjectState.TRACKED
+    found = FrameObject(1, "", tracked, 1.0, 400, (20, 20, 20, 20), (29.5, 29.5), "")
+    try:
+        _picture(frame, Labelled(0, 0, labels, [found]), found.id)
+        _inline(contact_sheet([frame], [labels], 1, ["frame 0"], 300))
+    except cv2.error as error:
+        raise StremnError(
+            f"OpenCV {cv2.__version__} cannot draw or pack a picture for the report ({error}): "
+            "install opencv-python-headless"
+        ) from None
 
 
 def _chosen(looks: Sequence[Look], frames: int) -> list[Look]:

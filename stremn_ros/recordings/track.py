@@ -38,6 +38,7 @@ class Track:
 
     Attributes:
         name: of its files. recording: the path; topic: empty for a video.
+        called: what people call the recording: its path, or its URL.
         seeds: the frames that are given. names: of the objects, [(id, name), ...].
         camera: a word for the topic, where several of a recording are labelled; else empty.
         fps: of a video. scanned: the bag is damaged.
@@ -53,6 +54,7 @@ class Track:
     fps: float = 0.0
     scanned: bool = False
     problems: list[str] = field(default_factory=list)
+    called: str = ""
     folder: Path = field(default=Path(), init=False)
 
     @classmethod
@@ -66,6 +68,7 @@ class Track:
         names: dict[int, str],
         notes: Sequence[str],
         camera: str = "",
+        called: str = "",
     ) -> Track:
         """Writes the folder of work; ``track.json``, the last file, says that it is whole."""
         points = [SeedPoint(seed.frame, tuple(seed.ids), seed.accepted) for seed in seeds]
@@ -79,7 +82,8 @@ class Track:
             camera,
             index.fps,
             index.scanned,
-            [*index.problems, *notes],
+            [text.replace(recording, called or recording) for text in (*index.problems, *notes)],
+            called or recording,
         )
         for seed in seeds:
             write_mask(folder / "seeds" / f"{seed.frame:06d}.png", seed.labels)
@@ -98,6 +102,7 @@ class Track:
             "fps": track.fps,
             "scanned": track.scanned,
             "problems": track.problems,
+            "called": track.called,
         }
         write_json(folder / TRACK, values)
         return cls.load(folder)
@@ -117,6 +122,10 @@ class Track:
         track = build(cls, values, str(path))
         object.__setattr__(track, "folder", folder)
         return track
+
+    def told(self, text: str) -> str:
+        """A text that names the recording, as it is told to people."""
+        return text.replace(self.recording, self.called)
 
     @cached_property
     def index(self) -> Index:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,9 @@ class Frames(Protocol):
 
     def get(self, number: int) -> NDArray[np.uint8] | None:
         """RGB uint8 [H, W, 3]; None past the end. Raises InputError where it cannot be read."""
+
+    def time(self, number: int) -> int:
+        """When a frame was taken, in nanoseconds: its stamp, or since the start."""
 
     def footage(self, last: int) -> Footage:
         """All frames up to the last one, to write pictures of. Raises InputError if `live`."""
@@ -104,6 +108,9 @@ class VideoFrames:
         self.count = max(self.count, self._next)
         return frame
 
+    def time(self, number: int) -> int:
+        return round(number / self.fps * 1e9)
+
     def footage(self, last: int) -> Footage:
         source = open_frames(self._path, 0, last + 1)
         names = [Path(name).stem for name in source.names] if self._path.is_dir() else []
@@ -132,6 +139,7 @@ class CameraFrames:
         self.count = self.dropped = 0
         self.fps = 30.0
         self._newest: NDArray[np.uint8] | None = None
+        self._taken = 0  # when the frame was that `get` gave
         self._condition = threading.Condition()
         self._closing = self._ended = False
         if not self._capture.isOpened():
@@ -163,9 +171,13 @@ class CameraFrames:
                 lambda: self._newest is not None or self._ended or self._closing, CAMERA_PATIENCE
             )
             frame, self._newest = self._newest, None
+            self._taken = time.time_ns()
         if frame is None and not self._closing:
             raise InputError("the camera gives no picture any more: is it unplugged?")
         return frame
+
+    def time(self, number: int) -> int:
+        return self._taken
 
     def footage(self, last: int) -> Footage:
         raise InputError("a webcam's frames are not kept, so there is nothing to export")

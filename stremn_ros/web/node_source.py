@@ -343,5 +343,6 @@ class NodeSource:
                 }
                 for item in items
             ),
+            time=nanoseconds(image.header.stamp),
         )
         self._changed()

@@ -62,6 +62,9 @@ class RecordingFrames:
         self._kept.keep(number, frame)
         return frame
 
+    def time(self, number: int) -> int:
+        return int(self._source.index.stamps[number])
+
     def footage(self, last: int) -> Footage:
         # what is read for the page goes on from another place after this
         self._next, self._reading = -1, iter(())

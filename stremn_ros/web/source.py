@@ -33,6 +33,7 @@ class Picture:
         frame: RGB uint8 [H, W, 3]. labels: uint8 [H, W], 0 background, n = object n.
         objects: of each: id, name, state, score (None where a person gave the mask), area, box
             (x, y, width, height). position: of the frame in a video, from 0.
+        time: of the frame in nanoseconds: its stamp, or since a video's start.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Picture:
     labels: NDArray[np.uint8]
     objects: tuple[Mapping[str, Any], ...] = ()
     position: int = 0
+    time: int = 0
 
 
 class Source(Protocol):

@@ -279,8 +279,15 @@ class VideoSource:
             for number in self._segmenter.ids
             if number not in here
         )
+        at = max(0, self._at)
         self._newest = Picture(
-            self._number, self._at, frame, labels, (*objects, *absent), max(0, self._at)
+            self._number,
+            self._at,
+            frame,
+            labels,
+            (*objects, *absent),
+            at,
+            self._frames.time(at),
         )
         self._changed()
 
