@@ -317,6 +317,9 @@ def test_train_forwards_its_options(tmp_path):
     assert "none.yaml" in done.stderr
     assert "Traceback" not in done.stderr
     assert "--config" in stremn("train", "segment").stderr
+    text = stremn("train", "segment", "--help").stdout
+    for entry in ("presence_weight", "video_weights", "ema_decay", "max_gap"):
+        assert entry in text
 
 
 # ---------------------------------------------------------------- files as people have them

@@ -8,6 +8,7 @@ pieces sees what one long run would have seen.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import logging
 import math
@@ -15,7 +16,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +151,15 @@ def run_command(
     task: Callable[[_T, str, int], Task],
 ) -> int:
     """``stremn train NAME``: reads the file and trains."""
-    parser = argparse.ArgumentParser(f"stremn train {name}", description=description)
+    (phase,) = get_args(get_type_hints(kind)["phases"])
+    described = [each for each in kind.__mro__ if issubclass(each, TrainingSettings)]
+    entries = [inspect.getdoc(each) for each in (*described, phase)]
+    parser = argparse.ArgumentParser(
+        f"stremn train {name}",
+        description=description,
+        epilog="\n\n".join(text for text in entries if text),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--config", type=Path, required=True, help=f"YAML of {kind.__name__}")
     parser.add_argument("--time-limit", type=float, help="seconds for this piece")
     options = parser.parse_args(arguments)
