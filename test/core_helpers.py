@@ -62,6 +62,7 @@ class ColorSegmenter:
     update_every = 1
     lost_after = 30
     return_score = 0.0
+    update_change = 0.0
     smallest_part = 0.0
 
     def __init__(self, max_objects=4):
