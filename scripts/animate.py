@@ -1,7 +1,8 @@
 """Makes an animated picture (WebP) of videos, one after the other: docs/follow.webp is made so.
 
     stremn demo
-    stremn segment box.mp4 --polygon "356,22;598,78;580,160;544,242;300,165;300,80" --id 4 --out out/box
+    stremn segment box.mp4 --id 4 --out out/box \\
+      --polygon "356,22;598,78;580,160;544,242;300,165;300,80"
     python scripts/animate.py out/demo/overlay.mp4 out/box/overlay.mp4 --out docs/follow.webp
 
 box.mp4 is one of OpenCV's sample videos (opencv/samples, Apache-2.0).
