@@ -24,14 +24,15 @@ def values() -> dict[str, Any]:
 
 def _entry(folder: Path, weights: set[str]) -> dict[str, Any]:
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    built_now = folder.name.startswith(".") and is_being_built(folder)
+    temporary = folder.name.startswith(".")
+    built_now = temporary and is_being_built(folder)
     note = {
         "error": "",
         "built_now": built_now,
-        "stale": folder.name.startswith(".") and not built_now,
+        "stale": temporary and not built_now,
         "mib": round(size / 2**20, 1),
     }
-    if note["stale"] or built_now:
+    if temporary:
         return note
     try:
         values = json.loads((folder / KEY).read_text())
