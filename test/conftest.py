@@ -98,6 +98,17 @@ def one_thread():
 
 
 @pytest.fixture
+def half_the_threads():
+    """As many as each of two worker processes has, so that the network's sums are the same."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def cache(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy, which a test may spoil, of the cache that its file's ``exported`` made."""
     shutil.copytree(exported, tmp_path / "cache")

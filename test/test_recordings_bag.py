@@ -126,6 +126,7 @@ def test_the_labels_alone_and_two_cameras(tmp_path: Path) -> None:
     assert len(list((tmp_path / "whole" / "mcap").iterdir())) == 1
 
 
+@pytest.mark.usefixtures("half_the_threads")
 def test_recordings_of_one_name_keep_their_bags_apart_on_workers(tmp_path: Path) -> None:
     topics = "/left/image", "/right/image"
     entries = []

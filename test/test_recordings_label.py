@@ -644,6 +644,7 @@ def test_an_interrupt_keeps_what_was_done(forks: Forks, drive: Path, tmp_path: P
     assert not list(out.rglob("*.part"))
 
 
+@pytest.mark.usefixtures("half_the_threads")
 def test_two_workers_give_the_files_of_one(drive: Path, tmp_path: Path) -> None:
     seeds = seeds_file(
         tmp_path,

@@ -25,10 +25,12 @@ from stremn_ros.recordings.plan import Pass, SeedPoint
 from stremn_ros.recordings.seeds import Labels
 from stremn_ros.recordings.sources import Frame, Source
 from stremn_ros.recordings.track import Track, decode_mask, encode_mask
+from stremn_ros.results import TrackedObject
 from stremn_ros.segmenter import ObjectState, Segmenter
 
 _T = TypeVar("_T")
 _OBJECTS = "objects.json"
+SCORE_DIGITS = 4
 _ZERO_TIME = (1980, 1, 1, 0, 0, 0)  # of zip entries: the same frames give the same bytes
 
 
@@ -57,7 +59,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Seen:
-    """An object in a frame of a pass."""
+    """An object in a frame of a pass. score: 0..1, of ``SCORE_DIGITS`` digits."""
 
     state: ObjectState
     score: float
@@ -302,6 +304,11 @@ def _run_stretch(
             files.memory(number - 1).unlink(missing_ok=True)
 
 
+def _seen(objects: Iterable[TrackedObject]) -> dict[int, Seen]:
+    """Objects by id. The last bits of a score depend on the number of threads, so they are cut."""
+    return {o.id: Seen(o.state, round(o.score, SCORE_DIGITS)) for o in objects}
+
+
 def segmented(
     segmenter: Segmenter, frame: Frame, at: int, given: Given
 ) -> tuple[Labels, dict[int, Seen]]:
@@ -313,7 +320,7 @@ def segmented(
     seed = given.labels(at)
     if seed is None:
         result = segmenter.step(frame)
-        return result.labels, {o.id: Seen(o.state, o.score) for o in result.objects}
+        return result.labels, _seen(result.objects)
     ids = [int(value) for value in np.unique(seed) if value]
     followed = [n for n in ids if n in segmenter.ids]
     labels = seed
@@ -322,7 +329,7 @@ def segmented(
         result = segmenter.segment(frame)
         others = np.where(np.isin(result.labels, ids), 0, result.labels)
         labels = np.where(seed, seed, others).astype(np.uint8)
-        found = {o.id: Seen(o.state, o.score) for o in result.objects}
+        found = _seen(result.objects)
     if new := [n for n in ids if n not in followed]:
         segmenter.seed(frame, seed, ids=new)
     if followed:
