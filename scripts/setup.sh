@@ -13,4 +13,5 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
     echo "    Name another one: make setup PYTHON=python3.12" >&2
     exit 1
 fi
-exec "$python" scripts/setup_env.py
+[ $# -eq 0 ] || shift
+exec "$python" scripts/setup_env.py "$@"

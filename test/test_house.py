@@ -90,8 +90,9 @@ PACKAGES = {
 }
 # which no registry has for everybody: of a driver, of JetPack
 BROUGHT = {"tensorrt", "tensorrt_bindings", "pycuda"}
-# extras that `make setup` leaves out
+# extras that `make tools` leaves out, and those that `make setup` leaves out as well
 EXTRAS = {"fsspec", "ray", "rerun"}
+EXTRAS_OF_TOOLS = {"mujoco", "skimage"}
 
 
 def looked_for(folder: Path) -> set[str]:
@@ -112,11 +113,11 @@ def looked_for(folder: Path) -> set[str]:
 
 
 def test_every_package_that_the_code_looks_for_is_in_a_list() -> None:
-    requirements = set()
+    requirements = {}
     for path in setup_env.REQUIREMENTS.glob("*.txt"):
         for line in path.read_text().splitlines():
-            if line.strip() and not line.startswith("#"):
-                requirements.add(re.split(r"[=<>;\s]", line)[0].lower())
+            if line.strip() and not line.startswith("#") and path.name != "constraints.txt":
+                requirements[re.split(r"[=<>;\s]", line)[0].lower()] = path.stem
     ros = keys(manifest("package.xml"), "depend", "exec_depend")
     foreign = {
         name
@@ -130,6 +131,13 @@ def test_every_package_that_the_code_looks_for_is_in_a_list() -> None:
         if PACKAGES.get(name, name).lower() not in requirements
     }
     assert lacking == set()
+    tools = {
+        name
+        for name in foreign
+        if requirements.get(PACKAGES.get(name, name).lower()) in ("test", "test_data")
+    }
+    # TensorRT is a driver's; its wheels are here for the tests
+    assert tools - {"tensorrt_rtx", "tensorrt_rtx_bindings"} == EXTRAS_OF_TOOLS
     # the workspace of the README: what rosdep does not bring comes by pip
     readme = (ROOT / "README.md").read_text()
     block = readme[readme.index("rosdep install") : readme.index("colcon build")]
