@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import struct
 import subprocess
@@ -130,6 +131,23 @@ def test_segment_follows_the_objects_of_a_folder(shapes, tmp_path):
     assert summary["runtime"] in done.stdout
     assert summary["runtime"] == segmenter.runtime_name
     assert "30/30" in done.stderr  # the progress bar
+
+
+def test_a_terminal_is_told_at_once_what_takes_time(shapes, tmp_path):
+    ours, theirs = pty.openpty()
+    folder, _, mask, _ = shapes
+    words = ["segment", folder, "--mask", mask, "--model", TINY, "--device", "cpu"]
+    with subprocess.Popen(
+        [*COMMAND, *map(str, words), "--out", str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env=environment(),
+    ) as process:
+        os.close(theirs)
+        said = os.read(ours, 1000).decode()
+        process.kill()
+    os.close(ours)
+    assert said.splitlines()[0] == f"stremn: loading {TINY} ..."
 
 
 def test_segment_takes_a_part_of_a_video_and_the_models_options(shapes, tmp_path):

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from stremn_ros.cli.options import announce
+
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
@@ -15,6 +17,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    announce("loading ROS 2")
     from stremn_ros.demo.run import main as demo
 
     run: Callable[[Sequence[str]], int | None] = demo

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stremn_ros.cli.options import check_writable
+from stremn_ros.cli.options import announce, check_writable
 from stremn_ros.files import write_json
 
 
@@ -22,6 +22,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    announce("looking at this machine")
     from stremn_ros.doctor import examine
 
     check_writable(options.json)

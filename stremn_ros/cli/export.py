@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import counted, first_mask, size
+from stremn_ros.cli.options import announce, counted, first_mask, size
 from stremn_ros.errors import InputError
 
 
@@ -55,6 +55,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    announce(f"loading {options.model}")
     from stremn_ros.model_folder import find_model
 
     folder = find_model(options.model)

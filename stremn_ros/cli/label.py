@@ -10,6 +10,7 @@ from typing import Any
 from stremn_ros.cli.options import (
     add_click_model,
     add_model_options,
+    announce,
     check_writable,
     counted,
     tuned,
@@ -96,6 +97,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if not options.quiet:
+        announce("loading")
     from stremn_ros.recordings.exporting import checked_formats
     from stremn_ros.recordings.job import check_formats, label
     from stremn_ros.recordings.passes import Settings

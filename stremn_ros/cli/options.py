@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,15 @@ def add_click_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def announce(text: str) -> None:
+    """Says on a terminal what takes some seconds, before it begins. Scripts get no such line."""
+    if sys.stderr.isatty():
+        print(f"stremn: {text} ...", file=sys.stderr, flush=True)
+
+
 def load_hint_masks(options: argparse.Namespace) -> Any:
+    if options.click_model:
+        announce(f"loading {options.click_model}")
     from stremn_ros.hint_masks import HintMasks
 
     return HintMasks.load(options.click_model, device=options.device, auto_build=options.auto_build)
@@ -120,6 +129,7 @@ def hint_names(options: argparse.Namespace) -> list[str]:
 
 
 def load_segmenter(options: argparse.Namespace, max_objects: int) -> Any:
+    announce(f"loading {options.model}")
     from stremn_ros.segmenter import Segmenter
 
     return Segmenter.load(

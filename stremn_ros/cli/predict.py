@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import size
+from stremn_ros.cli.options import announce, size
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
 
@@ -43,6 +43,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    announce(f"loading {options.model}")
     import cv2
     import numpy as np
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import add_hints, hint_names, without_ros
+from stremn_ros.cli.options import add_hints, announce, hint_names, without_ros
 from stremn_ros.errors import InputError, StremnError
 
 ON_OVERLAP = ("again", "replace", "both", "refuse")
@@ -67,6 +67,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     _check(options)
+    announce(f"looking for the node {options.node}")
     try:
         from stremn_ros.client.segment_client import SegmentClient, fit_mask
     except ImportError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from stremn_ros.cli.options import announce
+
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
     train = commands.add_parser("train", help="train a model", description="Trains a model.")
@@ -22,6 +24,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    announce("loading PyTorch")
     import importlib
 
     training = importlib.import_module(f"stremn_ros.training.{options.task}")
