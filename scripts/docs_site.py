@@ -8,6 +8,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import python_reference
 from mkdocs.structure.files import File
 
 from stremn_ros.cli import build_parser
@@ -63,6 +64,8 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Links to files outside docs/ become their paths in the repository."""
     del config, files
+    if page.file.src_uri == "python.md":
+        return python_reference.directives()
     folder = PurePosixPath(page.file.src_uri).parent
 
     def named(match: re.Match[str]) -> str:

@@ -47,6 +47,20 @@ def test_the_readme_is_the_first_page_with_its_picture(site: Path) -> None:
     assert 'href="start.html"' in text
 
 
+def test_the_page_on_python_is_made_from_the_code() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/python_reference.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (ROOT / "docs" / "python.md").read_text() == done.stdout, (
+        "run: python scripts/python_reference.py > docs/python.md"
+    )
+
+
 def test_the_pages_made_from_code_have_what_the_code_has(site: Path) -> None:
     commands = html.unescape((site / "commands.html").read_text())
     for words in ("stremn segment", "stremn evaluate suite", "--polygon X,Y;X,Y;X,Y"):
