@@ -113,6 +113,7 @@ def _signature(function: Any) -> str:
     """The names of the arguments; their types are on the site."""
     names = []
     kinds = inspect.Parameter
+    marks: dict[Any, str] = {kinds.VAR_POSITIONAL: "*", kinds.VAR_KEYWORD: "**"}
     star = False
     for item in inspect.signature(function).parameters.values():
         if item.name in ("self", "cls"):
@@ -121,9 +122,8 @@ def _signature(function: Any) -> str:
             names.append("*")
             star = True
         star = star or item.kind is kinds.VAR_POSITIONAL
-        mark = {kinds.VAR_POSITIONAL: "*", kinds.VAR_KEYWORD: "**"}.get(item.kind, "")
         default = "" if item.default is kinds.empty else "=..."
-        names.append(f"{mark}{item.name}{default}")
+        names.append(f"{marks.get(item.kind, '')}{item.name}{default}")
     return f"({', '.join(names)})"
 
 
