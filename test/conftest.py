@@ -114,11 +114,3 @@ def cache(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(exported, tmp_path / "cache")
     monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """ONNX Runtime takes denormal numbers for zero in the thread that loads a model, and Hypothesis
-    refuses to draw floating-point numbers there."""
-    torch = sys.modules.get("torch")
-    if torch is not None and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
-        torch.set_flush_denormal(False)

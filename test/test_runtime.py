@@ -142,6 +142,20 @@ def test_pytorch_gets_its_threads_back(cache: Path) -> None:
         torch.set_num_threads(before)
 
 
+def test_the_callers_thread_keeps_its_denormal_numbers(cache: Path) -> None:
+    def kept() -> bool:
+        return bool((np.array([1e-45], np.float32) * np.float32(1)).any())
+
+    assert kept()
+    segmenter = load("onnxruntime")
+    assert kept()
+    with segmenter.wrap_stages(lambda stages: stages).scope():
+        assert not kept(), "the tails of a softmax are denormal"
+    segmenter.seed(*scene(0))
+    segmenter.step(scene(1)[0])
+    assert kept()
+
+
 def test_stages_can_be_wrapped_before_the_first_frame_only(cache: Path) -> None:
     segmenter = load("torch")
     wrapped = segmenter.wrap_stages(lambda stages: stages)

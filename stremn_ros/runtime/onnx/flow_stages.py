@@ -20,7 +20,7 @@ from stremn_ros.runtime.flow_stages import FlowStages
 from stremn_ros.runtime.onnx.export import checked_files
 from stremn_ros.runtime.onnx.library import check_onnxruntime
 from stremn_ros.runtime.onnx.sessions import Sessions, zeros
-from stremn_ros.runtime.threads import one_thread
+from stremn_ros.runtime.threads import frame_scope
 
 NO_CELLS = 4  # that stand for no memory: their values are zero, and so is what is read of them
 
@@ -65,7 +65,7 @@ class OnnxFlowStages(FlowStages):
         )
 
     def scope(self) -> AbstractContextManager[None]:
-        return one_thread()
+        return frame_scope()
 
     @torch.inference_mode()
     def encode(

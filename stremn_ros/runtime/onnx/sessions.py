@@ -7,26 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
 from stremn_ros.runtime.onnx.library import check_onnxruntime
+from stremn_ros.runtime.threads import denormals_as_zero
 
 
 def new_session(path: Path, threads: int, denormal_as_zero: bool = False) -> Any:
     """A session of a checked file on the CPU provider.
 
     Args:
-        denormal_as_zero: faster with the tails of a softmax, which are denormal; it holds for all
-            that the calling thread computes from then on.
+        denormal_as_zero: its threads take denormal numbers for zero, and from now on so does the
+            calling thread; see ``threads.denormals_as_zero``.
 
     Raises:
         RuntimeUnavailableError: onnxruntime cannot be imported.
     """
     onnxruntime = check_onnxruntime()
-    for kind_of_number in (np.float32, np.float64):
-        np.finfo(kind_of_number)  # asked later it would warn that denormal numbers are zero
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -58,10 +56,11 @@ class Sessions:
 
     def __init__(self, files: Mapping[str, Path], threads: int = 0) -> None:
         onnxruntime = check_onnxruntime()
-        self._sessions = {
-            name: new_session(path, threads or torch.get_num_threads(), denormal_as_zero=True)
-            for name, path in files.items()
-        }
+        with denormals_as_zero():
+            self._sessions = {
+                name: new_session(path, threads or torch.get_num_threads(), denormal_as_zero=True)
+                for name, path in files.items()
+            }
         self._value = onnxruntime.OrtValue
         self._no_bias = zeros(0)
         self.version: str = onnxruntime.__version__

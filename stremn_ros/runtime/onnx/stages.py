@@ -15,7 +15,7 @@ from stremn_ros.runtime.onnx.export import checked_files
 from stremn_ros.runtime.onnx.library import check_onnxruntime
 from stremn_ros.runtime.onnx.sessions import Sessions, planes
 from stremn_ros.runtime.tensorrt.graphs import decoded_of
-from stremn_ros.runtime.threads import one_thread
+from stremn_ros.runtime.threads import frame_scope
 
 
 class OnnxStages(TorchStages):
@@ -50,7 +50,7 @@ class OnnxStages(TorchStages):
         self.name = f"onnxruntime {self._sessions.version} ({kind})"
 
     def scope(self) -> AbstractContextManager[None]:
-        return one_thread()
+        return frame_scope()
 
     def encode_query(self, image: Tensor) -> Query:
         return Query(*self._sessions.run("query_encoder", image=planes(image)))
