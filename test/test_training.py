@@ -358,6 +358,26 @@ def test_a_model_to_start_from_gives_what_fits_and_the_log_names_the_rest(
         build_network(config(photos, tmp_path, start=str(start), network=stranger))
 
 
+def test_the_keys_and_what_they_learn_are_scaled_at_the_start(photos: Path, tmp_path: Path) -> None:
+    plain = SegmentTask(config(photos, tmp_path), "cpu")
+    scaled = SegmentTask(config(photos, tmp_path, key_scale=0.125), "cpu")
+    for (name, one), (_, other) in zip(
+        plain.network.named_parameters(), scaled.network.named_parameters(), strict=True
+    ):
+        factor = 0.125 if name.startswith("key_head.") else 1.0
+        assert torch.equal(one * factor, other), name
+
+    def rates(task: SegmentTask) -> dict[int, float]:
+        groups = task.optimizer.param_groups
+        return {id(p): group["base_lr"] for group in groups for p in group["params"]}
+
+    usual = rates(plain)[id(plain.network.key_head.weight)]
+    assert rates(scaled)[id(scaled.network.key_head.weight)] == usual * 0.125
+    assert rates(scaled)[id(scaled.network.classify.weight)] == usual
+    with pytest.raises(InputError, match="key_scale is 0"):
+        build_network(config(photos, tmp_path, key_scale=0))
+
+
 def test_mixed_precision_convolves_in_bfloat16_and_reads_in_single(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,13 +90,12 @@ class ClicksTask(Task):
         network = build_network(config).to(device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: ClickNetwork = network
-        self.optimizer = optimizer_of(
-            network,
-            lambda name: name.startswith("encoder.") and "conv_extra" not in name,
-            config.learning_rate,
-            config.encoder_learning_rate,
-            config.weight_decay,
-        )
+
+        def rate_of(name: str) -> float:
+            pretrained = name.startswith("encoder.") and "conv_extra" not in name
+            return config.encoder_learning_rate if pretrained else config.learning_rate
+
+        self.optimizer = optimizer_of(network, rate_of, config.weight_decay)
 
     def measure(self, batch: ClickBatch, iteration: int) -> tuple[Tensor, dict[str, float]]:
         images, truth, planes, real = (part.to(self.device) for part in batch)

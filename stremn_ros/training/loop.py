@@ -80,32 +80,27 @@ def choose_device(settings: TrainingSettings) -> str:
 
 
 def optimizer_of(
-    network: nn.Module,
-    pretrained: Callable[[str], bool],
-    rate: float,
-    pretrained_rate: float,
-    weight_decay: float,
+    network: nn.Module, rate_of: Callable[[str], float], weight_decay: float
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that have gradients.
 
     Args:
-        pretrained: whether a parameter of this name learns at ``pretrained_rate``; others learn at
-            ``rate``.
+        rate_of: the learning rate of the parameter of a name.
         weight_decay: of weights; biases and normalizations have none.
     """
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            key = (pretrained(name), parameter.ndim > 1)
+            key = (rate_of(name), parameter.ndim > 1)
             groups.setdefault(key, []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
-                "base_lr": pretrained_rate if slow else rate,
+                "base_lr": rate,
                 "weight_decay": weight_decay if decayed else 0.0,
             }
-            for (slow, decayed), parameters in groups.items()
+            for (rate, decayed), parameters in groups.items()
         ],
         fused=True,  # one pass over the state: on a CPU the plain loop takes 5 % of an iteration
     )

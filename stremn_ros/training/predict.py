@@ -131,11 +131,7 @@ class PredictTask(Task):
         moved = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: Network = moved
         self.optimizer = optimizer_of(
-            self.network,
-            lambda name: False,
-            config.learning_rate,
-            config.learning_rate,
-            config.weight_decay,
+            self.network, lambda name: config.learning_rate, config.weight_decay
         )
 
     def _store(self, exclude: list[str], only: list[str] | None = None) -> FrameStore:

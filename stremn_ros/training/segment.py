@@ -57,6 +57,8 @@ class SegmentTraining(PictureSettings):
         encoder_weights: ImageNet weights: ``package:efficientnet-lite0``, a file, or null; not
             looked at where ``start`` names a model.
         presence_weight, quality_weight: of these heads' losses beside the masks'.
+        key_scale: of the keys, and of what makes them learn, at the start. Large keys saturate the
+            softmax of the read: each cell reads one other cell, and no gradient reaches the keys.
         freeze_low_level: leave the query encoder's first stage as ImageNet made it.
         update_rule, input_to_memory: of the memory in the loop; ``learned`` trains a scorer, which
             is written beside the weights.
@@ -71,6 +73,7 @@ class SegmentTraining(PictureSettings):
     encoder_weights: str | None = "package:efficientnet-lite0"
     presence_weight: float = 0.2
     quality_weight: float = 0.2
+    key_scale: float = 1.0
     freeze_low_level: bool = True
     update_rule: str = "least_similar"
     input_to_memory: bool = False
@@ -131,6 +134,8 @@ def build_network(config: SegmentTraining) -> SegmentationNetwork:
         raise InputError(
             f"update_rule {config.update_rule!r} is unknown; known are {sorted(RULES)}"
         )
+    if not config.key_scale > 0:
+        raise InputError(f"key_scale is {config.key_scale}; it must be more than 0")
     if RULES[config.update_rule].scored:
         network.add_pair_scorer()
     if config.start:
@@ -167,7 +172,16 @@ def build_network(config: SegmentTraining) -> SegmentationNetwork:
                     f"{config.encoder_weights} does not fit {network.config.encoder}: missing "
                     f"{lacking[:3]}, unknown {result.unexpected_keys[:3]}"
                 )
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if _of_keys(name):
+                parameter.mul_(config.key_scale)
     return network
+
+
+def _of_keys(name: str) -> bool:
+    """Whether a parameter makes keys; in ``affinity: selective`` their selection has no scale."""
+    return name.startswith(("key_head.", "memory_key_head."))
 
 
 def freeze(network: SegmentationNetwork, config: SegmentTraining) -> None:
@@ -206,13 +220,13 @@ class SegmentTask(Task):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: SegmentationNetwork = network
         freeze(network, config)
-        self.optimizer = optimizer_of(
-            network,
-            lambda name: "_encoder." in name,
-            config.learning_rate,
-            config.encoder_learning_rate,
-            config.weight_decay,
-        )
+
+        def rate_of(name: str) -> float:
+            if "_encoder." in name:
+                return config.encoder_learning_rate
+            return config.learning_rate * (config.key_scale if _of_keys(name) else 1.0)
+
+        self.optimizer = optimizer_of(network, rate_of, config.weight_decay)
 
     def measure(
         self, batch: tuple[Tensor, Tensor], iteration: int
