@@ -41,6 +41,7 @@ from stremn_ros.training.segment import (
     SegmentTask,
     SegmentTraining,
     build_network,
+    cells_read,
     main,
     train,
     validate,
@@ -376,6 +377,25 @@ def test_the_keys_and_what_they_learn_are_scaled_at_the_start(photos: Path, tmp_
     assert rates(scaled)[id(scaled.network.classify.weight)] == usual
     with pytest.raises(InputError, match="key_scale is 0"):
         build_network(config(photos, tmp_path, key_scale=0))
+
+
+def test_a_saturated_read_is_told(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = torch.from_numpy(np.stack([scene(n, (64, 96))[0] for n in range(2)]))
+    before, after = frames.movedim(-1, 1).float().split(1)
+    counts = []
+    for scale in (1e-4, 1.0, 1e4):
+        network = build_network(config(photos, tmp_path, key_scale=scale))
+        counts.append(cells_read(network, before, after))
+    assert counts[0] == pytest.approx(4 * 6, rel=1e-3)  # all cells of the frame, at stride 16
+    assert counts[0] > counts[1] > counts[2]
+    assert counts[2] == pytest.approx(1.0, abs=0.05)
+    once = [Phase(1, size=64, batch=1)]
+    train(config(photos, tmp_path / "soft", key_scale=1e-4, phases=once))
+    assert "saturated" not in caplog.text
+    train(config(photos, tmp_path / "hard", key_scale=1e4, phases=once))
+    assert "the softmax of the read is saturated: a cell reads 1.0" in caplog.text
 
 
 def test_mixed_precision_convolves_in_bfloat16_and_reads_in_single(

@@ -28,7 +28,7 @@ from stremn_ros.model_folder import (
     read_config,
     save_model,
 )
-from stremn_ros.network import SegmentationConfig, SegmentationNetwork
+from stremn_ros.network import SegmentationConfig, SegmentationNetwork, space_time_read
 from stremn_ros.network.encoders import ENCODERS
 from stremn_ros.training import loop
 from stremn_ros.training.curves import SEGMENTATION
@@ -45,6 +45,9 @@ from stremn_ros.training.settings import PictureSettings, roots_of
 from stremn_ros.training.unroll import unroll
 
 log = logging.getLogger(__name__)
+
+LOOK_EVERY = 500  # iterations between two looks at the keys
+FEWEST_CELLS = 1.1
 
 
 @dataclass(kw_only=True)
@@ -198,6 +201,26 @@ def freeze(network: SegmentationNetwork, config: SegmentTraining) -> None:
             parameter.requires_grad_(parameter.requires_grad and name.startswith(chosen))
 
 
+@torch.no_grad()
+def cells_read(network: SegmentationNetwork, before: Tensor, frames: Tensor) -> float | None:
+    """From how many cells of one frame a cell of another reads: 1 / the sum of squared weights.
+
+    Args:
+        before, frames: float [B, 3, H, W] in 0..255.
+
+    Returns:
+        The mean, 1 to hw; None where keys are made of templates instead of frames.
+    """
+    if network.memory_key_head is not None:
+        return None
+    query = network.encode_query(torch.cat([before, frames])).key.float().flatten(2).mT
+    memory, query = query.chunk(2)
+    memory = memory[..., : network.config.memory_key_channels]
+    every = torch.eye(memory.shape[1], device=memory.device).expand(len(memory), -1, -1)
+    weights = space_time_read(query, memory, every, affinity=network.config.affinity)
+    return float((1.0 / weights.square().sum(dim=-1)).mean())
+
+
 def train(config: SegmentTraining) -> Path:
     """``loop.train`` for this task."""
     return loop.train(config, SegmentTask)
@@ -234,6 +257,8 @@ class SegmentTask(Task):
         config, phase = self.config, self.mixture.phase_of(iteration)
         frames = batch[0].to(self.device).movedim(-1, 2).float()
         labels = batch[1].to(self.device)
+        if iteration % LOOK_EVERY == 0:
+            self._look_at_keys(frames, iteration)
         with torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=self.mixed):
             done = unroll(
                 self.network,
@@ -265,6 +290,19 @@ class SegmentTask(Task):
             last = labels.shape[1] - 1
             iou = mean_iou(done.logits[-1], known_labels(labels, done.given, last))
         return loss, {"iou": float(iou), **figures}
+
+    def _look_at_keys(self, frames: Tensor, iteration: int) -> None:
+        """Says whether a gradient can reach the keys."""
+        count = cells_read(self.network, frames[:, 0], frames[:, 1])
+        if count is None:
+            return
+        log.info("iteration %d: a cell reads %.1f cells of a frame", iteration, count)
+        if count < FEWEST_CELLS:
+            log.warning(
+                "the softmax of the read is saturated: a cell reads %.2f cells of a frame, so the "
+                "keys learn next to nothing; begin with a key_scale below 1, 0.1 for instance",
+                count,
+            )
 
     def export(self, ema: dict[str, Tensor]) -> None:
         _export(Path(self.config.run) / "model", self.config, ema)
