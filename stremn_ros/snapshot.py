@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -105,23 +106,26 @@ class Snapshot:
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise InputError(f"{path} is not a file")
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if KEY not in metadata:
-                    raise InputError(
-                        f"{path} is a safetensors file, but not a snapshot of a memory"
-                    )
-                header = json.loads(metadata[KEY])
-                if not isinstance(header, dict):
-                    raise InputError(f"{path} is damaged: its header is not a mapping")
-                if header.get("format") != FORMAT:
-                    raise InputError(
-                        f"{path} is a snapshot of format {header.get('format')!r}; this version "
-                        f"reads format {FORMAT}: save it again"
-                    )
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # at once: `safe_open` opens a file by its name twice, and a node may put a new one
+            # there in between
+            data = path.read_bytes()
+            tensors = from_bytes(data)
+            length = int.from_bytes(data[:8], "little")
+            metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+            if KEY not in metadata:
+                raise InputError(f"{path} is a safetensors file, but not a snapshot of a memory")
+            header = json.loads(metadata[KEY])
+            if not isinstance(header, dict):
+                raise InputError(f"{path} is damaged: its header is not a mapping")
+            if header.get("format") != FORMAT:
+                raise InputError(
+                    f"{path} is a snapshot of format {header.get('format')!r}; this version "
+                    f"reads format {FORMAT}: save it again"
+                )
         except FileNotFoundError:
             raise InputError(f"there is no snapshot {path}") from None
+        except MemoryError:
+            raise InputError(f"{path} is too large for this machine's memory") from None
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
         except (SafetensorError, ValueError, RecursionError) as error:

@@ -9,6 +9,8 @@ import pickle
 import re
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +260,25 @@ def test_other_files_are_refused_and_a_pickle_is_not_run(tmp_path: Path, monkeyp
         refusals(segmenter, bad, InputError, "damaged")
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
     refusals(segmenter, tmp_path / "pipe", InputError, "is not a file")
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "memory"
+    kept = {name: followed(steps).snapshot() for name, steps in (("one", 1), ("two", 4))}
+    for name, snapshot in kept.items():
+        snapshot.write(tmp_path / name)
+    os.link(tmp_path / "one", path)
+    # in a process of its own, as a node would; a link over one of the same file would do nothing
+    code = (
+        "import os\nwhile True:\n for name in ('two', 'one'):\n"
+        "  os.link(name, 'new')\n  os.replace('new', 'memory')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) as process:
+        try:
+            seen = {Snapshot.read(path).remembered for _ in range(400)}
+        finally:
+            process.kill()
+    assert seen == {snapshot.remembered for snapshot in kept.values()}
 
 
 def test_a_write_that_fails_leaves_the_old_file(saved: Path, tmp_path: Path, monkeypatch) -> None:
