@@ -217,7 +217,8 @@ def cells_read(network: SegmentationNetwork, before: Tensor, frames: Tensor) -> 
     memory, query = query.chunk(2)
     memory = memory[..., : network.config.memory_key_channels]
     every = torch.eye(memory.shape[1], device=memory.device).expand(len(memory), -1, -1)
-    weights = space_time_read(query, memory, every, affinity=network.config.affinity)
+    with torch.autocast(memory.device.type, enabled=False):
+        weights = space_time_read(query, memory, every, affinity=network.config.affinity)
     return float((1.0 / weights.square().sum(dim=-1)).mean())
 
 
@@ -257,9 +258,9 @@ class SegmentTask(Task):
         config, phase = self.config, self.mixture.phase_of(iteration)
         frames = batch[0].to(self.device).movedim(-1, 2).float()
         labels = batch[1].to(self.device)
-        if iteration % LOOK_EVERY == 0:
-            self._look_at_keys(frames, iteration)
         with torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=self.mixed):
+            if iteration % LOOK_EVERY == 0:
+                self._look_at_keys(frames, iteration)
             done = unroll(
                 self.network,
                 frames,
