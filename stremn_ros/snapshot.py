@@ -111,7 +111,7 @@ class Snapshot:
             data = path.read_bytes()
             tensors = from_bytes(data)
             length = int.from_bytes(data[:8], "little")
-            metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+            metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
             if KEY not in metadata:
                 raise InputError(f"{path} is a safetensors file, but not a snapshot of a memory")
             header = json.loads(metadata[KEY])
@@ -128,7 +128,8 @@ class Snapshot:
             raise InputError(f"{path} is too large for this machine's memory") from None
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-        except (SafetensorError, ValueError, RecursionError) as error:
+        # its KeyError: a type of numbers that PyTorch has not
+        except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path} is damaged or not a snapshot: {error}") from None

@@ -236,6 +236,23 @@ def test_any_damage_is_found(saved: Path, tmp_path: Path) -> None:
         refusals(segmenter, bad, InputError, "damaged")
 
 
+def test_headers_that_only_others_write_are_refused(tmp_path: Path) -> None:
+    segmenter = followed(2)
+    bad = tmp_path / "bad"
+    ours = {KEY: json.dumps({"format": 1})}
+
+    def write(header: dict, data: bytes) -> None:
+        text = json.dumps(header).encode()
+        bad.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+    write({"__metadata__": None}, b"")
+    refusals(segmenter, bad, InputError, "not a snapshot")
+    for kind, data in (("F8_E8M0", b"ab"), ("F4", b"a")):
+        part = {"dtype": kind, "shape": [2], "data_offsets": [0, len(data)]}
+        write({"__metadata__": ours, "keys": part}, data)
+        refusals(segmenter, bad, InputError, f"damaged or not a snapshot.*{kind}")
+
+
 class Trap:
     def __reduce__(self):
         return (os.mkdir, ("trapped",))
