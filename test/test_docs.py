@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +69,94 @@ def test_a_digest_that_went_stale_is_found() -> None:
     assert stale_digests("the weights `e2928e626ce0`", digests) == []
     assert stale_digests("with the earlier\nweights `8f2c3593e51b`", digests) == []
     assert len(shipped()) >= 3
+
+
+# ---------------------------------------------------------------- figures
+
+
+MEASURED = re.compile(r"^Measured at commits? .*?(?=\n\n|\Z)", re.M | re.S)
+LISTS = {"nodes.md", "parameters.md"}  # their numbers are settings
+
+
+def sections(text: str) -> list[str]:
+    """A page's parts, each from its heading to the next of the first two levels."""
+    return re.split(r"^(?=##? )", text, flags=re.M)
+
+
+def figures(section: str) -> int:
+    """How many numbers in a section's tables look as if they had been measured."""
+    rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+    return len(re.findall(r"\d\.\d|±|\d ?(?:ms|MiB|MB|dB|mm|%)", rows))
+
+
+def without_origin(text: str) -> list[str]:
+    """Headings of the sections that have figures and do not say when they were measured."""
+    return [
+        section.splitlines()[0]
+        for section in sections(text)
+        if figures(section) >= 3 and not MEASURED.search(section)
+    ]
+
+
+def wrong_origins(text: str, weights: Callable[[str, str], str | None]) -> list[str]:
+    """What "Measured at ..." says of weights that none of its commits has.
+
+    Args:
+        weights: the sha256 of a model's weights at a commit; None where it cannot be looked up.
+    """
+    found = []
+    for origin in MEASURED.findall(text):
+        commits: list[str] = []
+        fresh = True
+        for commit, model, digest in re.findall(
+            r"\b([0-9a-f]{7})\b|(\w+)(?:,\s+earlier\s+weights)?\s+`([0-9a-f]{12})`", origin
+        ):
+            if commit:
+                commits = [commit] if fresh else [*commits, commit]
+                fresh = False
+                continue
+            fresh = True
+            known = [sha for at in commits if (sha := weights(at, model)) is not None]
+            if known and not any(sha.startswith(digest) for sha in known):
+                found.append(f"{model} {digest} at {', '.join(commits)}")
+    return found
+
+
+def weights_at(commit: str, model: str) -> str | None:
+    """Of the project's history; None without it, or where it does not reach so far back."""
+    name = f"{commit}:models/{model}/weights.safetensors"
+    done = subprocess.run(["git", "show", name], cwd=ROOT, capture_output=True, check=False)
+    return hashlib.sha256(done.stdout).hexdigest() if done.returncode == 0 else None
+
+
+MEASUREMENTS = [p for p in DOCS if "docs" in p.parts and p.name not in LISTS]
+
+
+@pytest.mark.parametrize("path", MEASUREMENTS, ids=ids)
+def test_figures_say_at_which_commit_and_with_which_weights(path: Path) -> None:
+    assert without_origin(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", MEASUREMENTS, ids=ids)
+def test_the_weights_of_a_figure_are_those_of_its_commit(path: Path) -> None:
+    assert wrong_origins(path.read_text(), weights_at) == []
+
+
+def test_a_figure_of_unknown_origin_is_found() -> None:
+    page = "# A\n\n## One\n\n| a | 1.5 ms |\n| b | 2 ms |\n| c | 3 % |\n\n## Two\n"
+    assert without_origin(page) == ["## One"]
+    told = "Measured at commits 0123456 and 1234567 with one `abcdefabcdef`, then at\ncommit 2345678 "
+    told += "with two, earlier weights `fedcbafedcba`.\n"
+    assert without_origin(page.replace("## Two", f"{told}\n## Two")) == []
+    right = {
+        ("0123456", "one"): "abcdefabcdef0",
+        ("1234567", "one"): "0",
+        ("2345678", "two"): "fedcbafedcba0",
+    }
+    assert wrong_origins(told, lambda *what: right[what]) == []
+    assert wrong_origins(told, lambda *what: None) == []
+    wrong = {**right, ("2345678", "two"): "0"}
+    assert wrong_origins(told, lambda *what: wrong[what]) == ["two fedcbafedcba at 2345678"]
 
 
 # ---------------------------------------------------------------- tables
