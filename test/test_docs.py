@@ -145,7 +145,9 @@ def test_the_weights_of_a_figure_are_those_of_its_commit(path: Path) -> None:
 def test_a_figure_of_unknown_origin_is_found() -> None:
     page = "# A\n\n## One\n\n| a | 1.5 ms |\n| b | 2 ms |\n| c | 3 % |\n\n## Two\n"
     assert without_origin(page) == ["## One"]
-    told = "Measured at commits 0123456 and 1234567 with one `abcdefabcdef`, then at\ncommit 2345678 "
+    told = (
+        "Measured at commits 0123456 and 1234567 with one `abcdefabcdef`, then\nat commit 2345678 "
+    )
     told += "with two, earlier weights `fedcbafedcba`.\n"
     assert without_origin(page.replace("## Two", f"{told}\n## Two")) == []
     right = {
