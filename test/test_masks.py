@@ -5,10 +5,31 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 from shapes import DISC, SQUARE, TINY_MODEL, scene
 
-from stremn_ros.imaging.masks import drop_small_parts
+from stremn_ros.imaging.masks import drop_small_parts, label_mask
 from stremn_ros.segmenter import Segmenter
+
+
+@pytest.mark.parametrize("objects", [1, 2, 5])
+@pytest.mark.parametrize("size", [(12, 20), (37, 61)])
+def test_a_pixel_is_the_object_s_whose_logit_is_the_largest(objects, size):
+    """Against NumPy's argmax; of equal logits the first has the pixel, and the background does."""
+    generator = torch.Generator().manual_seed(objects)
+    logits = torch.randint(-3, 4, (objects + 1, 12, 20), generator=generator).float()
+    ids = [200, 3, 77, 1, 9][:objects]
+    for unseen in [None, *range(objects)]:
+        shown = [n != unseen for n in range(objects)]
+        labels = label_mask(logits, ids, shown, size)
+        kept = [0, *(n + 1 for n in range(objects) if shown[n])]
+        enlarged = [cv2.resize(logits[n].numpy(), size[::-1]) for n in kept]
+        expected = np.array([0, *ids])[np.array(kept)[np.stack(enlarged).argmax(axis=0)]]
+        if objects == 1:  # decided on the difference, which is rounded after it was enlarged
+            clear = np.abs(enlarged[-1] - enlarged[0]) > 1e-5
+            labels, expected = labels * clear, expected * clear
+        np.testing.assert_array_equal(labels, expected)
+        assert labels.dtype == np.uint8
 
 
 def drawn():

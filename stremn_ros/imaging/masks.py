@@ -61,8 +61,14 @@ def label_mask(
     if len(ids) == 1:
         labels = (resize(maps[1] - maps[0], size) > 0.0).view(np.uint8) * np.uint8(ids[0])
     else:
-        full = np.stack([resize(part, size) for part in maps])
-        labels = np.array([0, *ids], np.uint8)[full.argmax(axis=0)]
+        # object by object: an argmax over the first of three axes takes ten times as long
+        labels, best = np.zeros(size, np.uint8), resize(maps[0], size)
+        for part, object_id in zip(maps[1:], ids, strict=True):
+            odds = resize(part, size)
+            wins = np.asarray(cv2.compare(odds, best, cv2.CMP_GT), np.uint8)  # 255 where it does
+            labels &= ~wins
+            labels |= wins & np.uint8(object_id)
+            best = cv2.max(best, odds)
     return labels
 
 

@@ -61,6 +61,7 @@ def kept_shares(own: Tensor, aggregated: Tensor) -> Tensor:
         return torch.ones(1, dtype=own.dtype, device=own.device)
     alone = own >= 0
     numbers = torch.arange(1, len(own) + 1, device=own.device)[:, None, None]
-    kept = alone & (aggregated.argmax(dim=0) == numbers)
+    # not argmax, which takes ten times as long on a CPU
+    kept = alone & (aggregated.max(dim=0).indices == numbers)
     area = alone.flatten(1).sum(dim=1)
     return torch.where(area > 0, kept.flatten(1).sum(dim=1) / area.clamp(min=1), 1.0).to(own.dtype)

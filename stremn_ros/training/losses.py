@@ -62,7 +62,7 @@ def quality_loss(
     losses, counted = [], []
     objects = torch.arange(1, quality[0].shape[1] + 1, device=labels.device)[:, None, None]
     for t, (predicted, maps) in enumerate(zip(quality, logits, strict=True), 1):
-        guess = maps.detach().argmax(dim=1)[:, None] == objects  # [B, O, H, W]
+        guess = maps.detach().max(dim=1).indices[:, None] == objects  # [B, O, H, W]
         truth = labels[:, t, None] == objects
         union = (guess | truth).flatten(2).sum(dim=2)
         iou = (guess & truth).flatten(2).sum(dim=2) / union.clamp(min=1)
@@ -86,7 +86,7 @@ def known_labels(labels: Tensor, given: Tensor, t: int) -> Tensor:
 
 def mean_iou(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean intersection over union of the objects present, for the log. Same shapes as above."""
-    predicted = logits.argmax(dim=1)
+    predicted = logits.max(dim=1).indices
     scores = []
     for number in range(1, logits.shape[1]):
         truth, guess = labels == number, predicted == number
