@@ -17,6 +17,7 @@ from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.video import read_image
 from stremn_ros.imaging.visualization import read_label_png
+from stremn_ros.mappings import build
 
 
 def photo(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -309,6 +310,27 @@ def test_sequences_are_drawn_by_their_weights_from_all_roots(root: Path, tmp_pat
     assert set(names) == {"one", "rare_1"}
     with pytest.raises(InputError, match="no sequence"):
         VideoClips(root, weights={"*": 0.0})
+
+
+def test_the_zoom_says_how_large_things_are_in_a_crop(tmp_path: Path) -> None:
+    images, masks = tmp_path / "JPEGImages/480p/one", tmp_path / "Annotations/480p/one"
+    for folder in (images, masks):
+        folder.mkdir(parents=True)
+    label = np.zeros((200, 300), np.uint8)
+    label[90:110, 140:160] = 1
+    for n in range(3):
+        cv2.imwrite(str(images / f"{n:05d}.jpg"), np.full((200, 300, 3), 90, np.uint8))
+        cv2.imwrite(str(masks / f"{n:05d}.png"), label)
+    videos, rng = VideoClips(tmp_path), np.random.default_rng(0)
+    for zoom in (1.0, 2.0):
+        clips = [videos.sample(rng, 2, 100, 1, 1, zoom=(zoom, zoom)) for _ in range(40)]
+        areas = [np.count_nonzero(clip.labels[0]) for clip in clips if clip]
+        assert np.median(areas) == pytest.approx((20 * zoom * 100 / 200) ** 2, rel=0.2)
+    for wrong in ((1.0, 0.5), (0.0, 1.0)):
+        with pytest.raises(InputError, match="zoom is"):
+            Phase(10, zoom=wrong)
+    with pytest.raises(InputError, match="a list of two"):
+        build(Phase, {"iterations": 10, "zoom": [1.0]}, "phase")
 
 
 def test_photos_of_all_roots_and_of_other_formats_are_found(root: Path, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ class Phase:
         slots: of the memory while training (fusion begins when ``frames`` exceeds it by one).
         video_share: part of the clips that come from videos, 0..1.
         max_gap: largest distance between neighboring frames of a video clip.
+        zoom: least and most of the crops of videos; at 1 a crop is as high as the frame. Things are
+            as large as at work where ``size`` times ``zoom`` is the processing size.
         two_objects: part of the batches that follow two or more objects at once.
         most_objects: of these.
         update_every: the memory takes in every n-th frame of a clip.
@@ -47,6 +49,7 @@ class Phase:
     slots: int = 5
     video_share: float = 0.4
     max_gap: int = 8
+    zoom: tuple[float, float] = (0.8, 1.8)
     two_objects: float = 0.3
     most_objects: int = 2
     update_every: int = 1
@@ -57,6 +60,8 @@ class Phase:
     damage: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.zoom[0] <= self.zoom[1]:
+            raise InputError(f"zoom is {list(self.zoom)}; it is [least, most], both above 0")
         if self.late and self.frames > self.slots + 1:
             raise InputError(
                 f"a phase with late objects and clips of {self.frames} frames needs at least "
@@ -119,6 +124,7 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
                     compose,
                     late > 0.0,
                     phase.twins,
+                    phase.zoom,
                 )
             elif self.photos is not None:
                 clip = self.photos.sample(

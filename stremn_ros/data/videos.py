@@ -98,6 +98,7 @@ class VideoClips:
         compose: Compose | None = None,
         late: bool = False,
         twins: float = 0.0,
+        zoom: tuple[float, float] = (0.8, 1.8),
     ) -> Clip | None:
         """A clip whose frames are 1..gap apart, forwards or backwards in time, one crop for all.
 
@@ -105,6 +106,7 @@ class VideoClips:
             compose: puts an object in front of the cropped frames and labels.
             late: prefer objects that come later, as ``clip.compact``.
             twins: how often an object of the clip gets a copy that goes its own way, 0..1.
+            zoom: least and most; at 1 the crop is as high as the frame.
 
         None when no object is large enough in the window drawn, or a file is broken.
         """
@@ -131,7 +133,7 @@ class VideoClips:
             return None
         picked = int(rng.integers(len(ys)))
         # the window is most often larger than the object and shows a part of the scene around it
-        scale = size / height * np.exp(rng.uniform(np.log(0.8), np.log(1.8)))
+        scale = size / height * np.exp(rng.uniform(*np.log(zoom)))
         squeeze = np.exp(rng.uniform(-0.2, 0.2))
         half = size / 2.0 / scale
         center = np.array([xs[picked], ys[picked]]) + rng.normal(0.0, 0.3 * half, 2)
