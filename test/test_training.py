@@ -312,6 +312,26 @@ def test_a_run_in_pieces_is_one_run(photos: Path, tmp_path: Path) -> None:
         ).read_bytes()
 
 
+def test_denormal_numbers_are_zero_while_a_network_is_trained(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> bool:
+        return bool((np.array([1e-45], np.float32) * np.float32(1)).any())
+
+    seen = []
+    measure = SegmentTask.measure
+
+    def watched(task: SegmentTask, *batch: Any) -> Any:
+        seen.append(kept())
+        return measure(task, *batch)
+
+    monkeypatch.setattr(SegmentTask, "measure", watched)
+    phases = [Phase(2, frames=2, size=48, batch=1)]
+    train(config(photos, tmp_path / "run", phases=phases))
+    assert seen == [False, False]
+    assert kept(), "the caller's thread is as it was"
+
+
 def test_training_lowers_the_loss_and_makes_a_model_that_loads(
     photos: Path, tmp_path: Path
 ) -> None:
@@ -472,6 +492,7 @@ def test_frozen_parts_stay_as_they_were(photos: Path, tmp_path: Path) -> None:
         network={"template_channels": 8, "value_channels": 8},
         encoder_weights="package:efficientnet-lite0",
         phases=[Phase(2, size=64, batch=1)],
+        frozen=["memory_encoder.blocks.", "template_head.conv1.weight"],
     )
     before = build_network(settings).state_dict()
     after, _ = load_network(train(settings))
@@ -482,6 +503,12 @@ def test_frozen_parts_stay_as_they_were(photos: Path, tmp_path: Path) -> None:
     assert any(name.startswith("query_encoder.blocks.4") for name in changed)
     assert any(name.startswith("memory_encoder.conv_extra") for name in changed)
     assert not any("running_" in name for name in changed)
+    assert not any(name.startswith("memory_encoder.blocks.") for name in changed)
+    assert "template_head.conv1.weight" not in changed
+    assert "template_head.conv1.bias" in changed
+    for wrong, message in ((["memory_encoder.blokcs"], "no parameter's name"), ([""], "nothing")):
+        with pytest.raises(InputError, match=message):
+            train(config(photos, tmp_path / "wrong", frozen=wrong))
 
 
 def test_rate_warms_up_stays_and_decays() -> None:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from stremn_ros.runtime import choose
+from stremn_ros.runtime.threads import denormals_as_zero
 from stremn_ros.training.checkpoint import load_checkpoint, save_checkpoint
 from stremn_ros.training.curves import Curves, draw_curves
 from stremn_ros.training.settings import TrainingSettings
@@ -132,7 +133,9 @@ def train(settings: _T, task: Callable[[_T, str, int], Task]) -> Path:
     device = choose_device(settings)
     workers = Workers.from_environment(device)
     try:
-        run_loop(task(settings, device, workers.rank), workers, started)
+        # gradients are denormal where a mask is sure; on a CPU that costs a tenth of the time
+        with denormals_as_zero():
+            run_loop(task(settings, device, workers.rank), workers, started)
     finally:
         workers.close()
     return Path(settings.run) / "model"

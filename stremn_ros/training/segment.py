@@ -66,6 +66,8 @@ class SegmentTraining(PictureSettings):
         update_rule, input_to_memory: of the memory in the loop; ``learned`` trains a scorer, which
             is written beside the weights.
         train_only: beginnings of the names of the parameters to train; the rest stays as it is.
+        frozen: beginnings of the names of parameters that stay as they are. An iteration takes much
+            less time with the encoders' first stages among them (``query_encoder.blocks.0``).
         validate_every: validates on the excluded sequences of the first root of videos;
             validate_frames: only every n-th frame of them.
         mixed_precision: convolve in bfloat16; null: on a GPU only. A CPU gains by it where it has
@@ -81,6 +83,7 @@ class SegmentTraining(PictureSettings):
     update_rule: str = "least_similar"
     input_to_memory: bool = False
     train_only: list[str] = field(default_factory=list)
+    frozen: list[str] = field(default_factory=list)
     validate_frames: int = 4
     mixed_precision: bool | None = None
 
@@ -192,13 +195,16 @@ def freeze(network: SegmentationNetwork, config: SegmentTraining) -> None:
     if config.freeze_low_level:
         for part in network.query_encoder.frozen_parts():
             part.requires_grad_(False)
-    if config.train_only:
-        chosen = tuple(config.train_only)
-        names = [name for name, _ in network.named_parameters()]
-        if idle := [start for start in chosen if not any(name.startswith(start) for name in names)]:
-            raise InputError(f"train_only: no parameter's name begins with {idle}")
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and name.startswith(chosen))
+    parameters = dict(network.named_parameters())
+    for key, starts in (("train_only", config.train_only), ("frozen", config.frozen)):
+        if idle := [start for start in starts if not any(n.startswith(start) for n in parameters)]:
+            raise InputError(f"{key}: no parameter's name begins with {idle}")
+    for name, parameter in parameters.items():
+        chosen = not config.train_only or name.startswith(tuple(config.train_only))
+        if not chosen or name.startswith(tuple(config.frozen)):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise InputError("frozen: every parameter is; nothing is left to train")
 
 
 @torch.no_grad()
