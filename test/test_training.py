@@ -511,6 +511,20 @@ def test_frozen_parts_stay_as_they_were(photos: Path, tmp_path: Path) -> None:
             train(config(photos, tmp_path / "wrong", frozen=wrong))
 
 
+def test_it_is_told_when_nothing_is_ever_fused(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    phases = [Phase(2, frames=6, slots=3, update_every=2), Phase(2, frames=4, slots=3)]
+    SegmentTask(config(photos, tmp_path, phases=phases), "cpu")
+    assert "Fusion Cell" in caplog.text
+    caplog.clear()
+    phases = [*phases, Phase(2, frames=5, slots=3)]
+    SegmentTask(config(photos, tmp_path, phases=phases), "cpu")
+    phases = phases[:1]
+    SegmentTask(config(photos, tmp_path, phases=phases, train_only=["value_head"]), "cpu")
+    assert "Fusion Cell" not in caplog.text
+
+
 def test_rate_warms_up_stays_and_decays() -> None:
     settings = SegmentTraining(run="", phases=[], warmup=10, decay=20)
     rates = [rate_factor(settings, n, 100) for n in range(100)]

@@ -68,6 +68,11 @@ class Phase:
                 f"{self.frames - 1} slots, not {self.slots}"
             )
 
+    @property
+    def fuses(self) -> bool:
+        """Whether its clips give the memory more templates than it has slots."""
+        return -(-(self.frames - 1) // self.update_every) > self.slots
+
 
 class Mixture(Dataset[tuple[Tensor, Tensor]]):
     """Batch n of a schedule: the same for the same seed, whatever was drawn before it.

@@ -250,6 +250,12 @@ class SegmentTask(Task):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: SegmentationNetwork = network
         freeze(network, config)
+        fused = any(part.requires_grad for part in network.fusion.parameters())
+        if fused and not any(phase.fuses for phase in config.phases):
+            log.warning(
+                "no phase has clips that fill the memory, so the Fusion Cell learns nothing: give "
+                "one more frames, fewer slots, or a smaller update_every"
+            )
 
         def rate_of(name: str) -> float:
             if "_encoder." in name:
