@@ -31,7 +31,9 @@ from stremn_ros.training import unroll as unroll_module
 from stremn_ros.training.curves import draw_curves, read_journal
 from stremn_ros.training.loop import rate_factor
 from stremn_ros.training.losses import (
+    LEAST_SHARE,
     known_labels,
+    matching_loss,
     mean_iou,
     presence_loss,
     quality_loss,
@@ -47,7 +49,7 @@ from stremn_ros.training.segment import (
     validate,
     with_start,
 )
-from stremn_ros.training.unroll import unroll
+from stremn_ros.training.unroll import cell_shares, unroll
 
 
 def test_loss_is_cross_entropy_plus_dice() -> None:
@@ -296,6 +298,69 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def test_the_loss_of_matches_is_a_balanced_cross_entropy() -> None:
+    generator = torch.Generator().manual_seed(3)
+    matches = [torch.rand(2, 2, 4, 5, generator=generator) for _ in range(3)]
+    shares = torch.rand(2, 4, 2, 4, 5, generator=generator).round()
+    given = torch.tensor([[0, 2], [1, 4]])
+    values = []
+    for b, o, t in itertools.product(range(2), range(2), range(1, 4)):
+        if given[b, o] < t:
+            found, share = matches[t - 1][b, o].double().numpy(), shares[b, t, o].numpy() == 1
+            right = -np.log(found[share] + LEAST_SHARE).mean()
+            values.append(right - np.log(1 - found[~share] + LEAST_SHARE).mean())
+    assert len(values) == 6
+    assert float(matching_loss(matches, shares, given)) == pytest.approx(np.mean(values), rel=1e-5)
+    nothing = matching_loss(
+        [torch.zeros(1, 1, 2, 2)], torch.ones(1, 2, 1, 2, 2), torch.tensor([[0]])
+    )
+    assert float(nothing) == pytest.approx(-np.log(LEAST_SHARE), rel=1e-4), "and not infinite"
+    never = matching_loss(matches, shares, torch.full((2, 2), 4))
+    assert float(never) == 0.0
+
+
+@pytest.mark.parametrize("rule", ["most_similar", "oldest", "first_and_previous"])
+def test_a_match_is_what_the_cells_read_from_the_true_masks(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, _ = load_network(TINY_MODEL)
+    assert network.config.key_source == "image"
+    pairs = [(frame[:96, :112], mask[:96, :112]) for frame, mask in map(scene, range(8))]
+    frames = torch.from_numpy(np.stack([frame for frame, _ in pairs]))[None].movedim(-1, 2).float()
+    labels = torch.from_numpy(np.stack([mask for _, mask in pairs]))[None]
+    labels[0, :3][labels[0, :3] == 2] = 0  # the second object comes later
+    keys = network.encode_query(frames[0]).key.flatten(2).mT
+    shares = torch.stack([cell_shares((labels[0] == n).float()) for n in (1, 2)], dim=1)
+    memories = []
+    match = unroll_module.ClipMemory.match
+
+    def watched(memory: Any, query_key: torch.Tensor) -> torch.Tensor:
+        memories.append((memory.keys, memory.places))
+        return match(memory, query_key)
+
+    monkeypatch.setattr(unroll_module.ClipMemory, "match", watched)
+    done = unroll(network, frames, labels, 2, 3, RULES[rule], match=True)
+    assert done.given.tolist() == [[0, 3]]
+    assert len(done.matches) == 7
+    for t, (stored, places) in enumerate(memories, 1):
+        for n in range(2):
+            weights = []
+            for slot in range(stored.shape[1]):
+                distances = (keys - stored[n, slot]).abs().flatten(1).amax(dim=1)
+                frame = int(distances.argmin())
+                assert distances[frame] < 1e-5, "keys are never fused"
+                assert frame < t
+                torch.testing.assert_close(places[n, slot], shares[frame, n].flatten())
+                apart = (keys[t][:, None] - keys[frame][None]).square().sum(dim=-1)
+                weights.append(-apart / keys.shape[-1] ** 0.5)
+            read = torch.cat(weights, dim=1).softmax(dim=1) @ places[n].flatten()[:, None]
+            expected = read.view_as(done.matches[t - 1][0, n])
+            torch.testing.assert_close(done.matches[t - 1][0, n], expected, atol=1e-4, rtol=1e-4)
+    loss = matching_loss(done.matches, shares[None], done.given)
+    (gradient,) = torch.autograd.grad(loss, network.key_head.weight)
+    assert gradient.abs().sum() > 0
+
+
 def test_a_run_in_pieces_is_one_run(photos: Path, tmp_path: Path) -> None:
     """Same seed, same losses; interrupted and resumed, the same weights to the last bit."""
     whole = train(config(photos, tmp_path / "whole"))
@@ -509,6 +574,17 @@ def test_frozen_parts_stay_as_they_were(photos: Path, tmp_path: Path) -> None:
     for wrong, message in ((["memory_encoder.blokcs"], "no parameter's name"), ([""], "nothing")):
         with pytest.raises(InputError, match=message):
             train(config(photos, tmp_path / "wrong", frozen=wrong))
+
+
+def test_matches_are_trained_on_and_refused_where_there_are_none(
+    photos: Path, tmp_path: Path
+) -> None:
+    phases = [Phase(2, frames=3, size=48, batch=1)]
+    train(config(photos, tmp_path / "run", phases=phases, matching_weight=0.5))
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["matching"] > 0 for line in lines)
+    with pytest.raises(InputError, match="matching_weight"):
+        SegmentTask(config(photos, tmp_path, matching_weight=0.5, update_rule="learned"), "cpu")
 
 
 def test_it_is_told_when_nothing_is_ever_fused(

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+LEAST_SHARE = 1e-4  # added to a share before its logarithm is taken
+
 
 def segmentation_loss(logits: Tensor, labels: Tensor, region_weight: float = 0.5) -> Tensor:
     """Cross entropy over {background, objects} plus the Dice loss of each object.
@@ -68,6 +70,35 @@ def quality_loss(
         iou = (guess & truth).flatten(2).sum(dim=2) / union.clamp(min=1)
         counts = (union > 0) & (given < t)
         loss = F.binary_cross_entropy_with_logits(predicted.float(), iou.float(), reduction="none")
+        losses.append((loss * counts).sum())
+        counted.append(counts.sum())
+    return torch.stack(losses).sum() / torch.stack(counted).sum().clamp(min=1)
+
+
+def matching_loss(matches: list[Tensor], shares: Tensor, given: Tensor) -> Tensor:
+    """How far each cell reads from cells of other things than it shows itself: trains the keys.
+
+    The cross entropy of the share of an object in what a cell reads with its share in the cell, the
+    mean over the object's cells plus the mean over all others.
+
+    Args:
+        matches: for frames 1..T-1 [B, O, h, w], as of ``unroll.Unrolled``; shares: the same of the
+            true masks, [B, T, O, h, w]; given: [B, O].
+
+    Returns:
+        A scalar, the mean over frames and objects that are given before the frame; zero when none
+        is.
+    """
+    losses, counted = [], []
+    for t, match in enumerate(matches, 1):
+        found, share = match.float().flatten(2), shares[:, t].flatten(2)
+        # log p stays finite where nothing of the object is read, and so does its gradient
+        inside = -(share * (found + LEAST_SHARE).log()).sum(dim=2)
+        outside = -((1.0 - share) * (1.0 - found + LEAST_SHARE).log()).sum(dim=2)
+        cells = share.sum(dim=2)
+        others = share.shape[2] - cells
+        loss = inside / cells.clamp(min=1.0) + outside / others.clamp(min=1.0)
+        counts = given < t
         losses.append((loss * counts).sum())
         counted.append(counts.sum())
     return torch.stack(losses).sum() / torch.stack(counted).sum().clamp(min=1)

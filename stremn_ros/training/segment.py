@@ -36,13 +36,14 @@ from stremn_ros.training.damage import MaskDamage
 from stremn_ros.training.loop import Task, optimizer_of
 from stremn_ros.training.losses import (
     known_labels,
+    matching_loss,
     mean_iou,
     presence_loss,
     quality_loss,
     segmentation_loss,
 )
 from stremn_ros.training.settings import PictureSettings, roots_of
-from stremn_ros.training.unroll import unroll
+from stremn_ros.training.unroll import cell_shares, unroll
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class SegmentTraining(PictureSettings):
         encoder_weights: ImageNet weights: ``package:efficientnet-lite0``, a file, or null; not
             looked at where ``start`` names a model.
         presence_weight, quality_weight: of these heads' losses beside the masks'.
+        matching_weight: of a loss on what each cell reads, from the true masks: it teaches the keys
+            to tell an object from everything else (``losses.matching_loss``).
         key_scale: of the keys, and of what makes them learn, at the start. Large keys saturate the
             softmax of the read: each cell reads one other cell, and no gradient reaches the keys.
         freeze_low_level: leave the query encoder's first stage as ImageNet made it.
@@ -78,6 +81,7 @@ class SegmentTraining(PictureSettings):
     encoder_weights: str | None = "package:efficientnet-lite0"
     presence_weight: float = 0.2
     quality_weight: float = 0.2
+    matching_weight: float = 0.0
     key_scale: float = 1.0
     freeze_low_level: bool = True
     update_rule: str = "least_similar"
@@ -250,6 +254,13 @@ class SegmentTask(Task):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: SegmentationNetwork = network
         freeze(network, config)
+        if config.matching_weight and (
+            RULES[config.update_rule].scored or network.memory_key_head is not None
+        ):
+            raise InputError(
+                "matching_weight: needs key_source image and an update rule that is not learned; "
+                "else no cell of the memory is of one place of one frame"
+            )
         fused = any(part.requires_grad for part in network.fusion.parameters())
         if fused and not any(phase.fuses for phase in config.phases):
             log.warning(
@@ -283,6 +294,7 @@ class SegmentTask(Task):
                 config.input_to_memory,
                 phase.update_every,
                 MaskDamage(phase.damage, config.seed + iteration) if phase.damage else None,
+                match=config.matching_weight > 0.0,
             )
         losses = [
             segmentation_loss(result.float(), known_labels(labels, done.given, t))
@@ -299,6 +311,12 @@ class SegmentTask(Task):
             quality = quality_loss(done.quality, done.logits, labels, done.given)
             loss = loss + config.quality_weight * quality
             figures["quality"] = float(quality.detach())
+        if done.matches:
+            objects = labels.new_tensor(range(1, int(labels.max()) + 1))[:, None, None]
+            shares = cell_shares((labels[:, :, None] == objects).float())
+            matching = matching_loss(done.matches, shares, done.given)
+            loss = loss + config.matching_weight * matching
+            figures["matching"] = float(matching.detach())
         with torch.no_grad():
             last = labels.shape[1] - 1
             iou = mean_iou(done.logits[-1], known_labels(labels, done.given, last))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stremn_ros.imaging.sizes import STRIDE
 from stremn_ros.memory.rules import Rule
 from stremn_ros.memory.similarity import slot_similarity
 from stremn_ros.network import SegmentationNetwork, aggregate_logits, space_time_read
@@ -28,12 +29,15 @@ class Unrolled(NamedTuple):
     logits: T - 1 tensors [B, O + 1, H, W], aggregated. presence, quality: T - 1 tensors [B, O] of
     logits, or none from a network without that head. given: [B, O] int, the frame whose mask each
     object was given with, T if none shows it; up to that frame its logits say that it is not there.
+    matches: T - 1 tensors [B, O, h, w], the share of each object in what each cell reads (0..1),
+    from the true masks of the frames that are read; none unless asked for.
     """
 
     logits: list[Tensor]
     presence: list[Tensor]
     quality: list[Tensor]
     given: Tensor
+    matches: list[Tensor]
 
 
 def unroll(
@@ -46,6 +50,7 @@ def unroll(
     input_to_memory: bool = False,
     update_every: int = 1,
     damage: MaskDamage | None = None,
+    match: bool = False,
 ) -> Unrolled:
     """Segments frames 1..T-1 of clips.
 
@@ -58,6 +63,7 @@ def unroll(
             that the scorer gets a gradient, and else the best pair. input_to_memory: see memory.
         update_every: the memory takes in every n-th frame, and those that show a new object.
         damage: of the masks that the memory and the next frame see; never of those that were given.
+        match: give ``matches``, too.
     """
     clips, length = frames.shape[:2]
     height, width = frames.shape[-2:]
@@ -81,7 +87,7 @@ def unroll(
     previous = F.avg_pool2d(masks, 4)  # [B, O, 4h, 4w]
     hidden: Tensor | None = None
     memory = ClipMemory(network, slots, rule, input_to_memory)
-    results, presences, qualities = [], [], []
+    results, presences, qualities, matches = [], [], [], []
     for t in range(1, length):
         seeded = (given == t - 1).flatten()
         if (t - 1) % update_every == 0 or bool(seeded.any()):
@@ -90,12 +96,15 @@ def unroll(
             template = network.encode_memory(
                 image, with_others(masks), *(at(each, t - 1) for each in seen_maps)
             )
-            memory.remember(template, at(query.key, t - 1), seeded)
+            places = cell_shares(truth[:, t - 1]).flatten(0, 1).flatten(1) if match else None
+            memory.remember(template, at(query.key, t - 1), seeded, places)
             if network.sensory is not None and (hidden is None or bool(seeded.any())):
                 started = network.sensory.start(template)
                 if hidden is not None:
                     started = torch.where(seeded[:, None, None, None], started, hidden)
                 hidden = started
+        if match:
+            matches.append(memory.match(at(query.key, t)).view(clips, objects, h, w))
         read = memory.read(at(query.key, t))
         read = read.transpose(1, 2).unflatten(2, (h, w))
         decoded = network.decode(
@@ -124,7 +133,13 @@ def unroll(
             previous, masks = damage(previous, masks)
         masks = _claimed(masks, truth[:, t], new)
         previous = _claimed(previous, F.avg_pool2d(truth[:, t], 4), new)
-    return Unrolled(results, presences, qualities, given)
+    return Unrolled(results, presences, qualities, given, matches)
+
+
+def cell_shares(masks: Tensor) -> Tensor:
+    """The share of masks [..., H, W] in each cell of the network's maps: [..., h, w]."""
+    shares = F.avg_pool2d(masks.reshape(-1, 1, *masks.shape[-2:]), STRIDE)
+    return shares.view(*masks.shape[:-2], *shares.shape[-2:])
 
 
 def _claimed(masks: Tensor, truth: Tensor, new: Tensor) -> Tensor:
@@ -150,12 +165,20 @@ class ClipMemory:
         self.slots = slots if rule.limit is None else min(slots, rule.limit)
         self.templates: Tensor | None = None  # [N, n, C, h, w]
         self.keys: Tensor | None = None  # [N, n, hw, Ck]
+        self.places: Tensor | None = None  # [N, n, hw], of the objects in the frames; where given
 
-    def remember(self, template: Tensor, image_key: Tensor, seeded: Tensor) -> None:
-        """Takes a frame in; rows that are ``seeded`` (bool [N]) with it begin with it."""
+    def remember(
+        self, template: Tensor, image_key: Tensor, seeded: Tensor, places: Tensor | None = None
+    ) -> None:
+        """Takes a frame in; rows that are ``seeded`` (bool [N]) with it begin with it.
+
+        Args:
+            places: [N, hw], the share of the object in each cell, for ``match``.
+        """
         key = _cells(self.network.memory_key(template, image_key))
         if self.templates is None or self.keys is None:
             self.templates, self.keys = template[:, None], key[:, None]
+            self.places = None if places is None else places[:, None]
             return
         if self.templates.shape[1] == self.slots and not self.rule.grows:
             if self.input_to_memory:
@@ -164,12 +187,16 @@ class ClipMemory:
             self._make_room()
         self.templates = torch.cat([self.templates, template[:, None]], dim=1)
         self.keys = torch.cat([self.keys, key[:, None]], dim=1)
+        if self.places is not None and places is not None:
+            self.places = torch.cat([self.places, places[:, None]], dim=1)
         if seeded.any():
             # The rest of such a row is of frames before its object was known. Copies of the seed in
             # its place read as one: a softmax over equal keys shares its weight among equal values.
             rows = seeded[:, None, None, None]
             self.templates = torch.where(rows[..., None], template[:, None], self.templates)
             self.keys = torch.where(rows, key[:, None], self.keys)
+            if self.places is not None and places is not None:
+                self.places = torch.where(rows[..., 0], places[:, None], self.places)
 
     def _make_room(self) -> None:
         assert self.templates is not None
@@ -178,6 +205,8 @@ class ClipMemory:
         rows = torch.arange(count)
         if used == 2:  # the seed and one more: nothing to distil it into
             self.templates, self.keys = self.templates[:, :1], self.keys[:, :1]
+            if self.places is not None:
+                self.places = self.places[:, :1]
             return
         with torch.no_grad():
             unlocked = self.keys[:, 1:, :, : self.network.config.key_channels]
@@ -199,6 +228,8 @@ class ClipMemory:
                 keys = torch.where(here[..., None, None], fused_key[:, None], keys)
         kept = torch.tensor([[s for s in range(used) if s != pairs[0][0] + 1] for pairs in chosen])
         self.templates, self.keys = templates[rows[:, None], kept], keys[rows[:, None], kept]
+        if self.places is not None:
+            self.places = self.places[rows[:, None], kept]
 
     def _make_scored_room(self, table: Tensor) -> None:
         """As ``_make_room``, by every pair at once, of which the scorer's choice gets weight one.
@@ -254,7 +285,15 @@ class ClipMemory:
         assert self.keys is not None
         count, used = self.templates.shape[:2]
         values = self.network.memory_value(self.templates.flatten(0, 1))
-        values = _cells(values).unflatten(0, (count, used)).flatten(1, 2)
+        return self._read(query_key, _cells(values).unflatten(0, (count, used)).flatten(1, 2))
+
+    def match(self, query_key: Tensor) -> Tensor:
+        """[N, hw]: what part of the cells that each cell reads is of the object, 0..1."""
+        assert self.places is not None
+        return self._read(query_key, self.places.flatten(1, 2)[..., None])[..., 0]
+
+    def _read(self, query_key: Tensor, values: Tensor) -> Tensor:
+        assert self.keys is not None
         # never in half precision: distances of keys are small differences of large sums
         with torch.autocast(query_key.device.type, enabled=False):
             return space_time_read(
