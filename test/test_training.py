@@ -22,12 +22,13 @@ from torch.nn import functional as F
 from stremn_ros.data.mixture import Phase
 from stremn_ros.errors import InputError
 from stremn_ros.memory.rules import RULES
-from stremn_ros.model_folder import load_network
+from stremn_ros.model_folder import load_network, save_model
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.network.encoders import FrozenNorm, SameConv2d, conv_norm
 from stremn_ros.runtime.base import TorchStages
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.training import unroll as unroll_module
+from stremn_ros.training.averaging import main as average
 from stremn_ros.training.curves import draw_curves, read_journal
 from stremn_ros.training.loop import rate_factor
 from stremn_ros.training.losses import (
@@ -599,6 +600,36 @@ def test_it_is_told_when_nothing_is_ever_fused(
     phases = phases[:1]
     SegmentTask(config(photos, tmp_path, phases=phases, train_only=["value_head"]), "cpu")
     assert "Fusion Cell" not in caplog.text
+
+
+def test_the_mean_of_models_is_that_of_their_weights(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(1)
+    folders = []
+    for n in range(3):
+        network = build_network(config(photos, tmp_path))
+        save_model(tmp_path / str(n), network, {"slots": 3 + n}, torch.float32)
+        folders.append(str(tmp_path / str(n)))
+    out = tmp_path / "mean"
+    options = ["--out", str(out), "--leave-out", folders[1], "key_head."]
+    assert average([*folders, *options]) == 0
+    mean, spec = load_network(out)
+    assert spec.defaults == {"slots": 3}
+    parts = [load_network(Path(folder))[0].state_dict() for folder in folders]
+    for name, value in mean.state_dict().items():
+        counted = [0, 2] if name.startswith("key_head.") else [0, 1, 2]
+        expected = sum(parts[n][name] for n in counted) / len(counted)
+        torch.testing.assert_close(value, expected, atol=1e-3, rtol=1e-3)
+    for wrong, message in (
+        ([folders[0]], "at least two"),
+        ([folders[0], str(TINY_MODEL)], "another network"),
+        ([*folders[:2], "--leave-out", "elsewhere", "key_head."], "not among"),
+        ([*folders[:2], "--leave-out", folders[0], "keyhead"], "no parameter"),
+    ):
+        assert average([*wrong, "--out", str(tmp_path / "none")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_rate_warms_up_stays_and_decays() -> None:
