@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import subprocess
@@ -122,6 +123,7 @@ def wrong_origins(text: str, weights: Callable[[str, str], str | None]) -> list[
     return found
 
 
+@functools.cache
 def weights_at(commit: str, model: str) -> str | None:
     """Of the project's history; None without it, or where it does not reach so far back."""
     name = f"{commit}:models/{model}/weights.safetensors"
