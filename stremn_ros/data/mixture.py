@@ -23,7 +23,7 @@ class Phase:
     Attributes:
         iterations: length of the phase.
         frames: per clip; size: pixels squared; batch: clips.
-        slots: of the memory while training (fusion begins when ``frames`` exceeds it by one).
+        slots: of the memory while training; ``fuses`` says whether the clips fill it.
         video_share: part of the clips that come from videos, 0..1.
         max_gap: largest distance between neighboring frames of a video clip.
         zoom: least and most of the crops of videos; at 1 a crop is as high as the frame. Things are
