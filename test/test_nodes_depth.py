@@ -247,7 +247,7 @@ def test_transforms_and_detections_over_dds(tmp_path):
             peer.close()
 
 
-def recorder(kind, name, quality):
+def recorder(kind, name, quality, **_):
     return SimpleNamespace(
         kind=kind,
         name=name,

@@ -123,6 +123,36 @@ def test_a_reliability_given_for_the_topic_wins(setting):
         assert images._subscription.qos_profile.reliability == RELIABLE
 
 
+def test_the_depth_of_an_output_can_be_overridden():
+    name = "qos_overrides./stremn/mask.publisher.depth"
+    with own_node(f"model:={TINY_MODEL}", f"{name}:=100") as node:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        by_topic = {made.topic_name: made for made in node._cameras[0]._outputs._made}
+        assert by_topic["/stremn/mask"].qos_profile.depth == 100
+        assert by_topic["/stremn/objects"].qos_profile.depth == 1
+        # and again, when it is configured again
+        assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert node._cameras[0]._outputs._made[0].qos_profile.depth == 100
+
+
+@pytest.mark.parametrize("value", ["-1", "many", "1.5", str(2**40)])
+@pytest.mark.parametrize("entity", ["/stremn/mask.publisher", "/image.subscription"])
+def test_an_override_that_ros_refuses_is_named(entity, value, capfd):
+    with own_node(f"model:={TINY_MODEL}", f"qos_overrides.{entity}.depth:={value}") as node:
+        configured = node.trigger_configure()
+        if entity == "/image.subscription":
+            assert configured == TransitionCallbackReturn.SUCCESS
+            assert node.trigger_activate() == TransitionCallbackReturn.FAILURE
+            assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        else:
+            assert configured == TransitionCallbackReturn.FAILURE
+    told = capfd.readouterr().err
+    shown = f"'{value}'" if value == "many" else value
+    assert f"qos_overrides.{entity}.depth: {shown}: ROS refuses this" in told
+    assert "Traceback" not in told
+
+
 def test_another_setting_holds_after_the_next_configure():
     with own_node(f"model:={TINY_MODEL}", "image_reliability:=best_effort") as node:
         for setting, expected in (

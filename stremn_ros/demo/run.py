@@ -29,6 +29,7 @@ from stremn_ros.resources import shared_file
 IMAGE_TOPIC = "/demo/image"
 NODE = "/stremn"
 SECOND = 1_000_000_000
+DEPTH = 1000  # of the queues of masks and objects: none is lost on a machine that is busy
 
 Result = TypeVar("Result")
 
@@ -113,7 +114,13 @@ class _Demo:
             self._subscribe(peer)
             with self._process(
                 "segment_node",
-                {"model": str(self.options.model), "image_reliability": "reliable"},
+                {
+                    "model": str(self.options.model),
+                    "image_reliability": "reliable",
+                    # a mask that this process is slow to take is not replaced by the next one
+                    f"qos_overrides.{NODE}/mask.publisher.depth": DEPTH,
+                    f"qos_overrides.{NODE}/objects.publisher.depth": DEPTH,
+                },
             ) as segment:
                 self._transition(peer, "configure", segment)
                 self._transition(peer, "activate", segment)
@@ -144,7 +151,7 @@ class _Demo:
 
         from stremn_interfaces.msg import ObjectArray
 
-        everything = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
+        everything = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         node = peer.node
         node.create_subscription(Image, IMAGE_TOPIC, self._on_image, everything)
         node.create_subscription(Image, f"{NODE}/mask", self._on_mask, everything)

@@ -21,6 +21,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from stremn_ros.nodes.qos import given_overrides, overrides_named
 from stremn_ros.stream.limited_log import Log
 
 try:
@@ -82,8 +83,8 @@ class ImageInput:
     @property
     def _overridden(self) -> bool:
         """The user gave a reliability for this topic as qos_overrides, which wins."""
-        given = getattr(self._node, "_parameter_overrides", {})
-        return f"qos_overrides.{self.topic}.subscription.reliability" in given
+        given = given_overrides(self._node, self.topic, "subscription")
+        return any(name.endswith(".reliability") for name in given)
 
     @property
     def _auto(self) -> bool:
@@ -143,20 +144,22 @@ class ImageInput:
             # only then: rclpy declares it with the first value asked for, which would override the
             # next one
             overridable.append(QoSPolicyKind.RELIABILITY)
-        self._subscription = self._node.create_subscription(
-            CompressedImage if self._compressed else Image,
-            self.topic if self._compressed else self._name,
-            self._on_image_with_info if WITH_MESSAGE_INFO else self._on_image,
-            QoSProfile(
-                history=HistoryPolicy.KEEP_LAST,
-                depth=self._queue,
-                reliability=reliability,
-                durability=DurabilityPolicy.VOLATILE,
-            ),
-            callback_group=self._group,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
-            qos_overriding_options=QoSOverridingOptions(overridable),
-        )
+        topic = self.topic if self._compressed else self._name
+        with overrides_named(self._node, topic, "subscription"):
+            self._subscription = self._node.create_subscription(
+                CompressedImage if self._compressed else Image,
+                topic,
+                self._on_image_with_info if WITH_MESSAGE_INFO else self._on_image,
+                QoSProfile(
+                    history=HistoryPolicy.KEEP_LAST,
+                    depth=self._queue,
+                    reliability=reliability,
+                    durability=DurabilityPolicy.VOLATILE,
+                ),
+                callback_group=self._group,
+                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
+                qos_overriding_options=QoSOverridingOptions(overridable),
+            )
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self._take(message, None, None)

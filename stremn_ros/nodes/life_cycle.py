@@ -189,11 +189,16 @@ class NetworkNode(LifecycleNode):
             source.removeHandler(handler)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Starts the subscriptions."""
+        """Starts the subscriptions; a failure leaves the node inactive, the reason in the log."""
         result = super().on_activate(state)  # the publishers first, for the first result
         if result != TransitionCallbackReturn.SUCCESS:
             return result
-        topics = [stream.activate() for stream in self._streams]
+        try:
+            topics = [stream.activate() for stream in self._streams]
+        except StremnError as error:
+            self.get_logger().error(f"activate failed: {error}")
+            self.on_deactivate(state)
+            return TransitionCallbackReturn.FAILURE
         self.get_logger().info(f"active: waiting for images on {', '.join(topics)}")
         return TransitionCallbackReturn.SUCCESS
 

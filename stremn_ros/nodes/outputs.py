@@ -30,6 +30,7 @@ from stremn_ros.messages.detections import (
     vision_types,
 )
 from stremn_ros.messages.reading import NANOSECONDS
+from stremn_ros.nodes.qos import RESULTS, create_result_publisher
 from stremn_ros.results import ObjectState
 from stremn_ros.spatial import SpatialObject, depth_without_objects, masked_depth
 from stremn_ros.stream.ahead import Ahead, MasksAhead
@@ -37,8 +38,6 @@ from stremn_ros.stream.answers import Known, Segmented
 from stremn_ros.stream.settings import Settings
 from stremn_ros.stream.spatial_core import Demand, Placed
 
-# the newest mask is the one that counts, so nothing is queued for slow subscribers
-RESULTS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(  # for those who come later as well
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,
@@ -277,7 +276,7 @@ class Outputs:
 
     def _make(self, kind: Any, name: str, quality: QoSProfile = RESULTS) -> Any:
         full = name if name.startswith("/") else self._private + name
-        made = self._node.create_lifecycle_publisher(kind, full, quality)
+        made = create_result_publisher(self._node, kind, full, quality)
         self._made.append(made)
         return made
 

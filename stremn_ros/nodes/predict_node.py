@@ -13,7 +13,6 @@ from typing import Any
 from builtin_interfaces.msg import Time
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
@@ -22,13 +21,12 @@ from stremn_ros.messages import image_write
 from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.nodes import life_cycle, parameters
 from stremn_ros.nodes.image_input import ImageInput, no_time_yet
+from stremn_ros.nodes.qos import create_result_publisher
 from stremn_ros.predictor import Predictor
 from stremn_ros.stream.diagnosis import Report
 from stremn_ros.stream.limited_log import LimitedLog
 from stremn_ros.stream.predict_core import PredictCore, Predicted, PredictSettings
 
-# the newest prediction is the one that counts, so nothing is queued for slow subscribers
-RESULTS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 # Of the executor: one with an image, one with a call.
 THREADS = 2
 
@@ -62,13 +60,9 @@ class Predictions:
     def configure(self, predictor: Predictor) -> None:
         """Makes publishers and core; no frame is taken yet."""
         node = self._node
-        self._image_pub = node.create_lifecycle_publisher(Image, "~/predicted_image", RESULTS)
-        self._error_pub = node.create_lifecycle_publisher(
-            PredictionError, "~/prediction_error", RESULTS
-        )
-        self._confidence_pub = node.create_lifecycle_publisher(
-            Image, "~/prediction_confidence", RESULTS
-        )
+        self._image_pub = create_result_publisher(node, Image, "~/predicted_image")
+        self._error_pub = create_result_publisher(node, PredictionError, "~/prediction_error")
+        self._confidence_pub = create_result_publisher(node, Image, "~/prediction_confidence")
         self._publishers = [self._image_pub, self._error_pub, self._confidence_pub]
         self._core = PredictCore(
             predictor,
