@@ -221,6 +221,27 @@ def test_what_is_wrong_is_said(peer, words, says):
     assert "Traceback" not in done.stderr
 
 
+def test_the_client_waits_while_a_node_loads_its_model(client, monkeypatch):
+    states = ["configuring", "configuring", "inactive", "activating", "active", "active"]
+    monkeypatch.setattr(client, "state", lambda *_: states.pop(0))
+    assert client.wait_while_starting() == "active"
+    assert not states
+    monkeypatch.setattr(client, "state", lambda *_: "configuring")
+    monkeypatch.setattr(client, "_timeout", 0.3)
+    with pytest.raises(StremnError, match=r"waited 0\.3 s for /stremn to load its model"):
+        client.wait_while_starting()
+
+
+def test_a_seed_right_after_the_start_waits_for_the_model(peer, tmp_path):
+    """As a user does who starts the node in one terminal and seeds in another."""
+    with (
+        segment_node(tmp_path, {"autostart": True}, remaps=["__node:=early"]) as node,
+        Flow(peer),
+    ):
+        done = seed("--box", "20,20,60,70", "--node", "/early")
+        assert done.returncode == 0, done.stderr + node.log
+
+
 def test_the_client_in_a_program(peer, client):
     assert client.connect() == "active"
     answer = client.seed_mask(scene(0)[1], ["cup", "box"])

@@ -225,6 +225,7 @@ def test_a_bad_call_says_what_is_wrong_and_changes_nothing_at_all(name):
 
 
 def test_seeding_before_any_frame_says_what_to_check(rig):
+    rig.core.settings.seed_wait = 0.05
     for answer in (
         rig.core.seed_mask(mask_message(masks())),
         rig.core.seed_mask(mask_message(masks(), 5 * SECOND)),
@@ -233,6 +234,29 @@ def test_seeding_before_any_frame_says_what_to_check(rig):
         assert not answer.success
         assert answer.message.startswith("no frame received yet on /camera/image")
         assert "ros2 topic info" in answer.message
+
+
+def test_a_seed_waits_for_the_first_frame(rig):
+    rig.core.settings.seed_wait = TIMEOUT
+    camera = threading.Timer(0.2, lambda: rig.send(picture()))
+    camera.start()
+    answer = rig.core.seed_mask(mask_message(masks()))
+    camera.join()
+    assert answer.success, answer.message
+
+
+@pytest.mark.parametrize("ends", ["deactivate", "reset"])
+def test_a_seed_that_waits_for_the_first_frame_ends_with_what_ends_it(rig, ends):
+    rig.core.settings.seed_wait = TIMEOUT
+    begin = time.monotonic()
+    end = threading.Timer(0.2, getattr(rig.core, ends))
+    end.start()
+    answer = rig.core.seed_mask(mask_message(masks()))
+    end.join()
+    assert not answer.success
+    assert time.monotonic() - begin < TIMEOUT / 2
+    expected = "deactivated before the first frame" if ends == "deactivate" else "reset"
+    assert expected in answer.message
 
 
 def test_names_are_kept_per_id(rig):

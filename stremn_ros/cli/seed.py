@@ -80,7 +80,9 @@ def _run(options: argparse.Namespace) -> int:
         options.node, options.camera, f"stremn_seed_{os.getpid()}", options.timeout
     )
     try:
-        client.connect()
+        if client.connect() in ("configuring", "activating"):
+            announce(f"waiting for {options.node} to load its model")
+            client.wait_while_starting()
         stamp = size = None
         if options.image_topic:
             image = client.first_image(options.image_topic, options.timeout)

@@ -92,6 +92,23 @@ class SegmentClient(Peer):
                 "for its name, and give both sides the same ROS_DOMAIN_ID"
             ) from None
 
+    def wait_while_starting(self) -> str:
+        """The node's state once it is neither configuring nor activating.
+
+        Raises:
+            StremnError: it still is after the client's timeout.
+        """
+        state = ""
+
+        def settled() -> bool:
+            nonlocal state
+            before, state = state, self.state(self.target, self._timeout)
+            # twice, because a node that starts itself is inactive for a moment between the two
+            return state == before and state not in ("configuring", "activating")
+
+        wait_for(settled, f"{self.target} to load its model", self._timeout, every=0.2)
+        return state
+
     def seed_mask(
         self,
         labels: NDArray[np.uint8],

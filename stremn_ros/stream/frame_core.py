@@ -128,12 +128,21 @@ class FrameCore:
             stamp: 0: the newest. strict: only the frame of this stamp; else the next one may do.
             wait: seconds. give_up: raises an error where it is no longer wanted.
         """
+
+        def first() -> bool:
+            give_up()
+            return not self._active or bool(recent)
+
         with self._condition:
             recent = self._frames.recent
             if not self._active:
                 raise StremnError(
                     f"the node is not active: `ros2 lifecycle set {self._node} activate` first"
                 )
+            if not recent:  # a camera that has just been connected
+                self._condition.wait_for(first, wait)
+                if not self._active:
+                    raise StremnError("the node was deactivated before the first frame came")
             if not recent:
                 raise StremnError(
                     f"no frame received yet on {self.topic}: check that something publishes "

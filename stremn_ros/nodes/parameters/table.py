@@ -215,8 +215,8 @@ _SEGMENT = (
     ParameterSpec(
         "seed_wait",
         2.0,
-        "Seconds that a seed waits for the next frame if its frame is not kept. A strict seed "
-        "waits for its own frame.",
+        "Seconds that a seed waits for the first frame, or for the next one if its own is not "
+        "kept. A strict seed waits for its own frame.",
         RUN_TIME,
         0.0,
         60.0,
