@@ -33,7 +33,7 @@ def generate_launch_description() -> LaunchDescription:
                 launch_arguments={
                     "cameras": ["left=", left, ",right=", right],
                     "model": LaunchConfiguration("model"),
-                    # a node that crashed comes back; see docs/nodes.md for snapshots
+                    # a node that crashed comes back; see docs/snapshots.md
                     "respawn": "true",
                 }.items(),
             ),

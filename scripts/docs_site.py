@@ -54,9 +54,25 @@ def commands() -> str:
     return "\n".join(lines)
 
 
+def messages() -> str:
+    """Every message and service, as its file says."""
+    lines = [
+        "# Messages and services",
+        "",
+        "The package `stremn_interfaces`, made from its files. `ros2 interface show` prints them.",
+        "",
+    ]
+    for path in sorted((ROOT / "stremn_interfaces").glob("[ms][sr][gv]/*.*")):
+        lines.extend([f"## {path.stem}", "", f"`stremn_interfaces/{path.parent.name}/{path.stem}`"])
+        lines.extend(["", "```text", path.read_text(encoding="utf-8").rstrip(), "```", ""])
+    return "\n".join(lines)
+
+
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the two pages."""
-    for name, text in (("index.md", home()), ("commands.md", commands())):
+    """Adds the pages that are made."""
+    pages = {"index.md": home, "commands.md": commands, "messages.md": messages}
+    for name, make in pages.items():
+        text = make()
         files.append(File.generated(config, name, content=text))
     return files
 

@@ -76,7 +76,7 @@ def test_a_digest_that_went_stale_is_found() -> None:
 
 
 MEASURED = re.compile(r"^Measured at commits? .*?(?=\n\n|\Z)", re.M | re.S)
-LISTS = {"nodes.md", "parameters.md"}  # their numbers are settings
+LISTS = {"segment_node.md", "parameters.md"}  # their numbers are settings
 
 
 def sections(text: str) -> list[str]:
@@ -184,9 +184,9 @@ def test_the_stages_of_bench_are_those_of_the_docs() -> None:
 
 
 def documented_keys() -> set[str]:
-    """Keys of the diagnostics in docs/nodes.md; 'b [frames], [bytes]' are two."""
+    """Keys of the diagnostics in docs/segment_node.md; 'b [frames], [bytes]' are two."""
     found: set[str] = set()
-    for cell, *_ in table(ROOT / "docs" / "nodes.md", "| Key | What |"):
+    for cell, *_ in table(ROOT / "docs" / "segment_node.md", "| Key | What |"):
         unit = re.search(r"(\w[\w ]*?) (p50, p95, p99|\[frames\], \[bytes\])( \[ms\])?$", cell)
         if unit and "p50" in unit[2]:
             found |= {f"{unit[1]} {part} [ms]" for part in unit[2].split(", ")}
@@ -240,7 +240,7 @@ def test_the_keys_of_the_diagnostics_are_those_of_the_docs() -> None:
 def test_the_fields_of_the_seeding_services_are_those_of_the_docs() -> None:
     sides = {"SeedMask request", "SeedMask answer", "SeedObject request", "SeedObject answer"}
     documented: dict[str, set[str]] = {side: set() for side in sides}
-    for names, of, _ in table(ROOT / "docs" / "nodes.md", "| Field | Of | What |"):
+    for names, of, _ in table(ROOT / "docs" / "segment_node.md", "| Field | Of | What |"):
         both = re.fullmatch(r"both (request|answer)s", of)
         places = [f"SeedMask {both[1]}", f"SeedObject {both[1]}"] if both else [of]
         for place in places:

@@ -19,7 +19,7 @@ from stremn_ros.resources import shared_file
 HELP = """\
 usage: {name} [--ros-args [-p PARAMETER:=VALUE ...] [-r TOPIC:=NEW ...] [--params-file FILE]]
 
-Runs until Ctrl-C. docs/parameters.md has the parameters, docs/nodes.md the topics and services.
+Runs until Ctrl-C. docs/parameters.md has the parameters, docs/*_node.md the topics and services.
 A lifecycle node waits to be configured and activated, by `ros2 lifecycle set`, by a launch file, or
 by its own parameter: -p autostart:=true
 """
