@@ -632,6 +632,23 @@ def test_the_mean_of_models_is_that_of_their_weights(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("scored", [0, 1])
+def test_the_mean_keeps_a_scorer_that_only_one_model_has(
+    scored: int, photos: Path, tmp_path: Path
+) -> None:
+    folders = [str(tmp_path / "0"), str(tmp_path / "1")]
+    for n, folder in enumerate(folders):
+        network = build_network(config(photos, tmp_path))
+        if n == scored:
+            scorer = network.add_pair_scorer()
+        save_model(Path(folder), network, {}, torch.float32)
+    assert average([*folders, "--out", str(tmp_path / "mean")]) == 0
+    kept = load_network(tmp_path / "mean")[0].pair_scorer
+    assert kept is not None
+    for name, value in kept.state_dict().items():
+        torch.testing.assert_close(value, scorer.state_dict()[name], atol=1e-3, rtol=1e-3)
+
+
 def test_rate_warms_up_stays_and_decays() -> None:
     settings = SegmentTraining(run="", phases=[], warmup=10, decay=20)
     rates = [rate_factor(settings, n, 100) for n in range(100)]

@@ -26,6 +26,8 @@ def average_models(
 ) -> None:
     """Writes a model whose weights are the mean of those of others, in float16.
 
+    A scorer of pairs is the mean of those of the models that have one.
+
     Args:
         models: names or folders, of one architecture; the first gives the defaults.
         left_out: (model, beginning of parameters' names) whose weights do not count, as where one
@@ -41,18 +43,21 @@ def average_models(
     for model, (other, _) in zip(models[1:], loaded[1:], strict=True):
         if other.config != network.config:
             raise InputError(f"{model} has another network than {models[0]}")
+    # where only some have a scorer, which a training without the rule `learned` leaves out
+    network = next((each for each, _ in loaded if each.pair_scorer is not None), network)
     states = [each.state_dict() for each, _ in loaded]
     for model, start in left_out:
         if model not in models:
             raise InputError(f"{model} is not among the models: {', '.join(models)}")
-        if not any(name.startswith(start) for name in states[0]):
+        if not any(name.startswith(start) for name in network.state_dict()):
             raise InputError(f"no parameter's name begins with {start}")
     mean: dict[str, Tensor] = {}
-    for name, weight in states[0].items():
+    for name, weight in network.state_dict().items():
         counted = [
             state[name].float()
             for model, state in zip(models, states, strict=True)
-            if not any(model == own and name.startswith(start) for own, start in left_out)
+            if name in state
+            and not any(model == own and name.startswith(start) for own, start in left_out)
         ]
         if not counted:
             raise InputError(f"{name} is left out of every model")
