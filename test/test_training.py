@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -293,6 +294,24 @@ def config(photos: Path, run: Path, **changes: object) -> SegmentTraining:
         "checkpoint_every": 5,
     }
     return SegmentTraining(**{**values, **changes})
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_with_nothing_to_train_on_end_the_training(tmp_path: Path, workers: int) -> None:
+    """Instead of a search without end; and without the traceback of the process that searched."""
+    for folder, name in (("JPEGImages", "jpg"), ("Annotations", "png")):
+        clip = tmp_path / "data" / folder / "480p" / "clip"
+        clip.mkdir(parents=True)
+        for number in range(4):
+            picture = np.zeros((64, 80, 3) if name == "jpg" else (64, 80), np.uint8)
+            if number == 3 and name == "png":
+                picture[5, 5] = 1  # a mask that is there, but tiny
+            Image.fromarray(picture).save(clip / f"{number:05d}.{name}")
+    settings = config(tmp_path, tmp_path / "run", workers=workers)
+    with pytest.raises(InputError) as caught:
+        train(dataclasses.replace(settings, photos=None, videos=str(tmp_path / "data")))
+    expected = "most masks are empty or tiny, or cannot be read: nothing to train on in 300 draws"
+    assert str(caught.value) == f"{expected} in a row"
 
 
 def losses(run: Path) -> list[float]:

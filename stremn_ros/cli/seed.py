@@ -69,52 +69,62 @@ def _run(options: argparse.Namespace) -> int:
     _check(options)
     announce(f"looking for the node {options.node}")
     try:
-        from stremn_ros.client.segment_client import SegmentClient, fit_mask
+        from stremn_ros.client.segment_client import SegmentClient
     except ImportError as error:
         raise without_ros(error) from None
     from stremn_ros.imaging.visualization import read_label_png
-    from stremn_ros.messages.reading import frame_size
 
     labels = None if options.mask is None else read_label_png(options.mask)
     client = SegmentClient(
         options.node, options.camera, f"stremn_seed_{os.getpid()}", options.timeout
     )
     try:
-        if client.connect() in ("configuring", "activating"):
+        client.connect()
+        answer = _seed(client, labels, options)
+        if not answer.success and client.is_starting():
             announce(f"waiting for {options.node} to load its model")
             client.wait_while_starting()
-        stamp = size = None
-        if options.image_topic:
-            image = client.first_image(options.image_topic, options.timeout)
-            stamp, size = image.header.stamp, frame_size(image)
-        choice: dict[str, Any] = {
-            "on_overlap": ON_OVERLAP.index(options.on_overlap),
-            "stamp": stamp,
-        }
-        if labels is not None:
-            size = size or client.image_size(min(SIZE_WAIT, options.timeout))
-            if size is not None and size != labels.shape:
-                rows, columns = labels.shape
-                labels = fit_mask(labels, size)
-                print(f"stremn seed: the mask is {columns} x {rows} pixels, resized to the images")
-            names = options.name.split(",") if options.name else []
-            answer = client.seed_mask(labels, names, replace=options.replace, **choice)
-        else:
-            answer = client.seed_object(
-                options.name,
-                options.id,
-                box=options.box,
-                polygon=options.polygon or (),
-                inside=options.points or (),
-                outside=options.outside or (),
-                **choice,
-            )
-            if options.replace and answer.success:
-                for other in set(answer.tracked_ids) - set(answer.ids):
-                    answer.tracked_ids = client.remove(other).tracked_ids
+            answer = _seed(client, labels, options)
     finally:
         client.close()
     if not answer.success:
         raise StremnError(f"{options.node} refused: {answer.message}")
     print(f"stremn seed: {answer.message}; followed now: {list(answer.tracked_ids)}", flush=True)
     return 0
+
+
+def _seed(client: Any, labels: Any, options: argparse.Namespace) -> Any:
+    """The node's answer to the seed that the options describe."""
+    from stremn_ros.client.segment_client import fit_mask
+    from stremn_ros.messages.reading import frame_size
+
+    stamp = size = None
+    if options.image_topic:
+        image = client.first_image(options.image_topic, options.timeout)
+        stamp, size = image.header.stamp, frame_size(image)
+    choice: dict[str, Any] = {
+        "on_overlap": ON_OVERLAP.index(options.on_overlap),
+        "stamp": stamp,
+    }
+    if labels is not None:
+        size = size or client.image_size(min(SIZE_WAIT, options.timeout))
+        if size is not None and size != labels.shape:
+            rows, columns = labels.shape
+            labels = fit_mask(labels, size)
+            print(f"stremn seed: the mask is {columns} x {rows} pixels, resized to the images")
+        names = options.name.split(",") if options.name else []
+        answer = client.seed_mask(labels, names, replace=options.replace, **choice)
+    else:
+        answer = client.seed_object(
+            options.name,
+            options.id,
+            box=options.box,
+            polygon=options.polygon or (),
+            inside=options.points or (),
+            outside=options.outside or (),
+            **choice,
+        )
+        if options.replace and answer.success:
+            for other in set(answer.tracked_ids) - set(answer.ids):
+                answer.tracked_ids = client.remove(other).tracked_ids
+    return answer

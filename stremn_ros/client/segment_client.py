@@ -32,6 +32,8 @@ Point = Sequence[float]
 # Sides of a mask and of the images may differ by this share of their ratio, for rounding.
 ASPECT_TOLERANCE = 0.01
 
+STARTING = ("configuring", "activating")  # states of a node that is about to be active
+
 
 def fit_mask(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """A label mask [H, W] at the images' size (rows, columns).
@@ -92,6 +94,10 @@ class SegmentClient(Peer):
                 "for its name, and give both sides the same ROS_DOMAIN_ID"
             ) from None
 
+    def is_starting(self) -> bool:
+        """Whether the node is configuring or activating, so that a call will do later."""
+        return self.state(self.target, self._timeout) in STARTING
+
     def wait_while_starting(self) -> str:
         """The node's state once it is neither configuring nor activating.
 
@@ -104,7 +110,7 @@ class SegmentClient(Peer):
             nonlocal state
             before, state = state, self.state(self.target, self._timeout)
             # twice, because a node that starts itself is inactive for a moment between the two
-            return state == before and state not in ("configuring", "activating")
+            return state == before and state not in STARTING
 
         wait_for(settled, f"{self.target} to load its model", self._timeout, every=0.2)
         return state

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stremn_ros.data.clip import large, motion_blur, recolor
-from stremn_ros.data.files import pattern_weight
+from stremn_ros.data.files import draw, pattern_weight
 from stremn_ros.data.photos import PhotoClips
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.imaging.hints import (
@@ -98,16 +98,16 @@ class HintedObjects(Dataset[ClickBatch]):
     def __getitem__(self, iteration: int) -> ClickBatch:
         phase = self.phase_of(iteration)
         rng = np.random.default_rng((self.seed, iteration, self.rank))
-        rows: list[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], bool]] = []
-        while len(rows) < phase.batch:
+
+        def row() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], bool] | None:
             if self.videos is not None and rng.random() < phase.video_share:
                 drawn = self.videos.frame(rng)
             else:
                 index = int(np.searchsorted(self._photo_shares, rng.random()))
                 drawn = self.photos.photo(min(index, len(self.photos) - 1))
-            row = None if drawn is None else _hinted(rng, *drawn, phase)
-            if row is not None:
-                rows.append(row)
+            return None if drawn is None else _hinted(rng, *drawn, phase)
+
+        rows = draw(phase.batch, row, "most masks are empty or tiny, or cannot be read")
         images, masks, planes, real = zip(*rows, strict=True)
         return (
             torch.from_numpy(np.stack(images)),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from stremn_ros.errors import InputError
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+MOST_DRAWS = 300  # that may fail one after another
 
 
 def pattern_weight(name: str, weights: Mapping[str, float]) -> float:
@@ -19,6 +22,29 @@ def pattern_weight(name: str, weights: Mapping[str, float]) -> float:
         if fnmatch.fnmatchcase(name, pattern):
             return weight
     return 1.0
+
+
+def draw(count: int, one: Callable[[], _T | None], lacking: str) -> list[_T]:
+    """So many results of ``one()``, which is asked again where it gives None.
+
+    Args:
+        lacking: what is wrong with data of which nothing can be drawn.
+
+    Raises:
+        InputError: it gave None ``MOST_DRAWS`` times in a row.
+    """
+    found: list[_T] = []
+    failed = 0
+    while len(found) < count:
+        drawn = one()
+        if drawn is not None:
+            found.append(drawn)
+            failed = 0
+            continue
+        failed += 1
+        if failed == MOST_DRAWS:
+            raise InputError(f"{lacking}: nothing to train on in {MOST_DRAWS} draws in a row")
+    return found
 
 
 @dataclass

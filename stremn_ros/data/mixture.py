@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from stremn_ros.data.clip import Clip
+from stremn_ros.data.files import draw
 from stremn_ros.data.photos import PhotoClips
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
@@ -111,16 +112,15 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
         objects = 1
         if rng.random() < phase.two_objects:
             objects = int(rng.integers(2, phase.most_objects + 1))
-        frames: list[NDArray[np.uint8]] = []
-        labels: list[NDArray[np.uint8]] = []
-        while len(frames) < phase.batch:
+
+        def clip() -> Clip | None:
             use_video = self.photos is None or rng.random() < phase.video_share
             late = phase.late if objects > 1 else 0.0
             if use_video and self.videos is not None:
                 compose = None
                 if self.photos is not None and rng.random() < phase.composed:
                     compose = partial(self.photos.in_front, leaving=phase.leaving, late=late)
-                clip = self.videos.sample(
+                return self.videos.sample(
                     rng,
                     phase.frames,
                     phase.size,
@@ -131,13 +131,12 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
                     phase.twins,
                     phase.zoom,
                 )
-            elif self.photos is not None:
-                clip = self.photos.sample(
-                    rng, phase.frames, phase.size, objects, phase.leaving, late, phase.twins
-                )
-            else:
-                clip = None
-            if clip is not None:
-                frames.append(clip.frames)
-                labels.append(clip.labels)
+            if self.photos is None:
+                return None
+            return self.photos.sample(
+                rng, phase.frames, phase.size, objects, phase.leaving, late, phase.twins
+            )
+
+        clips = draw(phase.batch, clip, "most masks are empty or tiny, or cannot be read")
+        frames, labels = [each.frames for each in clips], [each.labels for each in clips]
         return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(labels))

@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
+from stremn_ros.errors import StremnError
 from stremn_ros.runtime import choose
 from stremn_ros.runtime.threads import denormals_as_zero
 from stremn_ros.training.checkpoint import load_checkpoint, save_checkpoint
@@ -205,7 +206,7 @@ def run_loop(task: Task, workers: Workers, started: float) -> None:
         journal_path.open("a") as journal,
         tqdm(total=total, initial=first, disable=not workers.first) as bar,
     ):
-        for batch in loader:
+        for batch in _plain_errors(loader):
             factor = rate_factor(settings, iteration, total)
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
@@ -236,6 +237,18 @@ def run_loop(task: Task, workers: Workers, started: float) -> None:
     if workers.first:
         task.export(ema)
         draw_curves(run / "log.jsonl", run / "curves.png", task.curves)
+
+
+def _plain_errors(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; an error of a process that makes them without that process's traceback."""
+    try:
+        yield from batches
+    except StremnError as error:
+        name = f"{type(error).__module__}.{type(error).__qualname__}: "
+        _, found, message = str(error).rpartition(name)
+        if not found:
+            raise
+        raise type(error)(message.strip()) from None
 
 
 def _step(task: Task, batch: Any, iteration: int, workers: Workers) -> dict[str, float]:
