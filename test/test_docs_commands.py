@@ -159,7 +159,9 @@ def wrong_ros2(words: list[str]) -> list[str]:
         wrong = [
             word
             for word in words[2:]
-            if re.fullmatch(r"/stremn(_predict)?/[\w/]+", word) and word not in documented_names()
+            if re.fullmatch(r"/stremn(_predict)?/[\w/]+", word)
+            # of a node with several cameras each has its own
+            and re.sub("/(left|right)/", "/", word) not in documented_names()
         ]
         if kind == "param" and len(words) > 3 and words[2] in OF_NODES:
             table = parameters_of(OF_NODES[words[2]])
