@@ -95,7 +95,7 @@ class SegmentClient(Peer):
             ) from None
 
     def is_starting(self) -> bool:
-        """Whether the node is configuring or activating, so that a call will do later."""
+        """Whether the node is configuring or activating: a call that failed may succeed later."""
         return self.state(self.target, self._timeout) in STARTING
 
     def wait_while_starting(self) -> str:

@@ -107,7 +107,7 @@ class HintedObjects(Dataset[ClickBatch]):
                 drawn = self.photos.photo(min(index, len(self.photos) - 1))
             return None if drawn is None else _hinted(rng, *drawn, phase)
 
-        rows = draw(phase.batch, row, "most masks are empty or tiny, or cannot be read")
+        rows = draw(phase.batch, row)
         images, masks, planes, real = zip(*rows, strict=True)
         return (
             torch.from_numpy(np.stack(images)),

@@ -24,11 +24,8 @@ def pattern_weight(name: str, weights: Mapping[str, float]) -> float:
     return 1.0
 
 
-def draw(count: int, one: Callable[[], _T | None], lacking: str) -> list[_T]:
+def draw(count: int, one: Callable[[], _T | None]) -> list[_T]:
     """So many results of ``one()``, which is asked again where it gives None.
-
-    Args:
-        lacking: what is wrong with data of which nothing can be drawn.
 
     Raises:
         InputError: it gave None ``MOST_DRAWS`` times in a row.
@@ -43,7 +40,10 @@ def draw(count: int, one: Callable[[], _T | None], lacking: str) -> list[_T]:
             continue
         failed += 1
         if failed == MOST_DRAWS:
-            raise InputError(f"{lacking}: nothing to train on in {MOST_DRAWS} draws in a row")
+            raise InputError(
+                "most masks are empty or tiny, or cannot be read: nothing to train on in "
+                f"{MOST_DRAWS} draws in a row"
+            )
     return found
 
 

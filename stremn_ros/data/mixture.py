@@ -137,6 +137,6 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
                 rng, phase.frames, phase.size, objects, phase.leaving, late, phase.twins
             )
 
-        clips = draw(phase.batch, clip, "most masks are empty or tiny, or cannot be read")
+        clips = draw(phase.batch, clip)
         frames, labels = [each.frames for each in clips], [each.labels for each in clips]
         return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(labels))
