@@ -1,6 +1,6 @@
 """What the README and docs tell people to type: each command, option, argument and name is there.
 
-The commands themselves run in the tests of what they call; here it is that nobody is told to type
+test_docs_run.py has the commands themselves run; here it is that nobody is told to type
 something that the code does not know.
 """
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from prediction_helpers import WIDTHS, moving_frames, tiny_network, tiny_prediction_model
-from test_prediction_data import digits, draw_video, write_idx
+from test_prediction_data import digits, draw_human36m, draw_kth, draw_video, write_idx
 
 from stremn_ros import cli
 from stremn_ros.clip_state import extend, forecast, new_state
@@ -560,6 +560,22 @@ def test_commands_evaluate_and_predict(tmp_path: Path, capsys: pytest.CaptureFix
     assert "multiples of 16" in capsys.readouterr().err
     assert cli.main([*common, "--size", "48"]) == 0
     assert "optical_flow" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data", ["kth", "human36m"])
+def test_commands_evaluate_sets_of_other_papers(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if data == "kth":
+        draw_kth(tmp_path / "walking" / "person17_walking_d1_uncomp", range(1, 8))
+    else:
+        draw_human36m(tmp_path, range(1, 32))
+    color = tiny_prediction_model(tmp_path / "c")
+    arguments = ["evaluate", data, "--root", str(tmp_path), "--model", color, "--quiet"]
+    arguments += ["--observe", "3", "--horizon", "2", "--json", str(tmp_path / "out.json")]
+    assert cli.main(arguments) == 0
+    assert "optical_flow" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "out.json").read_text())["methods"]) == {"c", COPY, FLOW}
 
 
 # ---------------------------------------------------------------------- training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -197,21 +198,36 @@ def test_long_videos_are_read_in_pieces_that_do_not_join(tmp_path: Path) -> None
     assert len(store_lengths) >= 1
 
 
+def draw_kth(folder: Path, numbers: Iterable[int], seed: int = 0) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for number in numbers:
+        picture = rng.integers(0, 256, (120, 160), np.uint8)
+        cv2.imwrite(str(folder / f"image_{number:04d}.png"), picture)
+
+
+def draw_human36m(root: Path, numbers: Iterable[int]) -> Path:
+    """Frames, each of one gray, and the list of the clips, whose path is returned."""
+    images = root / "human" / "images"
+    images.mkdir(parents=True)
+    for number in numbers:
+        picture = np.full((128, 128, 3), number * 8, np.uint8)
+        cv2.imwrite(str(images / f"S11_Walking.60457274_{number:06d}.jpg"), picture)
+    listing = root / "human" / "test.txt"
+    listing.write_text("images/S11_Walking.60457274_,1\nimages/S11_Walking.60457274_,4\n")
+    return listing
+
+
 @pytest.mark.parametrize("nested", [True, False])
 def test_kth_in_the_layout_of_the_public_loaders(tmp_path: Path, nested: bool) -> None:
     base = tmp_path / "kth" if nested else tmp_path
-    rng = np.random.default_rng(0)
     for action, person, numbers in (
         ("walking", "17", range(1, 10)),
         ("running", "25", range(1, 10)),
         ("running", "16", range(1, 10)),  # of the training
         ("boxing", "18", [1, 2, 3, 7, 8, 9, 10, 11]),  # a gap
     ):
-        folder = base / action / f"person{person}_{action}_d1_uncomp"
-        folder.mkdir(parents=True)
-        for number in numbers:
-            picture = rng.integers(0, 256, (120, 160), np.uint8)
-            cv2.imwrite(str(folder / f"image_{number:04d}.png"), picture)
+        draw_kth(base / action / f"person{person}_{action}_d1_uncomp", numbers, int(person))
     clips = {clip.name: clip for clip in kth_clips(tmp_path, 2, 3)}
     assert set(clips) == {
         "walking/person17_walking_d1_uncomp:1",
@@ -230,19 +246,13 @@ def test_kth_in_the_layout_of_the_public_loaders(tmp_path: Path, nested: bool) -
 
 
 def test_human36m_in_the_layout_of_the_public_loader(tmp_path: Path) -> None:
-    images = tmp_path / "human" / "images"
-    images.mkdir(parents=True)
-    for number in range(1, 21):
-        picture = np.full((128, 128, 3), number * 10, np.uint8)
-        cv2.imwrite(str(images / f"S11_Walking.60457274_{number:06d}.jpg"), picture)
-    listing = tmp_path / "human" / "test.txt"
-    listing.write_text("images/S11_Walking.60457274_,1\nimages/S11_Walking.60457274_,4\n")
+    listing = draw_human36m(tmp_path, range(1, 21))
     clips = list(human36m_clips(tmp_path, 2, 2))
     assert [clip.name for clip in clips] == [
         "S11_Walking.60457274_000001",
         "S11_Walking.60457274_000004",
     ]
-    assert clips[1].frames[:, 64, 64, 0].tolist() == [40, 90, 140, 190]
+    assert clips[1].frames[:, 64, 64, 0].tolist() == [32, 72, 112, 152]
     listing.write_text("images/S11_Walking.60457274_,19\n")
     with pytest.raises(InputError, match="000024"):
         list(human36m_clips(tmp_path, 2, 2))
