@@ -579,6 +579,41 @@ def test_rules_change_between_frames_where_they_can() -> None:
         make_bank(5, rule="learned", score=None)
 
 
+def test_objects_with_the_same_keys_are_compared_once_and_others_each() -> None:
+    rng = np.random.default_rng(23)
+    compared: list[int] = []
+
+    def compare(own: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        compared.append(len(own))
+        return mutual_similarity(own, others)
+
+    bank = make_bank(4, compare=compare)
+
+    def frame(ids: list[int]) -> None:
+        compared.clear()
+        key = torch.from_numpy(rand(rng, CK, H, W))
+        templates = torch.from_numpy(rand(rng, len(ids), C, H, W))
+        bank.remember(ids, templates, key[None].expand(len(ids), -1, -1, -1))
+        for object_id in bank.ids:
+            row, slots = bank.rows[object_id], bank.order(object_id)
+            keys = bank.keys[row, slots]
+            fresh = slot_similarity(keys[:, None], keys[None]).numpy()
+            unlocked = np.ix_(slots[1:], slots[1:])
+            np.testing.assert_allclose(bank.similarity[row][unlocked], fresh[1:, 1:], atol=1e-6)
+
+    first = torch.from_numpy(rand(rng, CK, H, W))
+    for object_id in (1, 2, 3):
+        key = first if object_id < 3 else torch.from_numpy(rand(rng, CK, H, W))
+        bank.seed(object_id, torch.from_numpy(rand(rng, C, H, W)), key)
+    for _ in range(6):
+        frame([1, 2, 3])
+        assert compared == [2]  # 1 and 2 were seeded in one frame, 3 in another
+    frame([2, 3])  # 1 is hidden for a moment
+    for _ in range(2):
+        frame([1, 2, 3])
+        assert compared == [3]
+
+
 def test_keys_made_of_the_template_are_compared_anew_after_a_fusion() -> None:
     """With image keys a fused slot keeps key and similarities; these keys change, and theirs."""
     rng = np.random.default_rng(19)

@@ -663,7 +663,35 @@ class SlotMemory:
         if kept:
             return
         if compare and self._limit > 2:
-            forward, backward = self._compare(self.keys[rows, slots][:, None], self.keys[rows])
             r, s = rows.numpy(), slots.numpy()
-            self.similarity[r, s, :] = forward.float().cpu().numpy()
-            self.similarity[r, :, s] = backward.float().cpu().numpy()
+            distinct, same = self._distinct(r, s)
+            row, slot = rows[distinct], slots[distinct]
+            forward, backward = self._compare(self.keys[row, slot][:, None], self.keys[row])
+            self.similarity[r, s, :] = forward.float().cpu().numpy()[same]
+            self.similarity[r, :, s] = backward.float().cpu().numpy()[same]
+
+    def _distinct(
+        self, rows: NDArray[np.int64], slots: NDArray[np.int64]
+    ) -> tuple[list[int], list[int]]:
+        """Rows whose keys must be compared, as places in ``rows``; and for each row, which of them.
+
+        A frame's key is that of all its objects, so objects that were seeded and remembered
+        together have the same keys in the same slots: one comparison serves all.
+        """
+        distinct: list[int] = []
+        same: list[int] = []
+        for n, row in enumerate(rows):
+            used = int(self._used[row])
+            for place, first in enumerate(distinct):
+                other = rows[first]
+                if (
+                    slots[first] == slots[n]
+                    and self._used[other] == used
+                    and torch.equal(self.keys[other, :used], self.keys[row, :used])
+                ):
+                    same.append(place)
+                    break
+            else:
+                same.append(len(distinct))
+                distinct.append(n)
+        return distinct, same
