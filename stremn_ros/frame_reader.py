@@ -223,6 +223,11 @@ class FrameReader:
             values = self.stages.encode_memory(seen.image, pair, seen.seen)[0].clone()
         return Template(values, F.avg_pool2d(pair, PLACE_STRIDE)[0])
 
+    def mirrored(self, seen: SeenFrame) -> SeenFrame:
+        """The mirror image of a frame, left for right; its objects are not looked for."""
+        image = seen.image.flip(-1)
+        return SeenFrame(seen.source, image, self.stages.encode_query(image).seen.clone(), {})
+
     def start(self, object_id: int, template: Template, seen: SeenFrame) -> None:
         """The object's memory holds this template only, and its place in that frame."""
         self.memory.seed(object_id, template.values, seen.seen.key[0])

@@ -145,6 +145,12 @@ class SegmenterOptions:
         1.0,
         run_time=True,
     )
+    mirrored_seed: bool = _option(
+        False,
+        "Lock the mirror image of each seed in the memory, too: an object that turns shows what its "
+        "other side looks like from the first frame on. It takes one slot.",
+        parameter=False,
+    )
     input_to_memory: bool = _option(
         False,
         "Fuse each new template into a slot (I2M, Eq. 9) instead of one slot into another (M2M).",
@@ -156,6 +162,8 @@ class SegmenterOptions:
         find_rule(self.update_rule)
         for name, tunable in TUNABLES.items():
             value = getattr(self, name)
+            if isinstance(tunable.default, bool) and not isinstance(value, bool):
+                raise InputError(f"{name} is {value!r}; it must be true or false")
             if tunable.low is None or isinstance(value, tuple):
                 continue
             try:

@@ -35,7 +35,8 @@ class SeedJob:
         forget: objects that are forgotten when this one is finished; to be set before the steps.
         masks: [n, H, W] of the ids, at the processing size.
         seen: a copy of the frame that it is of; frame: that frame itself.
-        templates: of the ids, known after the steps; rests: of each object that is cut into, a
+        templates: of the ids, known after the steps; mirrors: of the same in the mirror image of
+            the frame, ``mirrored``, where the options ask for them; rests: of each object that is cut into, a
             template of what is left, and whether it starts again.
     """
 
@@ -46,6 +47,8 @@ class SeedJob:
     frame: SeenFrame
     forget: set[int] = field(default_factory=set)
     templates: dict[int, Template] = field(default_factory=dict)
+    mirrored: SeenFrame | None = None
+    mirrors: dict[int, Template] = field(default_factory=dict)
     rests: dict[int, tuple[Template, bool]] = field(default_factory=dict)
 
     def rename(self, seeded: int, tracked: int) -> None:
@@ -100,8 +103,11 @@ class Seeds:
         copy = seen.copy()
         return SeedJob(wanted, overlaps(seeds, self._labels(copy)), masks, copy, seen)
 
-    def steps(self, job: SeedJob) -> Iterator[None]:
-        """Encodes the objects one by one, and what is left of others; yields in between."""
+    def steps(self, job: SeedJob, mirror: bool = False) -> Iterator[None]:
+        """Encodes the objects one by one, and what is left of others; yields in between.
+
+        mirror: encodes them in the mirror image of the frame, too, where a slot can be locked.
+        """
         seen, masks = job.seen, job.masks
         claimed = masks.amax(dim=0)
         free = 1.0 - claimed
@@ -115,6 +121,14 @@ class Seeds:
             if n:
                 yield
             job.templates[object_id] = self._reader.encode(seen, mask, rest - mask)
+            if mirror and self._reader.memory.most_locked > 1:
+                yield
+                if job.mirrored is None:
+                    with self._reader.stages.scope():
+                        job.mirrored = self._reader.mirrored(seen)
+                job.mirrors[object_id] = self._reader.encode(
+                    job.mirrored, mask.flip(-1), (rest - mask).flip(-1)
+                )
         for object_id in self._cut(seen, claimed, taken):
             yield
             job.rests[object_id] = self._rest(seen, claimed, taken, object_id)
@@ -146,6 +160,8 @@ class Seeds:
         with reader.stages.scope():
             for object_id in job.ids:
                 reader.start(object_id, job.templates[object_id], job.seen)
+                if object_id in job.mirrors and job.mirrored is not None:
+                    reader.learn(object_id, job.mirrors[object_id], job.mirrored)
                 self._states.unseen[object_id] = 0
                 self._hidden.pop(object_id, None)
             self._write_rests(job.seen, job.rests, job.overlaps)

@@ -339,7 +339,7 @@ class Segmenter:
             CapacityError: more objects than max_objects.
         """
         self._check_capacity(job.ids, forget=job.forget)
-        yield from self._seeds.steps(job)
+        yield from self._seeds.steps(job, self.options.mirrored_seed)
 
     def finish_seed(self, job: SeedJob) -> list[int]:
         """The third part of ``seed``: it writes what was encoded into the memory.

@@ -36,6 +36,7 @@ def test_options_are_frozen_and_checked() -> None:
         ({"lost_after": "x"}, "lost_after is x; it must be at least 0"),
         ({"processing_size": 16}, "processing_size is 16; it must be the shorter side"),
         ({"update_rule": "best"}, "update rule 'best' is unknown; known are"),
+        ({"mirrored_seed": "yes"}, "mirrored_seed is 'yes'; it must be true or false"),
     ):
         with pytest.raises(InputError) as caught:
             SegmenterOptions(**wrong)
@@ -47,10 +48,11 @@ def test_every_option_is_a_parameter_a_setting_and_an_option_of_the_commands() -
     parser = argparse.ArgumentParser()
     add_model_options(parser)
     words = ["--slots", "7", "--return-score", "0.4", "--processing-size", "96x128"]
-    said = tuned(parser.parse_args([*words, "--input-to-memory"]))
+    said = tuned(parser.parse_args([*words, "--input-to-memory", "--no-mirrored-seed"]))
     assert said.keys() == TUNABLES.keys() == {field.name for field in fields(SegmenterOptions)}
     assert (said["slots"], said["return_score"], said["processing_size"]) == (7, 0.4, (96, 128))
     assert said["input_to_memory"] is True
+    assert said["mirrored_seed"] is False
     assert said["update_rule"] is None
     for name, tunable in TUNABLES.items():
         if tunable.parameter:

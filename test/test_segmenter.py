@@ -144,6 +144,38 @@ def test_a_correction_brings_back_an_object_that_was_lost() -> None:
     assert {found.state for found in result.objects} == {ObjectState.TRACKED}
 
 
+def test_the_mirror_image_of_a_seed_is_locked_beside_it() -> None:
+    segmenter, other = load(mirrored_seed=True, slots=6), load()
+    frame, truth = scene(0)
+    segmenter.seed(frame, truth)
+    other.seed(np.ascontiguousarray(frame[:, ::-1]), np.ascontiguousarray(truth[:, ::-1]))
+    memory = segmenter.memory
+    for object_id in (DISC, SQUARE):
+        own, mirrored = memory.order(object_id)
+        assert memory.locked(object_id) == 2
+        templates = memory.templates[memory.rows[object_id]]
+        wanted = other.memory.templates[other.memory.rows[object_id], 0]
+        torch.testing.assert_close(templates[mirrored], wanted)
+        assert not torch.allclose(templates[own], wanted)
+    kept = contents_of(segmenter)[:2].clone()
+    for step in range(1, 12):
+        frame, truth = scene(step)
+        result = segmenter.step(frame)
+        assert min(iou(result.labels, truth, n) for n in (DISC, SQUARE)) > 0.5
+    assert torch.equal(contents_of(segmenter)[:2], kept), "neither is fused"
+    segmenter.correct(frame, truth, ids=[SQUARE])
+    assert memory.locked(SQUARE) == 3
+    assert torch.equal(contents_of(segmenter)[:2], kept), "nor in the way of what is learned later"
+
+
+@pytest.mark.parametrize("slots", [2, 3])
+def test_without_a_slot_for_it_a_seed_has_no_mirror_image(slots: int) -> None:
+    segmenter = load(mirrored_seed=True, slots=slots)
+    segmenter.seed(*scene(0))
+    assert segmenter.slots_used == {DISC: 1, SQUARE: 1}
+    assert segmenter.memory.locked(DISC) == 1
+
+
 def test_another_frame_is_learned_without_a_change_of_the_present() -> None:
     half = scene(0)[1].copy()
     half[:, : np.nonzero(half == DISC)[1].min() + np.ptp(np.nonzero(half == DISC)[1]) // 2] = 0

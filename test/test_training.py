@@ -356,6 +356,32 @@ def test_the_loss_of_matches_is_a_balanced_cross_entropy() -> None:
     assert float(never) == 0.0
 
 
+def test_of_an_object_that_is_not_seen_nothing_is_taken_in() -> None:
+    network, _ = load_network(TINY_MODEL)
+    config = network.config
+    memory = unroll_module.ClipMemory(network, 5, RULES["oldest"])
+
+    def frame(seeded: list[bool], there: list[bool]) -> tuple[torch.Tensor, torch.Tensor]:
+        template = torch.rand(3, config.template_channels, 2, 3)
+        key = torch.rand(3, config.query_key_channels, 2, 3)
+        places = torch.rand(3, 6)
+        memory.remember(template, key, torch.tensor(seeded), places, torch.tensor(there))
+        return template, places
+
+    none, every = [False] * 3, [True] * 3
+    frame(every, every)
+    before, known = frame(none, every)
+    template, places = frame([False, False, True], [True, False, False])
+    assert memory.templates is not None
+    assert memory.places is not None
+    for row, (wanted, place) in enumerate(
+        ((template[0], places[0]), (before[1], known[1]), (template[2], places[2]))
+    ):
+        torch.testing.assert_close(memory.templates[row, -1], wanted)
+        torch.testing.assert_close(memory.places[row, -1], place)
+    torch.testing.assert_close(memory.templates[1, -2], before[1])
+
+
 @pytest.mark.parametrize("rule", ["most_similar", "oldest", "first_and_previous"])
 def test_a_match_is_what_the_cells_read_from_the_true_masks(
     rule: str, monkeypatch: pytest.MonkeyPatch

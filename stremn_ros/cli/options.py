@@ -29,7 +29,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         kind = size if name == "processing_size" else type(tunable.default)
         way: dict[str, Any] = {"type": kind, "metavar": _METAVARS.get(kind, "SIDE|HxW")}
         if kind is bool:
-            way = {"action": "store_true"}
+            way = {"action": argparse.BooleanOptionalAction}
         among = f"{tunable.range_text}; " if tunable.range_text else ""
         text = f"{tunable.text.rstrip('.')} ({among}default: the model's)"
         group.add_argument(f"--{name.replace('_', '-')}", default=None, help=text, **way)

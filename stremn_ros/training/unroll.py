@@ -97,7 +97,8 @@ def unroll(
                 image, with_others(masks), *(at(each, t - 1) for each in seen_maps)
             )
             places = cell_shares(truth[:, t - 1]).flatten(0, 1).flatten(1) if match else None
-            memory.remember(template, at(query.key, t - 1), seeded, places)
+            there = (masks.flatten(2).amax(dim=2) > 0.5).flatten()
+            memory.remember(template, at(query.key, t - 1), seeded, places, there)
             if network.sensory is not None and (hidden is None or bool(seeded.any())):
                 started = network.sensory.start(template)
                 if hidden is not None:
@@ -168,18 +169,32 @@ class ClipMemory:
         self.places: Tensor | None = None  # [N, n, hw], of the objects in the frames; where given
 
     def remember(
-        self, template: Tensor, image_key: Tensor, seeded: Tensor, places: Tensor | None = None
+        self,
+        template: Tensor,
+        image_key: Tensor,
+        seeded: Tensor,
+        places: Tensor | None = None,
+        there: Tensor | None = None,
     ) -> None:
         """Takes a frame in; rows that are ``seeded`` (bool [N]) with it begin with it.
 
         Args:
             places: [N, hw], the share of the object in each cell, for ``match``.
+            there: bool [N], the objects that are seen in the frame; the newest template of the
+                others is kept twice. At work nothing of them is taken in, but here every row has
+                equally many templates, and one that is there twice reads nearly as if it were once.
         """
         key = _cells(self.network.memory_key(template, image_key))
         if self.templates is None or self.keys is None:
             self.templates, self.keys = template[:, None], key[:, None]
             self.places = None if places is None else places[:, None]
             return
+        if there is not None:
+            keep = there | seeded
+            template = torch.where(keep[:, None, None, None], template, self.templates[:, -1])
+            key = torch.where(keep[:, None, None], key, self.keys[:, -1])
+            if self.places is not None and places is not None:
+                places = torch.where(keep[:, None], places, self.places[:, -1])
         if self.templates.shape[1] == self.slots and not self.rule.grows:
             if self.input_to_memory:
                 self._absorb(template, key)
