@@ -147,8 +147,8 @@ class SegmenterOptions:
     )
     mirrored_seed: bool = _option(
         False,
-        "Lock the mirror image of each seed in the memory, too: an object that turns shows what its "
-        "other side looks like from the first frame on. It takes one slot.",
+        "Lock the mirror image of each seed in the memory, too, so that an object that turns round "
+        "shows something that is known. It takes one slot.",
         parameter=False,
     )
     input_to_memory: bool = _option(

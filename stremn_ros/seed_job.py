@@ -35,9 +35,10 @@ class SeedJob:
         forget: objects that are forgotten when this one is finished; to be set before the steps.
         masks: [n, H, W] of the ids, at the processing size.
         seen: a copy of the frame that it is of; frame: that frame itself.
-        templates: of the ids, known after the steps; mirrors: of the same in the mirror image of
-            the frame, ``mirrored``, where the options ask for them; rests: of each object that is cut into, a
+        templates: of the ids, known after the steps; rests: of each object that is cut into, a
             template of what is left, and whether it starts again.
+        mirrored: the mirror image of the frame, where the options ask for it; mirrors: templates
+            of the ids in it.
     """
 
     ids: list[int]
