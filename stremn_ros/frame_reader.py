@@ -226,7 +226,9 @@ class FrameReader:
     def mirrored(self, seen: SeenFrame) -> SeenFrame:
         """The mirror image of a frame, left for right; its objects are not looked for."""
         image = seen.image.flip(-1)
-        return SeenFrame(seen.source, image, self.stages.encode_query(image).seen.clone(), {})
+        with self.stages.scope():
+            query = self.stages.encode_query(image)
+        return SeenFrame(seen.source, image, query.seen.clone(), {})
 
     def start(self, object_id: int, template: Template, seen: SeenFrame) -> None:
         """The object's memory holds this template only, and its place in that frame."""

@@ -147,8 +147,8 @@ class SegmenterOptions:
     )
     mirrored_seed: bool = _option(
         False,
-        "Lock the mirror image of each seed in the memory, too, so that an object that turns round "
-        "shows something that is known. It takes one slot.",
+        "Also lock the mirror image of each seed in the memory, which helps with objects that turn "
+        "round. It takes one slot.",
         parameter=False,
     )
     input_to_memory: bool = _option(

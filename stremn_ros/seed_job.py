@@ -125,8 +125,7 @@ class Seeds:
             if mirror and self._reader.memory.most_locked > 1:
                 yield
                 if job.mirrored is None:
-                    with self._reader.stages.scope():
-                        job.mirrored = self._reader.mirrored(seen)
+                    job.mirrored = self._reader.mirrored(seen)
                 job.mirrors[object_id] = self._reader.encode(
                     job.mirrored, mask.flip(-1), (rest - mask).flip(-1)
                 )

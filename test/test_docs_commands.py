@@ -1,7 +1,7 @@
 """What the README and docs tell people to type: each command, option, argument and name is there.
 
-test_docs_run.py has the commands themselves run; here it is that nobody is told to type
-something that the code does not know.
+test_docs_run.py runs the commands. This file checks that nobody is told to type something that the
+code does not know.
 """
 
 from __future__ import annotations

@@ -163,12 +163,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise = np.random.default_rng(0).integers(0, 20, (*labels.shape, 3))
     frames = np.where(labels[..., None], (230, 120, 40), (60, 90, 60)) + noise
     frames = frames.astype(np.uint8)
-    for name in ("clip.mp4", "VIDEO", "VIDEO_OR_FOLDER"):
-        with VideoWriter(folder / "clip.mp4", 10) as video:
-            for frame in frames:
-                video.write(frame)
-        if name != "clip.mp4":
-            shutil.copy(folder / "clip.mp4", folder / f"{name}.mp4")
+    with VideoWriter(folder / "clip.mp4", 10) as video:
+        for frame in frames:
+            video.write(frame)
+    for name in ("VIDEO.mp4", "VIDEO_OR_FOLDER.mp4"):
+        shutil.copy(folder / "clip.mp4", folder / name)
     for name in ("first_frame_mask.png", "FIRST.png"):
         write_label_png(folder / name, labels[0])
     bag = write_bag(folder / "bag", "mcap", camera("mcap", list(frames)))

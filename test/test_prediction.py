@@ -569,7 +569,7 @@ def test_commands_evaluate_sets_of_other_papers(
     if data == "kth":
         draw_kth(tmp_path / "walking" / "person17_walking_d1_uncomp", range(1, 8))
     else:
-        draw_human36m(tmp_path, range(1, 32))
+        draw_human36m(tmp_path, range(1, 25))
     color = tiny_prediction_model(tmp_path / "c")
     arguments = ["evaluate", data, "--root", str(tmp_path), "--model", color, "--quiet"]
     arguments += ["--observe", "3", "--horizon", "2", "--json", str(tmp_path / "out.json")]

@@ -211,7 +211,7 @@ def draw_human36m(root: Path, numbers: Iterable[int]) -> Path:
     images = root / "human" / "images"
     images.mkdir(parents=True)
     for number in numbers:
-        picture = np.full((128, 128, 3), number * 8, np.uint8)
+        picture = np.full((128, 128, 3), number * 10, np.uint8)
         cv2.imwrite(str(images / f"S11_Walking.60457274_{number:06d}.jpg"), picture)
     listing = root / "human" / "test.txt"
     listing.write_text("images/S11_Walking.60457274_,1\nimages/S11_Walking.60457274_,4\n")
@@ -252,7 +252,7 @@ def test_human36m_in_the_layout_of_the_public_loader(tmp_path: Path) -> None:
         "S11_Walking.60457274_000001",
         "S11_Walking.60457274_000004",
     ]
-    assert clips[1].frames[:, 64, 64, 0].tolist() == [32, 72, 112, 152]
+    assert clips[1].frames[:, 64, 64, 0].tolist() == [40, 90, 140, 190]
     listing.write_text("images/S11_Walking.60457274_,19\n")
     with pytest.raises(InputError, match="000024"):
         list(human36m_clips(tmp_path, 2, 2))

@@ -180,9 +180,9 @@ class ClipMemory:
 
         Args:
             places: [N, hw], the share of the object in each cell, for ``match``.
-            there: bool [N], the objects that are seen in the frame; the newest template of the
-                others is kept twice. At work nothing of them is taken in, but here every row has
-                equally many templates, and one that is there twice reads nearly as if it were once.
+            there: bool [N], which objects are seen in the frame; the newest template of the others
+                is kept twice. The bank takes in nothing of them. Here all rows need equally many
+                templates, and a template that is kept twice changes a read only a little.
         """
         key = _cells(self.network.memory_key(template, image_key))
         if self.templates is None or self.keys is None:
