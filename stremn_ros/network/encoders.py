@@ -82,7 +82,12 @@ def conv_norm(x: Tensor, conv: SameConv2d, norm: FrozenNorm) -> Tensor:
     if conv.border:
         x = F.pad(x, conv.border)
     weight = conv.weight * scale.view(-1, 1, 1, 1)
-    if conv.groups > 1 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+    if (
+        conv.groups > 1
+        and x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and (x.requires_grad or weight.requires_grad)
+    ):
         # there the gradients of a depthwise convolution take three times as long in bfloat16
         with torch.autocast("cpu", enabled=False):
             return F.conv2d(x.float(), weight, bias, conv.stride, conv.padding, groups=conv.groups)
@@ -122,7 +127,7 @@ class DepthwiseSeparable(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(conv_norm(x, self.conv_dw, self.bn1))
+        y = F.relu6(conv_norm(x, self.conv_dw, self.bn1), inplace=True)
         y = conv_norm(y, self.conv_pw, self.bn2)
         return x + y if self.residual else y
 
@@ -144,8 +149,8 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(conv_norm(x, self.conv_pw, self.bn1))
-        y = F.relu6(conv_norm(y, self.conv_dw, self.bn2))
+        y = F.relu6(conv_norm(x, self.conv_pw, self.bn1), inplace=True)
+        y = F.relu6(conv_norm(y, self.conv_dw, self.bn2), inplace=True)
         y = conv_norm(y, self.conv_pwl, self.bn3)
         return x + y if self.residual else y
 
@@ -190,7 +195,7 @@ class EfficientNetLite0(Encoder):
         x = conv_norm(image, self.conv_stem, self.bn1)
         if self.conv_extra is not None and extra is not None:
             x = x + self.conv_extra(F.pad(extra, self.conv_stem.border))
-        x = self.blocks[0](F.relu6(x))
+        x = self.blocks[0](F.relu6(x, inplace=True))
         stride4 = self.blocks[1](x)
         stride8 = self.blocks[2](stride4)
         stride16 = self.blocks[4](self.blocks[3](stride8))
