@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from stremn_ros.errors import ModelError
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork, space_time_read
+from stremn_ros.network.blocks import ResidualBlock
 from stremn_ros.network.encoders import ENCODERS, EfficientNetLite0, ResNet50
 from stremn_ros.network.segmentation import logit_of_product
 
@@ -75,7 +76,7 @@ def test_every_stage_keeps_its_contract(values: dict, size: tuple[int, int]) -> 
         }
         logits, presence, hidden, quality = network.decode(
             read.transpose(1, 2).unflatten(2, (h, w)),
-            query.value,
+            query.skip16,
             query.skip8,
             query.skip4,
             **carried,
@@ -113,6 +114,20 @@ def test_image_keys_do_not_see_the_mask_and_template_keys_do() -> None:
                 for fill in (0.0, 1.0)
             ]
         assert torch.equal(keys[0], keys[1]) is not depends
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(24, 16), (16, 16)])
+def test_a_block_maps_what_objects_share_once(inputs: int, outputs: int) -> None:
+    """With a convolution beside the two, and without; gradients reach the frame's part, too."""
+    torch.manual_seed(3)
+    block = ResidualBlock(inputs, outputs).double()
+    own = torch.randn(3, 10, 5, 7, dtype=torch.float64)
+    rest = torch.randn(1, inputs - 10, 5, 7, dtype=torch.float64, requires_grad=True)
+    joined = block(torch.cat([own, rest.expand(3, -1, -1, -1)], dim=1))
+    found = block(own, block.project(rest))
+    torch.testing.assert_close(found, joined)
+    of_found, of_joined = (torch.autograd.grad(y.square().sum(), rest)[0] for y in (found, joined))
+    torch.testing.assert_close(of_found, of_joined)
 
 
 def test_objects_of_a_batch_do_not_influence_each_other() -> None:
@@ -201,7 +216,7 @@ def test_an_object_that_is_not_there_has_no_mask() -> None:
     assert network.presence is not None
     plain = build(TINY)
     plain.load_state_dict(network.state_dict(), strict=False)
-    maps = torch.randn(3, 12, 2, 2), torch.randn(1, 8, 2, 2), torch.randn(1, 12, 4, 4)
+    maps = torch.randn(3, 12, 2, 2), torch.randn(1, 32, 2, 2), torch.randn(1, 12, 4, 4)
     maps = (*maps, torch.randn(1, 8, 8, 8))
     with torch.no_grad():
         network.presence.output.weight.mul_(20.0)
@@ -220,7 +235,7 @@ def test_what_comes_from_the_previous_frame_begins_without_effect() -> None:
     torch.manual_seed(3)
     with_place, plain = build({**TINY, **PLACE}), build({**TINY, **PLACE, **NOTHING})
     plain.load_state_dict(with_place.state_dict(), strict=False)
-    maps = torch.randn(3, 12, 2, 2), torch.randn(1, 8, 2, 2), torch.randn(1, 12, 4, 4)
+    maps = torch.randn(3, 12, 2, 2), torch.randn(1, 32, 2, 2), torch.randn(1, 12, 4, 4)
     maps = (*maps, torch.randn(1, 8, 8, 8))
     previous, hidden = torch.rand(3, 2, 8, 8), torch.randn(3, 6, 2, 2)
     with torch.no_grad():
@@ -255,7 +270,7 @@ def test_selective_affinity_is_the_weighted_distance() -> None:
         for each in (network, plain):
             query_map = each.encode_query(image)
             key = each.memory_key(torch.empty(0), query_map.key)
-            cells = [x.flatten(2).transpose(1, 2) for x in (query_map.key, key, query_map.value)]
+            cells = [x.flatten(2).transpose(1, 2) for x in (query_map.key, key, query_map.skip16)]
             reads.append(space_time_read(*cells, affinity=each.config.affinity))
     torch.testing.assert_close(reads[0], reads[1])
 

@@ -75,7 +75,7 @@ def test_half_precision_inside_single_outside(dtype: torch.dtype) -> None:
         template = pairs[-1][0]
         pairs.append((network.memory_value(template), mixed.memory_value(template)))
         read = torch.rand(2, network.config.value_channels, 4, 6)
-        rest = expected.value, expected.skip8, expected.skip4
+        rest = expected.skip16, expected.skip8, expected.skip4
         pairs.append((network.decode(read, *rest).logits, mixed.decode(read, *rest).logits))
     for a, b in pairs:
         assert b.dtype == torch.float32

@@ -145,7 +145,7 @@ def test_the_recorder_keeps_what_either_graph_would_have_had(cache: Path) -> Non
         first = {stage: samples[stage][0] for stage in STAGES}
         assert first["segment"].keys() == {"image", "keys", "values", "bias"}
         assert first["object"].keys() == {
-            "key", "value", "skip8", "skip4", "keys", "values", "bias",
+            "weights", "values", "skip16", "skip8", "skip4",
         }  # fmt: skip
         assert first["segment"]["image"].shape[0] == 1
         network, _ = load_network(TINY_MODEL)

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from stremn_ros.network.blocks import ResidualBlock
-from stremn_ros.runtime.onnx.graphs import _OnePlane, _WinogradBlock
+from stremn_ros.runtime.onnx.graphs import (
+    _OnePlane,
+    _Parts,
+    _Whole,
+    _WinogradParts,
+    _WinogradWhole,
+)
 from stremn_ros.runtime.onnx.winograd import Winograd
 
 
@@ -33,6 +39,14 @@ def test_an_impulse_gives_the_kernel() -> None:
     torch.testing.assert_close(found, convolution.weight[0, 0].flip(0, 1), atol=1e-6, rtol=0)
 
 
+def test_one_without_a_bias() -> None:
+    torch.manual_seed(4)
+    convolution = nn.Conv2d(6, 5, 3, padding=1, bias=False)
+    x = torch.randn(7, 9, 6)
+    expected = convolution(x.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    torch.testing.assert_close(Winograd(convolution)(x), expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     "convolution",
     [
@@ -40,7 +54,6 @@ def test_an_impulse_gives_the_kernel() -> None:
         nn.Conv2d(4, 4, 1),
         nn.Conv2d(4, 4, 3, padding=1, stride=2),
         nn.Conv2d(4, 4, 3, padding=1, groups=4),
-        nn.Conv2d(4, 4, 3, padding=1, bias=False),
     ],
 )
 def test_no_other_convolution_is_taken(convolution: nn.Conv2d) -> None:
@@ -49,13 +62,19 @@ def test_no_other_convolution_is_taken(convolution: nn.Conv2d) -> None:
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(24, 16), (16, 16)])
-def test_a_residual_block_in_that_form(inputs: int, outputs: int) -> None:
-    """With a 1x1 convolution beside it, and without."""
+def test_a_residual_block_of_two_parts_in_the_forms_of_the_graphs(
+    inputs: int, outputs: int
+) -> None:
+    """With a 1x1 convolution beside it, and without; joined before, or mapped apart."""
     torch.manual_seed(2)
     block = ResidualBlock(inputs, outputs)
-    x = torch.randn(1, inputs, 7, 11)
+    own, rest = torch.randn(1, 10, 7, 11), torch.randn(1, inputs - 10, 7, 11)
+    parts, whole = _Parts(block, 10), _Whole(block)
     with torch.no_grad():
-        torch.testing.assert_close(_WinogradBlock(block)(x), block(x), atol=2e-5, rtol=0)
+        expected = block(torch.cat([own, rest], dim=1))
+        for form in (parts, whole, _WinogradParts(parts), _WinogradWhole(whole)):
+            found = form(own, form.project(rest))
+            torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
 
 
 def test_one_plane_of_taps_and_their_sum() -> None:

@@ -8,7 +8,12 @@ from torch.nn import functional as F
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions before which the activation is applied, as in STM's decoder."""
+    """Two 3x3 convolutions before which the activation is applied, as in STM's decoder.
+
+    The last channels of the input may be the same for many inputs, as what a frame's image gives
+    is for all of its objects. ``project`` maps them once: a convolution of joined maps is the sum
+    of a convolution of each.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -16,9 +21,32 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(F.relu(self.conv1(F.relu(x))))
-        return y + (x if self.skip is None else self.skip(x))
+    def forward(self, x: Tensor, projected: Tensor | None = None) -> Tensor:
+        """[N, inputs, h, w] -> [N, outputs, h, w].
+
+        projected: of the last channels, which ``x`` then lacks; one row serves all.
+        """
+        if projected is None:
+            y = self.conv2(F.relu(self.conv1(F.relu(x))))
+            return y + (x if self.skip is None else self.skip(x))
+        width, inputs = x.shape[1], self.conv1.in_channels
+        first, past = projected.chunk(2, dim=1)
+        y = F.conv2d(F.relu(x), self.conv1.weight[:, :width], self.conv1.bias, padding=1) + first
+        if self.skip is None:
+            x = F.pad(x, (0, 0, 0, 0, 0, inputs - width))
+        else:
+            x = F.conv2d(x, self.skip.weight[:, :width], self.skip.bias)
+        return self.conv2(F.relu(y)) + x + past
+
+    def project(self, rest: Tensor) -> Tensor:
+        """What the input's last channels [B, C, h, w] add: [B, 2 outputs, h, w], without biases."""
+        before = self.conv1.in_channels - rest.shape[1]
+        first = F.conv2d(F.relu(rest), self.conv1.weight[:, before:], padding=1)
+        if self.skip is None:
+            past = F.pad(rest, (0, 0, 0, 0, before, 0))
+        else:
+            past = F.conv2d(rest, self.skip.weight[:, before:])
+        return torch.cat([first, past], dim=1)
 
 
 class Refine(nn.Module):

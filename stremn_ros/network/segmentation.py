@@ -30,7 +30,9 @@ class Query(NamedTuple):
     # [B, Ck, h, w]; with affinity ``selective`` [B, 2 Ck + 1, h, w]: the key, how strongly each
     # cell attracts as a memory cell, and how much each of the key's channels counts in a query
     key: Tensor
-    value: Tensor  # [B, Cq, h, w]
+    # [B, 2 D16, h, w], of the query value, which Eq. 10 joins to what is read: its part of the
+    # decoder's first block, the same for every object
+    skip16: Tensor
     stride16: Tensor  # [B, C16, h, w], like the next two an input of the memory encoder
     stride8: Tensor  # [B, C8, 2h, 2w]
     stride4: Tensor  # [B, C4, 4h, 4w]
@@ -188,7 +190,7 @@ class SegmentationNetwork(nn.Module):
             key = torch.cat([key, shrinkage, selection], dim=1)
         return Query(
             key=key,
-            value=self.query_value_head(stride16),
+            skip16=self.decode16.project(self.query_value_head(stride16)),
             stride16=stride16,
             stride8=stride8,
             stride4=stride4,
@@ -221,16 +223,24 @@ class SegmentationNetwork(nn.Module):
         Returns:
             X [N, C, h, w].
         """
+        features = self.mask_features(image, masks, stride8, stride4)
+        return self.template_head(features, self.template_head.project(stride16))
+
+    def mask_features(
+        self,
+        image: Tensor | None,
+        masks: Tensor,
+        stride8: Tensor | None = None,
+        stride4: Tensor | None = None,
+    ) -> Tensor:
+        """What the memory encoder makes of objects [N, C16, h, w]; see ``encode_memory``."""
         if self.memory_encoder is not None:
             assert image is not None
-            _, _, features = self.memory_encoder((image - self.mean) / self.std, masks)
-        else:
-            assert self.mask_encoder is not None
-            assert stride8 is not None
-            assert stride4 is not None
-            features = self.mask_encoder(masks, stride4, stride8)
-        stride16 = stride16.expand(features.shape[0], -1, -1, -1)
-        return self.template_head(torch.cat([features, stride16], dim=1))
+            return self.memory_encoder((image - self.mean) / self.std, masks)[2]
+        assert self.mask_encoder is not None
+        assert stride8 is not None
+        assert stride4 is not None
+        return self.mask_encoder(masks, stride4, stride8)
 
     def memory_value(self, template: Tensor) -> Tensor:
         """X [N, C, h, w] -> values [N, Cv, h, w]."""
@@ -250,7 +260,7 @@ class SegmentationNetwork(nn.Module):
     def decode(
         self,
         read: Tensor,
-        value: Tensor,
+        skip16: Tensor,
         skip8: Tensor,
         skip4: Tensor,
         previous: Tensor | None = None,
@@ -260,7 +270,7 @@ class SegmentationNetwork(nn.Module):
 
         Args:
             read: [N, Cv, h, w] from the memory.
-            value, skip8, skip4: of the Query, one row that all objects share, or N rows.
+            skip16, skip8, skip4: of the Query, one row that all objects share, or N rows.
             previous: [N, 2, 4h, 4w], for a network with ``previous_mask``: the probabilities of
                 the object and of all others in the previous frame.
             hidden: [N, S, h, w], for a network with a sensory memory: that after the previous
@@ -270,7 +280,7 @@ class SegmentationNetwork(nn.Module):
         that an object that is not there has no mask, whatever its outline would be.
         """
         rows = read.shape[0]
-        x16 = self.decode16(torch.cat([read, value.expand(rows, -1, -1, -1)], dim=1))
+        x16 = self.decode16(read, skip16)
         skip8, skip4 = skip8.expand(rows, -1, -1, -1), skip4.expand(rows, -1, -1, -1)
         if self.previous_mask is not None:
             assert previous is not None

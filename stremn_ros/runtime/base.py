@@ -79,7 +79,7 @@ class TorchStages:
     def decode(
         self, read: Tensor, query: Query, previous: Tensor | None, hidden: Tensor | None
     ) -> Decoded:
-        return self.network.decode(read, query.value, query.skip8, query.skip4, previous, hidden)
+        return self.network.decode(read, query.skip16, query.skip8, query.skip4, previous, hidden)
 
     def segment(
         self,

@@ -110,7 +110,7 @@ def unroll(
         read = read.transpose(1, 2).unflatten(2, (h, w))
         decoded = network.decode(
             read,
-            at(query.value, t),
+            at(query.skip16, t),
             at(query.skip8, t),
             at(query.skip4, t),
             with_others(previous) if network.previous_mask is not None else None,

@@ -91,14 +91,14 @@ class MixedNetwork(nn.Module):
     def decode(
         self,
         read: Tensor,
-        value: Tensor,
+        skip16: Tensor,
         skip8: Tensor,
         skip4: Tensor,
         *carried: Tensor,
     ) -> Decoded:
         """carried: those of ``previous`` and ``hidden`` that the network has, in that order."""
         given = dict(zip(self.config.carried((1, 1)), self._in(*carried), strict=True))
-        decoded = self.half_network.decode(*self._in(read, value, skip8, skip4), **given)
+        decoded = self.half_network.decode(*self._in(read, skip16, skip8, skip4), **given)
         presence, hidden, quality = (
             None if part is None else part.float()
             for part in (decoded.presence, decoded.hidden, decoded.quality)

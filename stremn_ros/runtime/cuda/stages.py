@@ -68,4 +68,4 @@ class CudaStages(TorchStages):
         self, read: Tensor, query: Query, previous: Tensor | None, hidden: Tensor | None
     ) -> Decoded:
         carried = (part for part in (previous, hidden) if part is not None)
-        return cast(Decoded, self._decode(read, query.value, query.skip8, query.skip4, *carried))
+        return cast(Decoded, self._decode(read, query.skip16, query.skip8, query.skip4, *carried))

@@ -30,13 +30,15 @@ from stremn_ros.runtime.onnx.library import check_export
 
 log = logging.getLogger(__name__)
 
-FORMAT = 9  # raise it when the graphs change
+FORMAT = 10  # raise it when the graphs change
 FLOW_SIZE = (128, 160)  # of the comparison of a prediction network
 SIZE = (240, 432)  # of the comparison of a segmentation network
 STAGES = (
     "query_encoder",
     "segment",
+    "affinity",
     "object",
+    "template_skip",
     "memory_encoder",
     "heads",
     "fusion",

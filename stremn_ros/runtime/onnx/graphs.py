@@ -27,7 +27,6 @@ from stremn_ros.runtime.cuda.precision import folded
 from stremn_ros.runtime.onnx.winograd import Winograd
 from stremn_ros.runtime.tensorrt.graphs import (
     Heads,
-    MemoryEncoder,
     Part,
     QueryEncoder,
     decoder_outputs,
@@ -36,37 +35,51 @@ from stremn_ros.runtime.tensorrt.graphs import (
 )
 
 
+class _Affinity(Part):
+    """How much of each memory cell a cell of the frame reads, [1, h, w, M]."""
+
+    def forward(self, key: Tensor, keys: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        every = torch.eye(keys.shape[1], device=keys.device)[None]
+        cells = key.flatten(2).transpose(1, 2)
+        weights = space_time_read(cells, keys, every, bias, self.network.config.affinity)
+        return (weights.unflatten(1, key.shape[-2:]),)
+
+
+class _FastAffinity(Part):
+    def forward(self, key: Tensor, keys: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        config = self.network.config
+        weights = plain_weights(key, keys, bias, config.affinity, config.key_channels)
+        return (weights.unflatten(1, key.shape[-2:]),)
+
+
 class _Object(Part):
-    """Read and decoder of one object."""
+    """What one object reads, with weights of ``_Affinity``, and its decoder."""
 
     def forward(
         self,
-        key: Tensor,
-        value: Tensor,
+        weights: Tensor,
+        values: Tensor,
+        skip16: Tensor,
         skip8: Tensor,
         skip4: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        bias: Tensor,
         **carried: Tensor,
     ) -> tuple[Tensor, ...]:
-        read = self.read(key, keys, values, bias)
-        return masks_of(self.network.decode(read, value, skip8, skip4, **carried))
-
-    def read(self, query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        cells = query_key.flatten(2).transpose(1, 2)
-        read = space_time_read(cells, keys, values, bias, self.network.config.affinity)
-        return read.transpose(1, 2).unflatten(2, query_key.shape[-2:])
+        read = (weights.flatten(1, 2) @ values).transpose(1, 2)
+        read = read.unflatten(2, weights.shape[1:3])
+        return masks_of(self.network.decode(read, skip16, skip8, skip4, **carried))
 
 
-def plain_read(
-    query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor, affinity: str, channels: int
+def plain_weights(
+    query_key: Tensor, keys: Tensor, bias: Tensor, affinity: str, channels: int
 ) -> Tensor:
-    """``space_time_read`` in plain operations, of which ONNX Runtime makes three.
+    """The weights of ``space_time_read`` in plain operations, of which ONNX Runtime makes two.
 
     Args:
-        query_key: [1, Ck, h, w]; keys, values, bias: [1, M, Ck], [1, M, Cv], [1, 1, M].
+        query_key: [1, Ck, h, w]; keys, bias: [1, M, Ck], [1, 1, M].
         affinity, channels: of the network's configuration (``key_channels``).
+
+    Returns:
+        [1, hw, M].
     """
     cells = query_key.flatten(2).transpose(1, 2)
     # what is subtracted for a whole memory cell rides in one more channel of the product
@@ -79,32 +92,57 @@ def plain_read(
     cells = scale * cells
     one = -torch.ones_like(cells[..., :1])
     scores = torch.cat([cells, one], dim=-1) @ torch.cat([keys, less], dim=-1).transpose(1, 2)
-    read = scores.softmax(dim=-1) @ values
+    return scores.softmax(dim=-1)
+
+
+def plain_read(
+    query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor, affinity: str, channels: int
+) -> Tensor:
+    """``space_time_read`` with ``plain_weights``; values: [1, M, Cv]."""
+    read = plain_weights(query_key, keys, bias, affinity, channels) @ values
     return read.transpose(1, 2).unflatten(2, query_key.shape[-2:])
 
 
-class _FastObject(_Object):
+class _Segment(Part):
+    """All that a frame with one object wants, in one graph: its maps are not brought into another
+    layout between encoder and decoder, and what nobody else reads is not written."""
+
+    def forward(
+        self, image: Tensor, keys: Tensor, values: Tensor, bias: Tensor, **carried: Tensor
+    ) -> tuple[Tensor, ...]:
+        query: Query = self.network.encode_query(image)
+        read = self.read(query.key, keys, values, bias)
+        decoded = self.network.decode(read, query.skip16, query.skip8, query.skip4, **carried)
+        remembered = (getattr(query, name) for name in self.network.memory_maps)
+        return query.key, *remembered, *masks_of(decoded)
+
+    def read(self, query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        cells = query_key.flatten(2).transpose(1, 2)
+        read = space_time_read(cells, keys, values, bias, self.network.config.affinity)
+        return read.transpose(1, 2).unflatten(2, query_key.shape[-2:])
+
+
+class _FastSegment(_Segment):
     def read(self, query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         config = self.network.config
         return plain_read(query_key, keys, values, bias, config.affinity, config.key_channels)
 
 
-class _Segment(nn.Module):
-    """All that a frame with one object wants, in one graph: its maps are not brought into another
-    layout between encoder and decoder, and what nobody else reads is not written."""
+class _TemplateSkip(Part):
+    """The frame's part of the templates of all objects."""
 
-    def __init__(self, one: _Object) -> None:
-        super().__init__()
-        self.one = one
+    def forward(self, stride16: Tensor) -> tuple[Tensor, ...]:
+        return (self.network.template_head.project(stride16),)
+
+
+class _MemoryEncoder(Part):
+    """The template of one object, with what ``_TemplateSkip`` gives."""
 
     def forward(
-        self, image: Tensor, keys: Tensor, values: Tensor, bias: Tensor, **carried: Tensor
+        self, masks: Tensor, template_skip: Tensor, image: Tensor | None = None, **maps: Tensor
     ) -> tuple[Tensor, ...]:
-        network = self.one.network
-        query: Query = network.encode_query(image)
-        maps = (query.key, query.value, query.skip8, query.skip4)
-        masks = self.one(*maps, keys, values, bias, **carried)
-        return query.key, *(getattr(query, name) for name in network.memory_maps), *masks
+        features = self.network.mask_features(image, masks, **maps)
+        return (self.network.template_head(features, template_skip),)
 
 
 class _FastMemoryEncoder(Part):
@@ -121,27 +159,113 @@ class _FastMemoryEncoder(Part):
         encoder.conv_extra = None
         self.encoder = encoder
 
-    def forward(self, image: Tensor, masks: Tensor, stride16: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, masks: Tensor, template_skip: Tensor) -> tuple[Tensor, ...]:
         normalized = (image - self.network.mean) / self.network.std
         _, _, features = self.encoder(torch.cat([normalized, masks], dim=1))
-        return (self.network.template_head(torch.cat([features, stride16], dim=1)),)
+        return (self.network.template_head(features, template_skip),)
 
 
-class _WinogradBlock(nn.Module):
-    """A ``ResidualBlock`` of one map with its two convolutions in Winograd's form."""
+def _of_inputs(convolution: nn.Conv2d, channels: slice, bias: bool = True) -> nn.Conv2d:
+    """What a convolution makes of some of its input channels, as one of its own."""
+    weight = convolution.weight.detach()[:, channels].clone()
+    part = nn.Conv2d(
+        weight.shape[1], weight.shape[0], weight.shape[2], padding=weight.shape[2] // 2, bias=bias
+    )
+    part.weight = nn.Parameter(weight)
+    if bias:
+        part.bias = convolution.bias
+    return part
+
+
+class _Parts(nn.Module):
+    """A ``ResidualBlock`` whose input has two parts, with whole convolutions for each: a quantizer
+    looks for those.
+
+    Args:
+        block: with a ``skip``. own: channels of the first part.
+    """
+
+    def __init__(self, block: ResidualBlock, own: int) -> None:
+        super().__init__()
+        mine, others = slice(0, own), slice(own, None)
+        skip = block.skip or _identity(block.conv1.in_channels)
+        self.conv1, self.conv2 = _of_inputs(block.conv1, mine), block.conv2
+        self.skip = _of_inputs(skip, mine)
+        self.rest_conv1 = _of_inputs(block.conv1, others, bias=False)
+        self.rest_skip = _of_inputs(skip, others, bias=False)
+
+    def forward(self, x: Tensor, projected: Tensor) -> Tensor:
+        first, past = projected.chunk(2, dim=1)
+        return self.conv2(F.relu(self.conv1(F.relu(x)) + first)) + (self.skip(x) + past)
+
+    def project(self, rest: Tensor) -> Tensor:
+        return torch.cat([self.rest_conv1(F.relu(rest)), self.rest_skip(rest)], dim=1)
+
+
+class _Whole(nn.Module):
+    """A ``ResidualBlock`` that takes both parts of its input together: less work for one object."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
-        self.first, self.second = Winograd(block.conv1), Winograd(block.conv2)
-        self.skip = block.skip
+        self.conv1, self.conv2 = block.conv1, block.conv2
+        self.skip = block.skip or _identity(block.conv1.in_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[1, C, h, w] -> [1, outputs, h, w]; between them the channels lie last."""
-        x = x[0].permute(1, 2, 0)
+    def forward(self, x: Tensor, rest: Tensor) -> Tensor:
+        x = torch.cat([x, rest], dim=1)
+        return self.conv2(F.relu(self.conv1(F.relu(x)))) + self.skip(x)
+
+    def project(self, rest: Tensor) -> Tensor:
+        """Nothing is made of it yet."""
+        return rest
+
+
+class _WinogradWhole(nn.Module):
+    """``_Whole`` of one map, as ``_WinogradParts``."""
+
+    def __init__(self, whole: _Whole) -> None:
+        super().__init__()
+        self.first, self.second = Winograd(whole.conv1), Winograd(whole.conv2)
+        self.skip = whole.skip
+
+    def forward(self, x: Tensor, rest: Tensor) -> Tensor:
+        x = torch.cat([x, rest], dim=1)[0].permute(1, 2, 0)
         y = self.second(F.relu(self.first(F.relu(x))))
-        if self.skip is not None:  # 1x1
-            x = F.linear(x, self.skip.weight.flatten(1), self.skip.bias)
+        x = F.linear(x, self.skip.weight.flatten(1), self.skip.bias)  # 1x1
         return (x + y).permute(2, 0, 1)[None]
+
+    def project(self, rest: Tensor) -> Tensor:
+        return rest
+
+
+def _identity(channels: int) -> nn.Conv2d:
+    identity = nn.Conv2d(channels, channels, 1)
+    identity.weight = nn.Parameter(torch.eye(channels)[..., None, None])
+    assert identity.bias is not None
+    nn.init.zeros_(identity.bias)
+    return identity
+
+
+class _WinogradParts(nn.Module):
+    """``_Parts`` of one map, with the 3x3 convolutions in Winograd's form, channels last."""
+
+    def __init__(self, parts: _Parts) -> None:
+        super().__init__()
+        self.first, self.second = Winograd(parts.conv1), Winograd(parts.conv2)
+        self.rest = Winograd(parts.rest_conv1)
+        self.skip, self.rest_skip = parts.skip, parts.rest_skip
+
+    def forward(self, x: Tensor, projected: Tensor) -> Tensor:
+        """[1, C, h, w] -> [1, outputs, h, w]."""
+        x, projected = x[0].permute(1, 2, 0), projected[0].permute(1, 2, 0)
+        first, past = projected.chunk(2, dim=2)
+        y = self.second(F.relu(self.first(F.relu(x)) + first))
+        x = F.linear(x, self.skip.weight.flatten(1), self.skip.bias)  # 1x1
+        return (x + past + y).permute(2, 0, 1)[None]
+
+    def project(self, rest: Tensor) -> Tensor:
+        rest = rest[0].permute(1, 2, 0)
+        past = F.linear(rest, self.rest_skip.weight.flatten(1))
+        return torch.cat([self.rest(F.relu(rest)), past], dim=2).permute(2, 0, 1)[None]
 
 
 class _OnePlane(nn.Module):
@@ -281,10 +405,16 @@ def cpu_specs(
     """
     config, fast = network.config, _plain_image(network)
     fast.classify = _OnePlane(fast.classify)  # type: ignore[assignment]
-    if winograd:
-        # where maps are small and channels many; finer maps lose by it
-        for name in ("template_head", "decode16"):
-            setattr(fast, name, _WinogradBlock(getattr(fast, name)))
+    c16 = network.query_encoder.channels[2]
+    shared = {"template_head": c16, "decode16": config.query_channels}  # channels of the frame
+    for name, channels in shared.items():
+        block = getattr(fast, name)
+        parts = _Parts(block, block.conv1.in_channels - channels)
+        # Winograd's form where maps are small and channels many; finer maps lose by it
+        setattr(fast, name, _WinogradParts(parts) if winograd else parts)
+    whole = _Whole(network.decode16)
+    alone = copy.deepcopy(fast)
+    alone.decode16 = _WinogradWhole(whole) if winograd else whole  # type: ignore[assignment]
     rows, columns = size
     h, w = rows // 16, columns // 16
     generator = torch.Generator().manual_seed(0)
@@ -317,11 +447,18 @@ def cpu_specs(
         name: (tensor, maps(tensor.shape[2] // h))
         for name, tensor in query_maps(network, (h, w), example).items()
     }
-    asked = {name: query[name] for name in ("key", "value", "skip8", "skip4")}
+    weights = example(1, h, w, 3 * h * w)
+    asked = {
+        "weights": (weights / weights.sum(dim=3, keepdim=True), {1: dim_h, 2: dim_w, 3: cells}),
+        "values": memory["values"],
+        **{name: query[name] for name in ("skip16", "skip8", "skip4")},
+    }
+    skips = 2 * network.template_head.conv1.out_channels
     seen = {
         **({} if network.memory_encoder is None else image),
         "masks": (example(1, 2, rows, columns), maps(16)),
-        **{name: query[name] for name in network.memory_maps},
+        **{name: query[name] for name in network.memory_maps if name != "stride16"},
+        "template_skip": (example(1, skips, h, w) * 2.0 - 1.0, maps(1)),
     }
     one, other = (example(1, config.template_channels, h, w) * 2.0 - 1.0 for _ in range(2))
     compared = {
@@ -332,20 +469,32 @@ def cpu_specs(
     table: GraphTable = {
         "query_encoder": (QueryEncoder(fast), QueryEncoder(network), image, Query._fields),
         "segment": (
-            _Segment(_FastObject(fast)),
-            _Segment(_Object(network)),
+            _FastSegment(alone),
+            _Segment(network),
             {**image, **memory, **carried},
             ("key", *network.memory_maps, *decoder_outputs(config)),
         ),
+        "affinity": (
+            _FastAffinity(fast),
+            _Affinity(network),
+            {"key": query["key"], "keys": memory["keys"], "bias": memory["bias"]},
+            ("weights",),
+        ),
         "object": (
-            _FastObject(fast),
+            _Object(fast),
             _Object(network),
-            {**asked, **memory, **carried},
+            {**asked, **carried},
             decoder_outputs(config),
         ),
+        "template_skip": (
+            _TemplateSkip(fast),
+            _TemplateSkip(network),
+            {"stride16": query["stride16"]},
+            ("template_skip",),
+        ),
         "memory_encoder": (
-            (MemoryEncoder if network.memory_encoder is None else _FastMemoryEncoder)(fast),
-            MemoryEncoder(network),
+            (_MemoryEncoder if network.memory_encoder is None else _FastMemoryEncoder)(fast),
+            _MemoryEncoder(network),
             seen,
             ("template",),
         ),

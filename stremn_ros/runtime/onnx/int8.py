@@ -39,12 +39,12 @@ from stremn_ros.runtime.onnx.stages import OnnxStages
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # raise it when what is quantized, or how, changes
+FORMAT = 4  # raise it when what is quantized, or how, changes
 STAGES = ("segment", "object", "memory_encoder", "fusion")
 EXAMPLE = (96, 160)  # rows and columns that the graphs are traced with; they take any
 FEWEST_INPUTS, FEWEST_OUTPUTS = 32, 8  # channels of a convolution that is worth it
 # 1x1 convolutions between large ones, whose maps would else be brought out of int8 and back
-BETWEEN = ("decode16.skip.weight", "refine8.reduce.weight")
+BETWEEN = ("decode16.skip.weight", "decode16.rest_skip.weight", "refine8.reduce.weight")
 # where in the memory a frame looks: its keys' rounding is one error over the whole mask
 EXACT = ("key_head.weight",)
 SAMPLES = 48  # of each stage; the calibration holds them and their maps in memory
@@ -96,10 +96,13 @@ class RecordingSessions(Sessions):
         self.samples: dict[str, list[Sample]] = {stage: [] for stage in STAGES}
         self._calls: dict[str, int] = {}
         self._image: Tensor | None = None
+        self._where: dict[str, Tensor] = {}  # the keys that were read last
 
     def run(self, stage: str, **inputs: Tensor) -> list[Tensor]:
         if stage == "query_encoder":
             self._image = inputs["image"].clone()
+        elif stage == "affinity":
+            self._where = {name: inputs[name].clone() for name in ("keys", "bias")}
         calls = self._calls[stage] = self._calls.get(stage, -1) + 1
         if calls % EVERY.get(stage, EVERY_OTHER) == 0:
             self._keep(stage, inputs)
@@ -107,17 +110,17 @@ class RecordingSessions(Sessions):
 
     def _keep(self, stage: str, inputs: dict[str, Tensor]) -> None:
         memory: dict[str, Tensor] = {
-            name: inputs[name]
-            for name in ("keys", "values", "bias", "previous", "hidden")
-            if name in inputs
+            name: inputs[name] for name in ("values", "previous", "hidden") if name in inputs
         }
         if stage == "segment":
             query = Query(*super().run("query_encoder", image=inputs["image"]))
-            maps = {name: getattr(query, name) for name in ("key", "value", "skip8", "skip4")}
-            self._add("object", {**maps, **memory})
+            where = {name: inputs[name] for name in ("keys", "bias")}
+            (weights,) = super().run("affinity", key=query.key, **where)
+            maps = {name: getattr(query, name) for name in ("skip16", "skip8", "skip4")}
+            self._add("object", {"weights": weights, **maps, **memory})
         elif stage == "object":
             assert self._image is not None
-            self._add("segment", {"image": self._image, **memory})
+            self._add("segment", {"image": self._image, **self._where, **memory})
         if stage in self.samples:
             self._add(stage, inputs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import torch
@@ -38,6 +38,14 @@ def new_session(path: Path, threads: int, denormal_as_zero: bool = False) -> Any
         options.add_session_config_entry(name, value)
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class Rows(Protocol):
+    """Inputs of objects that are made one after another, each [1, ...]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Tensor: ...
 
 
 class Sessions:
@@ -74,20 +82,20 @@ class Sessions:
         results = self._sessions[stage].run_with_ort_values(None, feeds)
         return [torch.from_numpy(result.numpy()) for result in results]
 
-    def each(self, stage: str, **inputs: Tensor) -> list[Tensor]:
+    def each(self, stage: str, **inputs: Tensor | Rows) -> list[Tensor]:
         """A stage for each object, that is for each row of the inputs; one of one row serves all.
 
         The graphs take one object: a batch of them would be no faster on a CPU.
         """
-        rows = max(tensor.shape[0] for tensor in inputs.values())
+        rows = max(len(each) for each in inputs.values())
+
+        def row(each: Tensor | Rows, n: int) -> Tensor:
+            if not isinstance(each, Tensor):
+                return each[n]
+            return each if len(each) == 1 else each[n : n + 1]
+
         parts = [
-            self.run(
-                stage,
-                **{
-                    name: tensor if tensor.shape[0] == 1 else tensor[n : n + 1]
-                    for name, tensor in inputs.items()
-                },
-            )
+            self.run(stage, **{name: row(each, n) for name, each in inputs.items()})
             for n in range(rows)
         ]
         return parts[0] if rows == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]

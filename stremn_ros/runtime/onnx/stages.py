@@ -57,9 +57,10 @@ class OnnxStages(TorchStages):
 
     def encode_memory(self, image: Tensor, masks: Tensor, seen: Seen) -> Tensor:
         maps = {name: getattr(seen, name) for name in self.network.memory_maps}
+        (skip,) = self._sessions.run("template_skip", stride16=maps.pop("stride16"))
         if self.network.memory_encoder is not None:
             maps["image"] = planes(image)
-        return self._sessions.each("memory_encoder", masks=masks, **maps)[0]
+        return self._sessions.each("memory_encoder", masks=masks, template_skip=skip, **maps)[0]
 
     def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
         value, *key = self._sessions.each("heads", template=template)
@@ -96,5 +97,37 @@ class OnnxStages(TorchStages):
             seen = Seen(key, maps["stride16"], maps.get("stride8"), maps.get("stride4"))
             return seen, decoded_of(self.config, rest[len(names) :])
         query = self.encode_query(image)
-        maps = {name: getattr(query, name) for name in ("key", "value", "skip8", "skip4")}
-        return query.seen, decoded_of(self.config, self._sessions.each("object", **maps, **inputs))
+        keys, bias = inputs.pop("keys"), inputs.pop("bias")
+        maps = {name: getattr(query, name) for name in ("skip16", "skip8", "skip4")}
+        results = self._sessions.each(
+            "object", weights=_Weights(self._sessions, query.key, keys, bias), **maps, **inputs
+        )
+        return query.seen, decoded_of(self.config, results)
+
+
+class _Weights:
+    """How much of each memory cell each object reads, made once for those whose keys are equal.
+
+    Keys are the frames' own, so objects that are seeded and remembered together have the same.
+
+    Args:
+        key: of the frame; keys, bias: of the memory of N objects, [N, M, Ck] and [N or 1, 1, M].
+    """
+
+    def __init__(self, sessions: Sessions, key: Tensor, keys: Tensor, bias: Tensor) -> None:
+        self._sessions, self._key, self._keys = sessions, key, keys
+        self._bias = bias.expand(len(keys), -1, -1)
+        self._made: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, row: int) -> Tensor:
+        """[1, h, w, M] of an object."""
+        keys, bias = self._keys[row], self._bias[row]
+        for other, weights in self._made.items():
+            if torch.equal(self._keys[other], keys) and torch.equal(self._bias[other], bias):
+                return weights
+        made = self._sessions.run("affinity", key=self._key, keys=keys[None], bias=bias[None])[0]
+        self._made[row] = made
+        return made

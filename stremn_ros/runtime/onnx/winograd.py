@@ -59,7 +59,7 @@ class Winograd(nn.Module):
     Results differ from the convolution's by float32's rounding, some 1e-6 of the largest.
 
     Args:
-        convolution: taken as it is now, with a bias; its weights are copied.
+        convolution: taken as it is now; its weights are copied.
     """
 
     of_results: Tensor
@@ -71,14 +71,15 @@ class Winograd(nn.Module):
         super().__init__()
         c = convolution
         plain = (c.kernel_size, c.stride, c.padding, c.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-        if not plain or c.groups != 1 or c.bias is None:
-            raise ValueError(f"{c} is no dense 3x3 convolution of stride 1 with padding and bias")
+        if not plain or c.groups != 1:
+            raise ValueError(f"{c} is no dense 3x3 convolution of stride 1 with padding")
         results, weights, inputs = (_tensor(matrix) for matrix in _transforms())
         weight = torch.einsum("ai,bj,ocij->aboc", weights, weights, c.weight.detach().double())
         self.register_buffer("weight", weight.flatten(0, 1).float().contiguous())
         self.register_buffer("of_inputs", torch.kron(inputs, inputs).float())
         self.register_buffer("of_results", torch.kron(results, results).float())
-        self.register_buffer("bias", c.bias.detach().clone())
+        none = c.weight.new_zeros(c.out_channels)
+        self.register_buffer("bias", none if c.bias is None else c.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """[H, W, C] -> [H, W, outputs]."""

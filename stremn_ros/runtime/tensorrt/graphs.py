@@ -68,10 +68,10 @@ def query_maps(
     """Example maps of a Query of one image with (h, w) cells, by name."""
     config, (h, w) = network.config, cells
     c4, c8, c16 = network.query_encoder.channels
-    _, d8, d4 = config.decoder_channels
+    d16, d8, d4 = config.decoder_channels
     return {
         "key": example(1, config.query_key_channels, h, w),
-        "value": example(1, config.query_channels, h, w),
+        "skip16": example(1, 2 * d16, h, w),
         "stride16": example(1, c16, h, w),
         "stride8": example(1, c8, 2 * h, 2 * w),
         "stride4": example(1, c4, 4 * h, 4 * w),
@@ -118,7 +118,7 @@ def stage_specs(network: SegmentationNetwork, size: tuple[int, int]) -> dict[str
             _Decoder(network),
             {
                 "read": (example(2, config.value_channels, h, w), True),
-                **{name: (maps[name], False) for name in ("value", "skip8", "skip4")},
+                **{name: (maps[name], False) for name in ("skip16", "skip8", "skip4")},
                 **{name: (tensor, True) for name, tensor in carried.items()},
             },
             decoder_outputs(config),

@@ -39,7 +39,7 @@ from stremn_ros.runtime.tensorrt.graphs import decoded_of, decoder_outputs, stag
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # raise it when the stages' inputs or outputs change
+FORMAT = 3  # raise it when the stages' inputs or outputs change
 PLANS = ("query_encoder", "memory_encoder", "heads", "decoder")
 OBJECTS = 8  # the most that a plan takes at a time
 MOST_DIFFERENT = 0.02  # of the largest value of an output, in half precision
@@ -394,7 +394,7 @@ class TensorRTStages(CudaStages):
         carried = {"previous": previous, "hidden": hidden}
         found = self._current["decoder"](
             read=read,
-            value=query.value,
+            skip16=query.skip16,
             skip8=query.skip8,
             skip4=query.skip4,
             **{name: part for name, part in carried.items() if part is not None},
