@@ -21,6 +21,7 @@ from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.model_folder import load_network
 from stremn_ros.runtime.onnx import export
 from stremn_ros.runtime.onnx.export import checked_files, entry_folder, export_onnx
+from stremn_ros.runtime.onnx.sessions import Sessions
 from stremn_ros.runtime.tensorrt.graphs import stage_specs
 from stremn_ros.segmenter import Segmenter
 
@@ -122,6 +123,35 @@ def test_one_graph_gives_what_its_parts_give_and_objects_do_not_meet(cache: Path
             (alone.logits, together.logits[n : n + 1]),
         ):
             np.testing.assert_allclose(one.numpy(), both.numpy(), atol=1e-4)
+
+
+def test_objects_with_equal_keys_share_what_they_read_from(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The affinity runs once for each memory of other keys, or of other slots in use."""
+    ran: list[str] = []
+    run = Sessions.run
+
+    def counted(self: Sessions, stage: str, **inputs: torch.Tensor) -> list[torch.Tensor]:
+        ran.append(stage)
+        return run(self, stage, **inputs)
+
+    monkeypatch.setattr(Sessions, "run", counted)
+    stages = load("onnxruntime").wrap_stages(lambda stages: stages)
+    config = stages.config
+    generator = torch.Generator().manual_seed(2)
+    image = torch.rand(1, 3, 96, 160, generator=generator) * 255.0
+    keys = torch.rand(4, 120, config.key_channels, generator=generator)
+    keys[2] = keys[3] = keys[0]
+    values = torch.rand(4, 120, config.value_channels, generator=generator)
+    bias = torch.zeros(4, 1, 120)
+    bias[3, :, 60:] = -torch.inf
+    _, together = stages.segment(image, keys, values, bias, None, None)
+    assert " ".join(ran) == "query_encoder affinity object affinity object object affinity object"
+    for n in range(4):
+        rows = slice(n, n + 1)
+        _, alone = stages.segment(image, keys[rows], values[rows], bias[rows], None, None)
+        np.testing.assert_allclose(alone.logits.numpy(), together.logits[rows].numpy(), atol=1e-4)
 
 
 def test_pytorch_gets_its_threads_back(cache: Path) -> None:
