@@ -315,7 +315,7 @@ def test_export_makes_what_the_runtime_loads(shapes, tmp_path, tiny_export):
     none = str(tmp_path / "none")
     message = fails(*onnx, "--out", tmp_path / "a", "--runtime", "onnxruntime", STREMN_CACHE=none)
     assert "stremn export" in message
-    assert "7 stages" in tiny_export.said
+    assert "9 stages" in tiny_export.said
     assert cache in tiny_export.said
     for runtime, out in (("onnxruntime", "a"), ("torch", "b")):
         done = stremn(

@@ -31,6 +31,12 @@ def run(*command):
     )
 
 
+@pytest.fixture(autouse=True)
+def _no_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user has exported would be taken, and has other stages than PyTorch."""
+    monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "no exports"))
+
+
 @pytest.mark.parametrize("objects", [1, 3, 9])
 def test_scene_has_its_objects_in_every_frame(objects):
     video, labels = bench.scene(objects, (120, 160), 20)
