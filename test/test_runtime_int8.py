@@ -18,6 +18,7 @@ from stremn_ros.imaging.video import write_image
 from stremn_ros.imaging.visualization import write_label_png
 from stremn_ros.model_folder import load_network
 from stremn_ros.runtime.onnx.export import checked_files
+from stremn_ros.runtime.onnx.graphs import plain_weights
 from stremn_ros.runtime.onnx.int8 import (
     BETWEEN,
     STAGES,
@@ -152,6 +153,30 @@ def test_the_recorder_keeps_what_either_graph_would_have_had(cache: Path) -> Non
         with torch.no_grad():
             query = network.encode_query(torch.from_numpy(first["segment"]["image"]))
         np.testing.assert_allclose(first["object"]["skip4"], query.skip4.numpy(), atol=1e-3)
+
+
+def test_samples_of_both_graphs_are_of_the_same_object(cache: Path) -> None:
+    """The first and the third object have the same keys, and the one between has others."""
+    network, _ = load_network(TINY_MODEL)
+    config = network.config
+    recording = RecordingStages(network, TINY_MODEL)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(8):
+        image = torch.rand(1, 3, 64, 96, generator=generator) * 255.0
+        keys = torch.rand(3, 48, config.key_channels, generator=generator)
+        keys[2] = keys[0]
+        values = torch.rand(3, 48, config.value_channels, generator=generator)
+        recording.segment(image, keys, values, None, None, None)
+    pairs = list(zip(recording.samples["segment"], recording.samples["object"], strict=True))
+    assert len(pairs) == 3
+    for one, part in pairs:
+        image, keys, bias = (torch.from_numpy(one[name]) for name in ("image", "keys", "bias"))
+        with torch.no_grad():
+            key = network.encode_query(image).key
+        weights = plain_weights(key, keys, bias, config.affinity, config.key_channels)
+        found = part["weights"].reshape(weights.shape)
+        np.testing.assert_allclose(found, weights.numpy(), atol=1e-5)
+        np.testing.assert_array_equal(one["values"], part["values"])
 
 
 def test_what_is_not_whole_is_refused(cache: Path) -> None:

@@ -96,17 +96,21 @@ class RecordingSessions(Sessions):
         self.samples: dict[str, list[Sample]] = {stage: [] for stage in STAGES}
         self._calls: dict[str, int] = {}
         self._image: Tensor | None = None
-        self._where: dict[str, Tensor] = {}  # the keys that were read last
+        # the keys that this frame's weights were made of, by where in memory the weights lie
+        self._where: dict[int, dict[str, Tensor]] = {}
 
     def run(self, stage: str, **inputs: Tensor) -> list[Tensor]:
         if stage == "query_encoder":
             self._image = inputs["image"].clone()
-        elif stage == "affinity":
-            self._where = {name: inputs[name].clone() for name in ("keys", "bias")}
+            self._where.clear()
         calls = self._calls[stage] = self._calls.get(stage, -1) + 1
         if calls % EVERY.get(stage, EVERY_OTHER) == 0:
             self._keep(stage, inputs)
-        return super().run(stage, **inputs)
+        results = super().run(stage, **inputs)
+        if stage == "affinity":
+            where = {name: inputs[name].clone() for name in ("keys", "bias")}
+            self._where[results[0].data_ptr()] = where
+        return results
 
     def _keep(self, stage: str, inputs: dict[str, Tensor]) -> None:
         memory: dict[str, Tensor] = {
@@ -120,7 +124,8 @@ class RecordingSessions(Sessions):
             self._add("object", {"weights": weights, **maps, **memory})
         elif stage == "object":
             assert self._image is not None
-            self._add("segment", {"image": self._image, **self._where, **memory})
+            where = self._where[inputs["weights"].data_ptr()]
+            self._add("segment", {"image": self._image, **where, **memory})
         if stage in self.samples:
             self._add(stage, inputs)
 
