@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from stremn_ros.gating import SIZE, Motion
 from stremn_ros.imaging.sizes import STRIDE, fitted_size
 from stremn_ros.memory import RULES, GrowingMemory, SlotMemory
 from stremn_ros.memory.growing import LINEAR_FRAMES
@@ -22,6 +23,9 @@ from stremn_ros.runtime.base import TorchStages
 from stremn_ros.runtime.staging import make_stager
 
 PLACE_STRIDE = 4  # of the masks that the next frame gets to know
+# mean probability in a mask below which the memory is not told that the object's copies are none of
+# it: of two that are just the same it would believe the contrary of both, and the object would fade
+FADED = 0.85
 
 
 @dataclass
@@ -33,6 +37,8 @@ class SeenFrame:
     seen: Seen  # of its query
     probabilities: dict[int, Tensor]  # id -> [H, W]; objects whose template is still to be written
     quality: dict[int, float] = field(default_factory=dict)  # by id; empty where none is predicted
+    # what the memory learns of an object where that is not its probability
+    learned: dict[int, Tensor] = field(default_factory=dict)
     # what the next frame gets to know of this one, for the objects of these rows; 0: of none
     rows: list[int] = field(default_factory=list)
     carried: dict[str, Tensor] = field(default_factory=dict)  # name -> [rows, ...]
@@ -40,6 +46,7 @@ class SeenFrame:
     def forget(self, object_id: int) -> None:
         """Nothing of this object is written to the memory any more."""
         self.probabilities.pop(object_id, None)
+        self.learned.pop(object_id, None)
         self.rows = [0 if row == object_id else row for row in self.rows]
 
     def rename(self, object_id: int, new: int) -> None:
@@ -48,6 +55,8 @@ class SeenFrame:
             self.probabilities[new] = self.probabilities.pop(object_id)
         if object_id in self.quality:
             self.quality[new] = self.quality.pop(object_id)
+        if object_id in self.learned:
+            self.learned[new] = self.learned.pop(object_id)
         self.rows = [new if row == object_id else row for row in self.rows]
 
     def claim(self, masks: Tensor, owners: Collection[int]) -> None:
@@ -56,14 +65,19 @@ class SeenFrame:
         Nothing is written any more of the owners of new templates.
         """
         free = 1.0 - masks.amax(dim=0)
-        self.probabilities = {
-            object_id: probability * free
-            for object_id, probability in self.probabilities.items()
-            if object_id not in owners
-        }
+        self.probabilities, self.learned = (
+            {
+                object_id: probability * free
+                for object_id, probability in maps.items()
+                if object_id not in owners
+            }
+            for maps in (self.probabilities, self.learned)
+        )
         self.rows = [0 if row in owners else row for row in self.rows]
+        small = F.avg_pool2d(masks, PLACE_STRIDE)
+        if "place" in self.carried:
+            self.carried["place"] = self.carried["place"] * (small.amax(dim=0) < 0.5)
         if "previous" in self.carried:
-            small = F.avg_pool2d(masks, PLACE_STRIDE)
             stays = torch.tensor([row > 0 for row in self.rows], device=masks.device)
             own = self.carried["previous"][:, 0] * stays[:, None, None] * (1.0 - small.amax(dim=0))
             others = own.sum(dim=0) - own + small.sum(dim=0)
@@ -77,6 +91,7 @@ class SeenFrame:
             self.seen.clone(),
             {object_id: value.clone() for object_id, value in self.probabilities.items()},
             dict(self.quality),
+            {object_id: value.clone() for object_id, value in self.learned.items()},
             list(self.rows),
             {name: value.clone() for name, value in self.carried.items()},
         )
@@ -150,7 +165,11 @@ class FrameReader:
             score=self.stages.score if scored else None,
             rule=self.options.update_rule,
             input_to_memory=self.options.input_to_memory,
-            carried=config.carried((size[0] // STRIDE, size[1] // STRIDE)),
+            carried={
+                **config.carried((size[0] // STRIDE, size[1] // STRIDE)),
+                "place": (1, size[0] // PLACE_STRIDE, size[1] // PLACE_STRIDE),
+                "motion": (SIZE,),
+            },
             device=self.stages.device,
             **grown,
         )
@@ -190,8 +209,7 @@ class FrameReader:
         by_id = dict(zip(ids, probabilities, strict=True))
         carried = {}
         if "previous" in self.memory.carried:
-            own = logits.softmax(dim=0)[1:]
-            carried["previous"] = torch.stack([own, own.sum(dim=0) - own], dim=1)
+            carried["previous"] = _previous(logits)
         if decoded.hidden is not None:
             carried["hidden"] = decoded.hidden
         quality = {}
@@ -201,7 +219,7 @@ class FrameReader:
             kept = kept_shares(decoded.logits[:, 0], logits)
             found = decoded.quality.sigmoid() * kept * (kept >= 0.5)
             quality = dict(zip(ids, found.tolist(), strict=True))
-        return SeenFrame(frame, image, seen, by_id, quality, ids, carried), logits
+        return SeenFrame(frame, image, seen, by_id, quality, rows=ids, carried=carried), logits
 
     def _segment(self, image: Tensor) -> tuple[Seen, Decoded]:
         """What is remembered of the frame, and the masks of all objects."""
@@ -241,9 +259,90 @@ class FrameReader:
 
     def place(self, object_id: int, template: Template) -> None:
         """The object was last seen in the place of a template."""
-        carried = {}
+        self.rest(object_id, template)
+        if "hidden" in self.memory.carried:
+            self.memory.carry([object_id], hidden=self.stages.start(template.values[None]))
+
+    def rest(self, object_id: int, template: Template) -> None:
+        """The object has only the place of a template left of where it was last seen."""
+        carried = self._motion((template.place[0] > 0.5).cpu().numpy().astype(np.uint8))
         if "previous" in self.memory.carried:
             carried["previous"] = template.place[None]
-        if "hidden" in self.memory.carried:
-            carried["hidden"] = self.stages.start(template.values[None])
         self.memory.carry([object_id], **carried)
+
+    def _motion(self, mask: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """Of an object that is at rest in a mask [4h, 4w]; none where it is empty."""
+        packed = torch.zeros(1, SIZE)
+        if self.options.gate > 0.0 and mask.any():
+            packed[0] = torch.from_numpy(Motion.of(mask).packed())
+        return {"place": torch.from_numpy(mask)[None, None], "motion": packed}
+
+    def forget_motion(self) -> None:
+        """The next frame is not compared with this one."""
+        self.memory.carried["motion"].zero_()
+        if self.frame is not None:
+            for name in ("place", "motion"):
+                self.frame.carried.pop(name, None)
+
+    def gate(self, seen: SeenFrame, logits: Tensor) -> Tensor:
+        """Takes from each object the parts of its mask that cannot be it; see ``gating``.
+
+        Args:
+            seen, logits: as of ``read``, of the frame after the one last remembered. Probabilities
+                and quality are changed, and what is carried has the motions.
+
+        Returns:
+            The logits, or a copy of them without those parts.
+        """
+        if self.options.gate <= 0.0:
+            return logits
+        ids, kept = self.memory.ids, logits
+        count, device = len(ids), logits.device
+        places = self.memory.carried["place"][:count, 0].cpu().numpy().astype(np.uint8)
+        packed = self.memory.carried["motion"][:count].cpu().numpy()
+        dropped: list[int] = []
+        best, motions = logits.amax(dim=0), torch.zeros(count, SIZE)
+        masks = torch.zeros(count, 1, *logits.shape[1:])
+        for n, object_id in enumerate(ids):
+            found = (logits[n + 1] == best).cpu().numpy().astype(np.uint8)
+            if not found.any():
+                continue
+            motion = Motion.unpacked(places[n], packed[n])
+            stays = found if motion is None else motion.gate(found, self.options.gate)
+            motion = Motion.of(stays) if motion is None else motion.after(stays)
+            masks[n, 0] = torch.from_numpy(stays)
+            motions[n] = torch.from_numpy(motion.packed())
+            if stays is not found:
+                kept = kept.clone() if kept is logits else kept
+                dropped.append(object_id)
+                _take_away(kept, n + 1, found != stays)
+                if object_id in seen.quality:  # the IoU without what was not the object
+                    share = float(np.count_nonzero(found)) / float(np.count_nonzero(stays))
+                    seen.quality[object_id] = min(1.0, seen.quality[object_id] * share)
+        seen.carried["place"], seen.carried["motion"] = masks.to(device), motions.to(device)
+        if kept is not logits:
+            probabilities = object_probabilities(kept, seen.image.shape[-2:])
+            before = seen.probabilities
+            seen.probabilities = dict(zip(ids, probabilities, strict=True))
+            for object_id in dropped:
+                own = seen.probabilities[object_id]
+                inside = own > 0.5
+                if not inside.any() or float(own[inside].mean()) < FADED:
+                    seen.learned[object_id] = before[object_id]
+            if "previous" in seen.carried:
+                seen.carried["previous"] = _previous(kept)
+        return kept
+
+
+def _take_away(logits: Tensor, n: int, where: NDArray[np.bool_]) -> None:
+    """Gives the background what object n has there, in place."""
+    there = torch.from_numpy(where).to(logits.device)
+    own = logits[n][there].abs()
+    logits[0, there] = torch.maximum(logits[0][there], own)
+    logits[n, there] = -own
+
+
+def _previous(logits: Tensor) -> Tensor:
+    """Of each object, [O, 2, h, w]: its probability, and that of all others."""
+    own = logits.softmax(dim=0)[1:]
+    return torch.stack([own, own.sum(dim=0) - own], dim=1)

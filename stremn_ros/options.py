@@ -145,6 +145,17 @@ class SegmenterOptions:
         1.0,
         run_time=True,
     )
+    # the network compares looks only, and takes a twin along with the object
+    gate: float = _option(
+        0.0,
+        "Drop the parts of a mask that are farther than this from where the object is expected, in "
+        "object sizes (the root of its area), if the object is whole without them. Of two whole "
+        "copies the expected one stays. 0 drops nothing.",
+        0.0,
+        10.0,
+        own=-1.0,
+        run_time=True,
+    )
     mirrored_seed: bool = _option(
         False,
         "Also lock the mirror image of each seed in the memory, which helps with objects that turn "

@@ -254,8 +254,7 @@ class Seeds:
                 self._reader.start(object_id, template, seen)
                 continue
             memory.remember([object_id], template.values[None], seen.seen.key)
-            if "previous" in memory.carried:
-                memory.carry([object_id], previous=template.place[None])
+            self._reader.rest(object_id, template)
             takers = [overlap.seeded for overlap in found if overlap.tracked == object_id]
             if takers:
                 self._hidden[object_id] = takers[0], memory.updates(object_id)

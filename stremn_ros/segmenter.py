@@ -68,6 +68,7 @@ class Segmenter:
     return_score = OptionAttribute[float]()
     lost_after = OptionAttribute[int]()
     smallest_part = OptionAttribute[float]()
+    gate = OptionAttribute[float]()
 
     def __init__(
         self,
@@ -196,6 +197,8 @@ class Segmenter:
         changed = replace(self.options, **options)
         if changed.update_rule != self.memory.rule:
             self.memory.rule = changed.update_rule
+        if changed.gate != self.options.gate:  # what it did not follow is not where it was
+            self._reader.forget_motion()
         self._reader.options = changed
 
     def seed(
@@ -419,6 +422,7 @@ class Segmenter:
             return SegmentResult(np.zeros((height, width), np.uint8))
         with self._reader.stages.scope():
             seen, logits = self._reader.read(frame)
+            logits = self._reader.gate(seen, logits)
             self._reader.frame = seen
             ids = self.memory.ids
             scores, shown = self._states.scores(seen, ids, self.options)
@@ -435,6 +439,8 @@ class Segmenter:
                     del seen.probabilities[found.id]
                     if "previous" in seen.carried:
                         seen.carried["previous"][n, 0] = 0.0
+                    if "motion" in seen.carried:
+                        seen.carried["motion"][n] = 0.0
         return SegmentResult(labels, sorted(objects, key=lambda found: found.id))
 
     def remember(self) -> None:
@@ -459,7 +465,8 @@ class Segmenter:
             ids = [object_id for object_id in self.memory.ids if object_id in seen.probabilities]
             if not ids:
                 return
-            masks = torch.stack([seen.probabilities[object_id] for object_id in ids])
+            maps = {**seen.probabilities, **seen.learned}
+            masks = torch.stack([maps[object_id] for object_id in ids])
             pair = torch.stack([masks, masks.sum(dim=0) - masks], dim=1)
             if self.options.update_change > 0.0 and not self.memory.grows:
                 key = seen.seen.key[0, : self._reader.stages.config.key_channels]

@@ -170,6 +170,7 @@ class Peer(peer.Peer):
 
     def call_later(self, kind, name, request=None, /, **fields):
         """Sends the request; the function returned waits for the response."""
+        self.greet(kind, name, TIMEOUT)
         future = self.ask(kind, name, request if request is not None else kind.Request(**fields))
 
         def response(timeout=TIMEOUT):

@@ -19,7 +19,7 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.utilities import remove_ros_args
 
-from stremn_ros.client.peer import Peer, check_name
+from stremn_ros.client.peer import AGAIN, Peer, check_name
 from stremn_ros.errors import StremnError
 
 QUESTION = 2.0  # seconds within which a node that is not busy answers
@@ -73,7 +73,7 @@ def bring_up(
         if pending is not None and pending.done():
             pending = None
         try:
-            answer = peer.call(GetState, f"{node}/get_state", GetState.Request(), QUESTION)
+            answer = peer.call(GetState, f"{node}/get_state", GetState.Request(), QUESTION, AGAIN)
             state = answer.current_state.id
             if state == State.PRIMARY_STATE_ACTIVE:
                 return

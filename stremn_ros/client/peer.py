@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import rclpy
 from lifecycle_msgs.srv import GetState
+from rcl_interfaces.srv import GetParameterTypes
 from rclpy.executors import SingleThreadedExecutor
 
 from stremn_ros.errors import InputError, StremnError
@@ -18,6 +19,9 @@ from stremn_ros.nodes.entry import init, shut_down
 from stremn_ros.nodes.spinning import Spinning
 
 Result = TypeVar("Result")
+
+AGAIN = 1.0  # seconds until a question that may be asked twice is asked again
+GREETING = 10.0  # seconds that a node may take to answer the first question; then on without
 
 
 def check_name(name: str, what: str) -> None:
@@ -53,6 +57,8 @@ class Peer:
         executor = SingleThreadedExecutor(context=self._context)
         executor.add_node(self.node)
         self._clients: dict[str, Any] = {}
+        # kept to the end: rclpy does not bear that one is destroyed while another thread spins
+        self._greetings: dict[str, Any] = {}
         self._spinning = Spinning(executor, self.node.get_logger().error)
 
     def ask(self, kind: Any, name: str, request: Any, timeout: float = 60.0) -> Any:
@@ -61,11 +67,57 @@ class Peer:
         Raises:
             StremnError: the service was not there within `timeout` seconds.
         """
+        return self._client(kind, name, timeout).call_async(request)
+
+    def greet(self, kind: Any, name: str, timeout: float = 60.0) -> None:
+        """Makes sure that the response to the first request of a service can arrive.
+
+        rmw_fastrtps drops a response where the node has not discovered the client's reader within
+        0.1 s, as on a busy machine. DDS announces the readers of a process in the order in which
+        they were made. So a node that answers a client made later knows this one, too: it is
+        asked for the types of no parameters, again and again until it answers. A node without that
+        service, one that this process may not ask (SROS 2) and one that is busy with something
+        else for ten seconds are not waited for.
+
+        Raises:
+            StremnError: the service was not there within `timeout` seconds.
+        """
+        end = time.monotonic() + min(timeout, GREETING)
+        self._client(kind, name, timeout)
+        if name in self._greetings:
+            return
+        self._greetings[name] = None
+        question = self._question(name)
+        if question is None:
+            return
+        with contextlib.suppress(RuntimeError):  # rclpy's, where a policy forbids the client
+            client = self._greetings[name] = self.node.create_client(GetParameterTypes, question)
+            answers: SimpleQueue[Any] = SimpleQueue()
+            while (left := end - time.monotonic()) > 0:
+                if not client.service_is_ready():
+                    time.sleep(min(left, 0.01))
+                    continue
+                client.call_async(GetParameterTypes.Request()).add_done_callback(answers.put)
+                with contextlib.suppress(Empty):
+                    answers.get(timeout=min(left, AGAIN))
+                    return
+
+    def _question(self, name: str) -> str | None:
+        """The name of the service that tells types of parameters, of the node with service `name`;
+        None where it has none. A node makes it before its own, so it is known by now."""
+        offered = {found for found, _ in self.node.get_service_names_and_types()}
+        above = self.node.resolve_service_name(name)
+        while above := above.rpartition("/")[0]:
+            if f"{above}/get_parameter_types" in offered:
+                return f"{above}/get_parameter_types"
+        return None
+
+    def _client(self, kind: Any, name: str, timeout: float) -> Any:
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = self.node.create_client(kind, name)
         wait_for(client.service_is_ready, f"the service {name}", timeout)
-        return client.call_async(request)
+        return client
 
     def call(
         self, kind: Any, name: str, request: Any, timeout: float = 60.0, repeat: float | None = None
@@ -73,10 +125,11 @@ class Peer:
         """The response of a service; StremnError when none comes within `timeout` seconds.
 
         repeat: ask again after so many seconds without one, for requests that may be made twice.
-        The first response to a new client is lost where the server, on a busy machine, has not
-        discovered its reader yet: rmw_fastrtps waits 0.1 s for that and gives up.
+        Others are made once, and only after the node has discovered this client (`greet`).
         """
         end = time.monotonic() + timeout
+        if repeat is None:
+            self.greet(kind, name, timeout)
         answers: SimpleQueue[Any] = SimpleQueue()
         while (left := end - time.monotonic()) > 0:
             self.ask(kind, name, request, left).add_done_callback(answers.put)

@@ -423,7 +423,11 @@ class SlotMemory:
             raise CapacityError(
                 f"{count} objects do not fit: there is room for {self.capacity} (max_objects)"
             )
-        state = {"locked": torch.ones(count, dtype=torch.int64), **state}  # absent in older files
+        absent = {  # in older files
+            "locked": torch.ones(count, dtype=torch.int64),
+            **{name: torch.zeros_like(part[:count]) for name, part in self.carried.items()},
+        }
+        state = {**absent, **state}
         for name, (dtype, shape) in self.layout(count).items():
             part = state.get(name)
             if part is None or part.dtype != dtype or tuple(part.shape) != shape:

@@ -1,0 +1,134 @@
+"""Which parts of a mask can be the object, by where it just was and how it moved.
+
+The network compares looks only, so it takes an object's twin along with the object. Trackers use a
+validation gate against that (Bar-Shalom and Fortmann, "Tracking and Data Association", 1988): what
+is too far from the place that is expected does not count. Here it is a gate for masks. Nothing in
+it is learned, and it only takes parts away: connected ones, as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.uint8]  # [h, w], 0 or 1
+
+SIZE = 6  # numbers of a motion as an array: center, velocity, area, joined
+# lengths are shares of the object's size, the square root of its area
+LOOSE = 0.7  # how far a part may be of an object that is not whole without it
+LEAST = 2.0  # pixels that a part may be off in any case
+WHOLE = 0.85  # share of its area with which an object is whole
+ENOUGH = 0.2  # share of the last mask that has to be left; else it jumped, and nothing is dropped
+COPY = 0.35  # share of the object's area from which on a part can be a copy of it
+COPIES = 1.4  # area of object and copies together, from which on only one of them is kept
+JOINED = 1.2  # area at which it may have run into another object: its own motion is not seen then
+LONGEST = 40  # frames that it may stay joined; then that is what it looks like
+GROWTH = 1.02  # the area's largest change in a frame, up or down
+GROWTH_JOINED = 1.005
+STEADY = 0.8  # of the velocity, from frame to frame
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """An object's last mask, and how it moves.
+
+    Attributes:
+        mask: [h, w]. center, velocity: (x, y), in pixels and pixels a frame.
+        area: of the object alone, in pixels; it follows that of the mask slowly.
+        joined: frames since the mask is larger than the object.
+    """
+
+    mask: Mask
+    center: NDArray[np.float64]
+    velocity: NDArray[np.float64]
+    area: float
+    joined: int = 0
+
+    @classmethod
+    def of(cls, mask: Mask) -> Motion:
+        """Of an object that was not seen before. mask: not empty."""
+        return cls(mask, _center(mask), np.zeros(2), float(np.count_nonzero(mask)))
+
+    @classmethod
+    def unpacked(cls, mask: Mask, packed: NDArray[np.floating]) -> Motion | None:
+        """What ``packed`` gave, with its mask; None where that is nothing."""
+        x, y, right, down, area, joined = (float(value) for value in packed)
+        if not area > 0.0 or not mask.any():
+            return None
+        reach = float(max(mask.shape))  # a file may say anything
+        velocity = np.clip([right, down], -reach, reach)
+        return cls(mask, np.array([x, y]), velocity, area, int(np.clip(joined, 0, LONGEST)))
+
+    def packed(self) -> NDArray[np.float32]:
+        """float32 [SIZE], without the mask; all zero stands for none."""
+        return np.array([*self.center, *self.velocity, self.area, self.joined], np.float32)
+
+    def expected(self) -> Mask:
+        """The last mask, moved on by a frame; as it was where that is out of the picture."""
+        shift = np.array([[1.0, 0.0, self.velocity[0]], [0.0, 1.0, self.velocity[1]]])
+        height, width = self.mask.shape
+        moved = cv2.warpAffine(self.mask, shift, (width, height), flags=cv2.INTER_NEAREST)
+        return np.asarray(moved, np.uint8) if moved.any() else self.mask
+
+    def gate(self, found: Mask, distance: float) -> Mask:
+        """The parts of the mask found in the next frame that can be the object.
+
+        A part stays that is near enough to the expected mask. Where the object is whole without
+        what is far, that is ``distance``, else ``LOOSE``: a post in front of an object divides it.
+        If two whole objects are left, the one nearest to the expected center stays. Where hardly
+        anything would be left, everything stays: the object, or the camera, jumped.
+
+        Args:
+            found: [h, w], of the size of the last mask.
+            distance: in object sizes.
+
+        Returns:
+            [h, w]: found, or a copy without some of its parts.
+        """
+        count, parts, figures, centers = cv2.connectedComponentsWithStats(found, connectivity=8)
+        if count <= 2:  # the background, and one part at most
+            return found
+        areas = figures[:, cv2.CC_STAT_AREA].astype(float)
+        areas[0] = 0.0
+        last = float(np.count_nonzero(self.mask))
+        size = np.sqrt(min(last, self.area))
+        away = cv2.distanceTransform(1 - self.expected(), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+        def within(reach: float) -> NDArray[np.bool_]:
+            near = parts[away <= max(LEAST, reach * size)]
+            return (np.bincount(near, minlength=count) > 0) & (areas > 0)
+
+        stay = within(distance)
+        if areas[stay].sum() < max(ENOUGH * last, WHOLE * self.area):
+            stay = within(max(distance, LOOSE))
+            if areas[stay].sum() < ENOUGH * last:
+                stay = areas > 0
+        whole = np.flatnonzero(stay & (areas >= COPY * self.area))
+        if len(whole) > 1 and areas[stay].sum() >= COPIES * self.area:
+            off = np.linalg.norm(centers[whole] - self.center - self.velocity, axis=1)
+            stay[np.delete(whole, np.argmin(off))] = False
+        if stay[1:].all():
+            return found
+        return stay[parts].astype(np.uint8)
+
+    def after(self, mask: Mask) -> Motion:
+        """The motion after the next frame. mask: of that frame; not empty."""
+        area = float(np.count_nonzero(mask))
+        expected = self.center + self.velocity
+        if area > JOINED * self.area:
+            if self.joined >= LONGEST:
+                return Motion.of(mask)
+            grown = self.area * GROWTH_JOINED
+            return Motion(mask, expected, self.velocity, grown, self.joined + 1)
+        center = _center(mask)
+        velocity = STEADY * self.velocity + (1.0 - STEADY) * (center - self.center)
+        change = float(np.clip(area / self.area, 1.0 / GROWTH, GROWTH))
+        return Motion(mask, center, velocity, self.area * change)
+
+
+def _center(mask: Mask) -> NDArray[np.float64]:
+    moments = cv2.moments(mask, binaryImage=True)
+    return np.array([moments["m10"], moments["m01"]]) / moments["m00"]
