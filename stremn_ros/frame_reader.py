@@ -181,45 +181,57 @@ class FrameReader:
             assert self.size is not None
         return self._stager(frame, self.size)
 
-    def look(self, frame: NDArray[np.uint8]) -> SeenFrame:
-        """The frame's query and the masks that tracked objects have in it, for a seed."""
+    def look(self, frame: NDArray[np.uint8], gated: bool = False) -> SeenFrame:
+        """The frame's query and the masks that tracked objects have in it, for a seed.
+
+        gated: as of ``read``.
+        """
         last = self.frame
         if last is not None and last.source is frame:
             filled_again = not torch.equal(self._prepare(frame), last.image)  # by its driver
             if not filled_again:
                 return last
         if self.memory.rows:
-            seen, _ = self.read(frame)
+            seen, _ = self.read(frame, gated)
             return seen
         image = self._prepare(frame)
         query = self.stages.encode_query(image)
         return SeenFrame(frame, image, query.seen, {})
 
-    def read(self, frame: NDArray[np.uint8]) -> tuple[SeenFrame, Tensor]:
+    def read(self, frame: NDArray[np.uint8], gated: bool = False) -> tuple[SeenFrame, Tensor]:
         """Reads the memory: the frame with all objects' probabilities, and logits at stride 4.
 
         The logits [O + 1, h, w] are aggregated; the probabilities are at the processing size.
+
+        gated: the frame comes after the one last remembered, so objects are where they can be.
         """
         image = self._prepare(frame)
         seen, decoded = self._segment(image)
         self.query_key = seen.key
-        logits = aggregate_logits(decoded.logits[:, 0])
+        ids, found = self.memory.ids, decoded.logits[:, 0]
+        gated = gated and self.options.gate > 0.0
+        own, dropped, jumped = self._gated(found) if gated else (found, {}, [])
+        logits = aggregate_logits(own)
         probabilities = object_probabilities(logits, image.shape[-2:])
-        ids = self.memory.ids
-        by_id = dict(zip(ids, probabilities, strict=True))
-        carried = {}
+        carried = self._moved(logits, jumped) if gated else {}
         if "previous" in self.memory.carried:
-            carried["previous"] = _previous(logits)
+            share = logits.softmax(dim=0)[1:]
+            carried["previous"] = torch.stack([share, share.sum(dim=0) - share], dim=1)
         if decoded.hidden is not None:
             carried["hidden"] = decoded.hidden
         quality = {}
         if decoded.quality is not None:
             # the head judges each mask alone: what other objects took from it is not found, and an
             # object that lost most of it is another's duplicate or hidden by it
-            kept = kept_shares(decoded.logits[:, 0], logits)
-            found = decoded.quality.sigmoid() * kept * (kept >= 0.5)
-            quality = dict(zip(ids, found.tolist(), strict=True))
-        return SeenFrame(frame, image, seen, by_id, quality, rows=ids, carried=carried), logits
+            kept = kept_shares(own, logits)
+            judged = (decoded.quality.sigmoid() * kept * (kept >= 0.5)).tolist()
+            for n, share_left in dropped.items():  # the IoU without what was not the object
+                judged[n] = min(1.0, judged[n] / share_left)
+            quality = dict(zip(ids, judged, strict=True))
+        by_id = dict(zip(ids, probabilities, strict=True))
+        copies = {ids[n]: _with_copies(probabilities, found, n) for n in dropped}
+        learned = {number: maps for number, maps in copies.items() if maps is not None}
+        return SeenFrame(frame, image, seen, by_id, quality, learned, ids, carried), logits
 
     def _segment(self, image: Tensor) -> tuple[Seen, Decoded]:
         """What is remembered of the frame, and the masks of all objects."""
@@ -284,65 +296,78 @@ class FrameReader:
             for name in ("place", "motion"):
                 self.frame.carried.pop(name, None)
 
-    def gate(self, seen: SeenFrame, logits: Tensor) -> Tensor:
-        """Takes from each object the parts of its mask that cannot be it; see ``gating``.
-
-        Args:
-            seen, logits: as of ``read``, of the frame after the one last remembered. Probabilities
-                and quality are changed, and what is carried has the motions.
-
-        Returns:
-            The logits, or a copy of them without those parts.
-        """
-        if self.options.gate <= 0.0:
-            return logits
-        ids, kept = self.memory.ids, logits
-        count, device = len(ids), logits.device
+    def _motions(self) -> list[Motion | None]:
+        """Of each object; None of one that was not seen in the frame before."""
+        count = len(self.memory.rows)
         places = self.memory.carried["place"][:count, 0].cpu().numpy().astype(np.uint8)
         packed = self.memory.carried["motion"][:count].cpu().numpy()
-        dropped: list[int] = []
-        best, motions = logits.amax(dim=0), torch.zeros(count, SIZE)
-        masks = torch.zeros(count, 1, *logits.shape[1:])
-        for n, object_id in enumerate(ids):
-            found = (logits[n + 1] == best).cpu().numpy().astype(np.uint8)
-            if not found.any():
+        return [Motion.unpacked(*each) for each in zip(places, packed, strict=True)]
+
+    def _gated(self, logits: Tensor) -> tuple[Tensor, dict[int, float], list[int]]:
+        """Takes from each object's logits [O, h, w] the parts of its mask that cannot be it.
+
+        Returns:
+            The logits, or a copy; the share that is left of the masks that lost something; and the
+            objects that jumped.
+        """
+        kept, dropped, jumped = logits, {}, []
+        for n, motion in enumerate(self._motions()):
+            found = (logits[n] > 0.0).cpu().numpy().view(np.uint8)
+            if motion is None or not found.any():
                 continue
-            motion = Motion.unpacked(places[n], packed[n])
-            stays = found if motion is None else motion.gate(found, self.options.gate)
-            motion = Motion.of(stays) if motion is None else motion.after(stays)
-            masks[n, 0] = torch.from_numpy(stays)
-            motions[n] = torch.from_numpy(motion.packed())
-            if stays is not found:
-                kept = kept.clone() if kept is logits else kept
-                dropped.append(object_id)
-                _take_away(kept, n + 1, found != stays)
-                if object_id in seen.quality:  # the IoU without what was not the object
-                    share = float(np.count_nonzero(found)) / float(np.count_nonzero(stays))
-                    seen.quality[object_id] = min(1.0, seen.quality[object_id] * share)
-        seen.carried["place"], seen.carried["motion"] = masks.to(device), motions.to(device)
-        if kept is not logits:
-            probabilities = object_probabilities(kept, seen.image.shape[-2:])
-            before = seen.probabilities
-            seen.probabilities = dict(zip(ids, probabilities, strict=True))
-            for object_id in dropped:
-                own = seen.probabilities[object_id]
-                inside = own > 0.5
-                if not inside.any() or float(own[inside].mean()) < FADED:
-                    seen.learned[object_id] = before[object_id]
-            if "previous" in seen.carried:
-                seen.carried["previous"] = _previous(kept)
-        return kept
+            stays, far = motion.gate(found, self.options.gate)
+            if far:
+                jumped.append(n)
+            if stays is found:
+                continue
+            kept = kept.clone() if kept is logits else kept
+            gone = torch.from_numpy(found != stays).to(logits.device)
+            kept[n] = torch.where(gone, -kept[n].abs(), kept[n])
+            dropped[n] = float(np.count_nonzero(stays)) / float(np.count_nonzero(found))
+        return kept, dropped, jumped
+
+    def _moved(self, logits: Tensor, jumped: Collection[int]) -> dict[str, Tensor]:
+        """Where the objects of aggregated logits [O + 1, h, w] are, and how they have moved."""
+        best, device = logits.amax(dim=0), logits.device
+        masks = torch.zeros(len(logits) - 1, 1, *best.shape)
+        packed = torch.zeros(len(logits) - 1, SIZE)
+        for n, motion in enumerate(self._motions()):
+            mask = (logits[n + 1] == best).cpu().numpy().view(np.uint8)
+            if motion is not None:
+                if not mask.any():
+                    motion = motion.unseen()
+                else:
+                    motion = motion.missed() if n in jumped else motion.after(mask)
+            if motion is None and mask.any():
+                motion = Motion.of(mask, whole=False)
+            if motion is not None:
+                masks[n, 0] = torch.from_numpy(motion.mask)
+                packed[n] = torch.from_numpy(motion.packed())
+        return {"place": masks.to(device), "motion": packed.to(device)}
+
+    def miss(self, seen: SeenFrame, n: int) -> None:
+        """The object of row n of a frame that was read does not count as seen."""
+        if "previous" in seen.carried:
+            seen.carried["previous"][n, 0] = 0.0
+        if "motion" in seen.carried:
+            motion = self._motions()[n]
+            motion = None if motion is None else motion.unseen()
+            seen.carried["motion"][n] = 0.0
+            if motion is not None:
+                seen.carried["place"][n, 0] = torch.from_numpy(motion.mask)
+                seen.carried["motion"][n] = torch.from_numpy(motion.packed())
 
 
-def _take_away(logits: Tensor, n: int, where: NDArray[np.bool_]) -> None:
-    """Gives the background what object n has there, in place."""
-    there = torch.from_numpy(where).to(logits.device)
-    own = logits[n][there].abs()
-    logits[0, there] = torch.maximum(logits[0][there], own)
-    logits[n, there] = -own
+def _with_copies(probabilities: Tensor, logits: Tensor, n: int) -> Tensor | None:
+    """Of object n, what the memory learns where that is more than its probability; else None.
 
-
-def _previous(logits: Tensor) -> Tensor:
-    """Of each object, [O, 2, h, w]: its probability, and that of all others."""
-    own = logits.softmax(dim=0)[1:]
-    return torch.stack([own, own.sum(dim=0) - own], dim=1)
+    Args:
+        probabilities: [O, H, W], without what was dropped. logits: each object's own, [O, h, w],
+            with it.
+    """
+    own = probabilities[n]
+    inside = own > 0.5
+    if inside.any() and float(own[inside].mean()) >= FADED:
+        return None
+    alone = object_probabilities(aggregate_logits(logits[n : n + 1]), own.shape)[0]
+    return torch.maximum(own, alone)

@@ -93,9 +93,18 @@ class Seeds:
         # objects of which a seed left nothing: its id, and their updates until then
         self._hidden: dict[int, tuple[int, int]] = {}
 
-    def begin(self, frame: NDArray[np.uint8], labels: NDArray[Any], wanted: list[int]) -> SeedJob:
-        """Compares the wanted ids of a label mask [H, W] with the objects that are followed."""
-        seen = self._reader.look(frame)
+    def begin(
+        self,
+        frame: NDArray[np.uint8],
+        labels: NDArray[Any],
+        wanted: list[int],
+        newest: bool = True,
+    ) -> SeedJob:
+        """Compares the wanted ids of a label mask [H, W] with the objects that are followed.
+
+        newest: no other frame comes between the last one segmented and this one.
+        """
+        seen = self._reader.look(frame, newest)
         masks = self._resized([labels == value for value in wanted], seen)
         seeds = _small(labels * np.isin(labels, wanted), seen)
         height, width = seen.image.shape[-2:]
@@ -177,7 +186,7 @@ class Seeds:
     ) -> list[int]:
         """Takes the pixels of labels [H, W] from those of the ids that lie there."""
         left_alone = self._reader.memory.rows.keys() - set(ids)
-        seen = self._reader.look(frame)
+        seen = self._reader.look(frame, gated=True)
         claimed = self._resized([labels > 0], seen)[0]
         cut = self._cut(seen, claimed, left_alone)
         rests = {number: self._rest(seen, claimed, left_alone, number) for number in cut}

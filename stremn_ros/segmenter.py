@@ -261,7 +261,7 @@ class Segmenter:
             InputError: a frame or mask of the wrong kind or size, or without an object.
             UnknownObjectError: one of the objects is not followed. Nothing is changed in any case.
         """
-        job = self._job_of_followed(frame, mask, ids)
+        job = self._job_of_followed(frame, mask, ids, newest=True)
         if learn:
             self._seeds.learn(job)
         self._seeds.correct(job)
@@ -289,13 +289,17 @@ class Segmenter:
             InputError, UnknownObjectError: as of ``correct``.
         """
         before = self._reader.query_key
-        job = self._job_of_followed(frame, mask, ids)
+        job = self._job_of_followed(frame, mask, ids, newest=False)
         self._reader.query_key = before
         self._seeds.learn(job)
         return sorted(job.ids)
 
     def _job_of_followed(
-        self, frame: NDArray[np.uint8], mask: NDArray[Any], ids: Sequence[int] | None
+        self,
+        frame: NDArray[np.uint8],
+        mask: NDArray[Any],
+        ids: Sequence[int] | None,
+        newest: bool,
     ) -> SeedJob:
         """What is encoded of objects that are followed; nothing is changed yet."""
         check_frame(frame)
@@ -304,7 +308,7 @@ class Segmenter:
         for object_id in wanted:
             self._check_followed(object_id)
         with self._reader.stages.scope():
-            job = self._seeds.begin(frame, labels, wanted)
+            job = self._seeds.begin(frame, labels, wanted, newest)
         for _ in self._seeds.steps(job):
             pass
         return job
@@ -421,8 +425,7 @@ class Segmenter:
             self._reader.frame = None
             return SegmentResult(np.zeros((height, width), np.uint8))
         with self._reader.stages.scope():
-            seen, logits = self._reader.read(frame)
-            logits = self._reader.gate(seen, logits)
+            seen, logits = self._reader.read(frame, gated=True)
             self._reader.frame = seen
             ids = self.memory.ids
             scores, shown = self._states.scores(seen, ids, self.options)
@@ -437,10 +440,7 @@ class Segmenter:
             for n, found in enumerate(objects):
                 if found.state is not ObjectState.TRACKED:
                     del seen.probabilities[found.id]
-                    if "previous" in seen.carried:
-                        seen.carried["previous"][n, 0] = 0.0
-                    if "motion" in seen.carried:
-                        seen.carried["motion"][n] = 0.0
+                    self._reader.miss(seen, n)
         return SegmentResult(labels, sorted(objects, key=lambda found: found.id))
 
     def remember(self) -> None:
