@@ -64,6 +64,7 @@ class ColorSegmenter:
     return_score = 0.0
     update_change = 0.0
     smallest_part = 0.0
+    gate = 0.0
 
     def __init__(self, max_objects=4):
         self.max_objects = max_objects
@@ -72,8 +73,8 @@ class ColorSegmenter:
         self.bank = {}
         self.last = None
         self.inside = threading.Lock()
-        self.gate = threading.Event()
-        self.gate.set()
+        self.may_go = threading.Event()
+        self.may_go.set()
         self.entered = threading.Event()
         self.fail = None
         self.threads = set()
@@ -159,7 +160,7 @@ class ColorSegmenter:
         self._alone()
         try:
             self.entered.set()
-            assert self.gate.wait(TIMEOUT)
+            assert self.may_go.wait(TIMEOUT)
             if self.fail is not None:
                 raise self.fail
             labels = self.find(frame)

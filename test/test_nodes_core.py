@@ -37,7 +37,7 @@ from stremn_ros.stream.settings import Settings
 def rig():
     made = Rig()
     yield made
-    made.segmenter.gate.set()
+    made.segmenter.may_go.set()
     made.core.close()
 
 
@@ -68,7 +68,7 @@ def test_a_seeded_object_is_followed_and_the_answer_tells_all(rig):
 
 
 def test_the_newest_frame_wins_and_every_other_is_counted(rig):
-    rig.segmenter.gate.clear()
+    rig.segmenter.may_go.clear()
     rig.core.on_frame(message(picture(0), 1))
     assert rig.segmenter.entered.wait(TIMEOUT)
     for number in range(1, 8):
@@ -77,7 +77,7 @@ def test_the_newest_frame_wins_and_every_other_is_counted(rig):
     counters = rig.core.counters()
     assert (counters.received, counters.dropped) == (8, 6)
     assert (counters.waiting, counters.in_work) == (1, 1)
-    rig.segmenter.gate.set()
+    rig.segmenter.may_go.set()
     rig.settle()
     assert [item.frame.stamp for item in rig.published] == [1, 8]
     counters = rig.core.counters()
@@ -657,7 +657,7 @@ def test_late_and_unstamped_frames(rig):
 
 
 def test_nothing_is_published_after_deactivation(rig):
-    rig.segmenter.gate.clear()
+    rig.segmenter.may_go.clear()
     rig.core.on_frame(message(picture(), 1))
     assert rig.segmenter.entered.wait(TIMEOUT)
     rig.core.on_frame(message(picture(), 2))
@@ -665,7 +665,7 @@ def test_nothing_is_published_after_deactivation(rig):
     thread.start()
     wait_until(lambda: rig.core.counters().waiting == 0, "the waiting frame to be dropped")
     assert thread.is_alive()
-    rig.segmenter.gate.set()
+    rig.segmenter.may_go.set()
     thread.join(TIMEOUT)
     count = len(rig.published)
     rig.core.on_frame(message(picture(), 3))
@@ -683,7 +683,7 @@ def test_closing_answers_the_commands_that_wait():
     rig = Rig()
     rig.send(picture())
     rig.segmenter.entered.clear()
-    rig.segmenter.gate.clear()
+    rig.segmenter.may_go.clear()
     rig.core.on_frame(message(picture(), 1))
     assert rig.segmenter.entered.wait(TIMEOUT)
     answers = []
@@ -696,7 +696,7 @@ def test_closing_answers_the_commands_that_wait():
     for caller in callers:
         caller.join(TIMEOUT)
     assert [answer.message for answer in answers] == ["the node is being cleaned up"] * 3
-    rig.segmenter.gate.set()
+    rig.segmenter.may_go.set()
     closer.join(TIMEOUT)
     assert not closer.is_alive()
     assert not rig.core.reset().success
@@ -706,13 +706,13 @@ def test_a_stuck_network_does_not_hold_callers_for_ever(rig, monkeypatch):
     monkeypatch.setattr(commands, "COMMAND_TIMEOUT", 0.1)
     rig.send(picture())
     rig.segmenter.entered.clear()
-    rig.segmenter.gate.clear()
+    rig.segmenter.may_go.clear()
     rig.core.on_frame(message(picture(), 1))
     assert rig.segmenter.entered.wait(TIMEOUT)
     answer = rig.core.seed_mask(mask_message(masks()))
     assert not answer.success
     assert "busy" in answer.message
-    rig.segmenter.gate.set()
+    rig.segmenter.may_go.set()
     rig.settle()
     assert rig.segmenter.ids == []  # nothing was done, as the answer said
 

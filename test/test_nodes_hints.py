@@ -94,13 +94,13 @@ def test_a_detector_that_sees_the_same_again_and_again_seeds_it_once(rig):
 
 def test_a_reset_takes_the_detections_with_it_that_came_before(rig):
     rig.send(large(0), 10 * SECOND)
-    rig.segmenter.gate.clear()  # the network is busy with the next frame
+    rig.segmenter.may_go.clear()  # the network is busy with the next frame
     rig.core.on_frame(rig.published[0].frame.message)
     boxes = [RED, Detection((14.0, 110.0, 68.0, 68.0), "blue", 0.8)]
     rig.core.seed_detections_later(boxes, 0)
     reset = threading.Thread(target=rig.core.reset)
     reset.start()
-    rig.segmenter.gate.set()
+    rig.segmenter.may_go.set()
     reset.join()
     rig.settle()
     wait_until(lambda: rig.core._jobs._waiting == {}, "the jobs")

@@ -32,7 +32,7 @@ SOON = 5.0  # seconds; what does not wait is answered in a fraction of this on a
 def rig():
     made = Rig()
     yield made
-    made.segmenter.gate.set()
+    made.segmenter.may_go.set()
     made.core.close()
 
 
