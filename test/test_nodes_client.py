@@ -235,7 +235,9 @@ def test_the_client_waits_while_a_node_loads_its_model(client, monkeypatch):
 def test_a_seed_right_after_the_start_waits_for_the_model(peer, tmp_path):
     """As a user does who starts the node in one terminal and seeds in another."""
     with (
-        segment_node(tmp_path, {"autostart": True}, remaps=["__node:=early"]) as node,
+        segment_node(
+            tmp_path, {"autostart": True, "seed_wait": 30.0}, remaps=["__node:=early"]
+        ) as node,
         Flow(peer),
     ):
         done = seed("--box", "20,20,60,70", "--node", "/early")
