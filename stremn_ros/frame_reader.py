@@ -3,7 +3,7 @@ objects are that are followed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,11 +209,11 @@ class FrameReader:
         seen, decoded = self._segment(image)
         self.query_key = seen.key
         ids, found = self.memory.ids, decoded.logits[:, 0]
-        gated = gated and self.options.gate > 0.0
-        own, dropped, jumped = self._gated(found) if gated else (found, {}, [])
+        motions = self._motions() if gated and self.options.gate > 0.0 else None
+        own, dropped, jumped = (found, {}, []) if motions is None else self._gated(found, motions)
         logits = aggregate_logits(own)
         probabilities = object_probabilities(logits, image.shape[-2:])
-        carried = self._moved(logits, jumped) if gated else {}
+        carried = {} if motions is None else self._packed(_moved(logits, motions, jumped))
         if "previous" in self.memory.carried:
             share = logits.softmax(dim=0)[1:]
             carried["previous"] = torch.stack([share, share.sum(dim=0) - share], dim=1)
@@ -277,17 +277,12 @@ class FrameReader:
 
     def rest(self, object_id: int, template: Template) -> None:
         """The object has only the place of a template left of where it was last seen."""
-        carried = self._motion((template.place[0] > 0.5).cpu().numpy().astype(np.uint8))
+        mask = (template.place[0] > 0.5).cpu().numpy().view(np.uint8)
+        known = self.options.gate > 0.0 and mask.any()
+        carried = self._packed([Motion.of(mask) if known else None])
         if "previous" in self.memory.carried:
             carried["previous"] = template.place[None]
         self.memory.carry([object_id], **carried)
-
-    def _motion(self, mask: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Of an object that is at rest in a mask [4h, 4w]; none where it is empty."""
-        packed = torch.zeros(1, SIZE)
-        if self.options.gate > 0.0 and mask.any():
-            packed[0] = torch.from_numpy(Motion.of(mask).packed())
-        return {"place": torch.from_numpy(mask)[None, None], "motion": packed}
 
     def forget_motion(self) -> None:
         """The next frame is not compared with this one."""
@@ -303,7 +298,20 @@ class FrameReader:
         packed = self.memory.carried["motion"][:count].cpu().numpy()
         return [Motion.unpacked(*each) for each in zip(places, packed, strict=True)]
 
-    def _gated(self, logits: Tensor) -> tuple[Tensor, dict[int, float], list[int]]:
+    def _packed(self, motions: Sequence[Motion | None]) -> dict[str, Tensor]:
+        """What the memory carries of motions; all zero of None."""
+        shape = self.memory.carried["place"].shape[1:]
+        places, packed = torch.zeros(len(motions), *shape), torch.zeros(len(motions), SIZE)
+        for n, motion in enumerate(motions):
+            if motion is not None:
+                places[n, 0] = torch.from_numpy(motion.mask)
+                packed[n] = torch.from_numpy(motion.packed())
+        device = self.stages.device
+        return {"place": places.to(device), "motion": packed.to(device)}
+
+    def _gated(
+        self, logits: Tensor, motions: Sequence[Motion | None]
+    ) -> tuple[Tensor, dict[int, float], list[int]]:
         """Takes from each object's logits [O, h, w] the parts of its mask that cannot be it.
 
         Returns:
@@ -311,7 +319,7 @@ class FrameReader:
             objects that jumped.
         """
         kept, dropped, jumped = logits, {}, []
-        for n, motion in enumerate(self._motions()):
+        for n, motion in enumerate(motions):
             found = (logits[n] > 0.0).cpu().numpy().view(np.uint8)
             if motion is None or not found.any():
                 continue
@@ -326,36 +334,30 @@ class FrameReader:
             dropped[n] = float(np.count_nonzero(stays)) / float(np.count_nonzero(found))
         return kept, dropped, jumped
 
-    def _moved(self, logits: Tensor, jumped: Collection[int]) -> dict[str, Tensor]:
-        """Where the objects of aggregated logits [O + 1, h, w] are, and how they have moved."""
-        best, device = logits.amax(dim=0), logits.device
-        masks = torch.zeros(len(logits) - 1, 1, *best.shape)
-        packed = torch.zeros(len(logits) - 1, SIZE)
-        for n, motion in enumerate(self._motions()):
-            mask = (logits[n + 1] == best).cpu().numpy().view(np.uint8)
-            if motion is not None:
-                if not mask.any():
-                    motion = motion.unseen()
-                else:
-                    motion = motion.missed() if n in jumped else motion.after(mask)
-            if motion is None and mask.any():
-                motion = Motion.of(mask, whole=False)
-            if motion is not None:
-                masks[n, 0] = torch.from_numpy(motion.mask)
-                packed[n] = torch.from_numpy(motion.packed())
-        return {"place": masks.to(device), "motion": packed.to(device)}
-
     def miss(self, seen: SeenFrame, n: int) -> None:
         """The object of row n of a frame that was read does not count as seen."""
         if "previous" in seen.carried:
             seen.carried["previous"][n, 0] = 0.0
         if "motion" in seen.carried:
             motion = self._motions()[n]
-            motion = None if motion is None else motion.unseen()
-            seen.carried["motion"][n] = 0.0
-            if motion is not None:
-                seen.carried["place"][n, 0] = torch.from_numpy(motion.mask)
-                seen.carried["motion"][n] = torch.from_numpy(motion.packed())
+            for name, value in self._packed([motion and motion.unseen()]).items():
+                seen.carried[name][n] = value[0]
+
+
+def _moved(
+    logits: Tensor, motions: Sequence[Motion | None], jumped: Collection[int]
+) -> list[Motion | None]:
+    """The motions after a frame, by its aggregated logits [O + 1, h, w]."""
+    best, moved = logits.amax(dim=0), list(motions)
+    for n, motion in enumerate(motions):
+        mask = (logits[n + 1] == best).cpu().numpy().view(np.uint8)
+        if not mask.any():
+            moved[n] = motion and motion.unseen()
+            continue
+        if motion is not None:
+            motion = motion.missed() if n in jumped else motion.after(mask)
+        moved[n] = motion or Motion.of(mask, whole=False)
+    return moved
 
 
 def _with_copies(probabilities: Tensor, logits: Tensor, n: int) -> Tensor | None:

@@ -90,17 +90,15 @@ class Peer:
         question = self._question(name)
         if question is None:
             return
-        with contextlib.suppress(RuntimeError):  # rclpy's, where a policy forbids the client
+        # RuntimeError: rclpy's, where a policy forbids the client
+        with contextlib.suppress(RuntimeError, StremnError):
             client = self._greetings[name] = self.node.create_client(GetParameterTypes, question)
-            answers: SimpleQueue[Any] = SimpleQueue()
-            while (left := end - time.monotonic()) > 0:
-                if not client.service_is_ready():
-                    time.sleep(min(left, 0.01))
-                    continue
-                client.call_async(GetParameterTypes.Request()).add_done_callback(answers.put)
-                with contextlib.suppress(Empty):
-                    answers.get(timeout=min(left, AGAIN))
-                    return
+
+            def ask(left: float) -> Any:
+                wait_for(client.service_is_ready, f"the service {question}", left)
+                return client.call_async(GetParameterTypes.Request())
+
+            _answer(ask, question, GREETING, AGAIN, end)
 
     def _question(self, name: str) -> str | None:
         """The name of the service that tells types of parameters, of the node with service `name`;
@@ -130,16 +128,7 @@ class Peer:
         end = time.monotonic() + timeout
         if repeat is None:
             self.greet(kind, name, timeout)
-        answers: SimpleQueue[Any] = SimpleQueue()
-        while (left := end - time.monotonic()) > 0:
-            self.ask(kind, name, request, left).add_done_callback(answers.put)
-            left = max(0.0, end - time.monotonic())
-            with contextlib.suppress(Empty):
-                return answers.get(timeout=left if repeat is None else min(left, repeat)).result()
-        raise StremnError(
-            f"{name} did not answer within {timeout:g} s. It may still do what was asked: look at "
-            "its log or its objects before you ask again, or wait longer"
-        )
+        return _answer(lambda left: self.ask(kind, name, request, left), name, timeout, repeat, end)
 
     def state(self, node: str, timeout: float = 60.0) -> str:
         """The state of a lifecycle node, e.g. "active". Asked first, it makes sure that the node
@@ -152,3 +141,22 @@ class Peer:
         self._spinning.stop()
         self.node.destroy_node()
         shut_down(self._context)
+
+
+def _answer(
+    ask: Callable[[float], Any], name: str, timeout: float, repeat: float | None, end: float
+) -> Any:
+    """The response of a service until `end` (monotonic), with the words that `Peer.call` has.
+
+    ask: sends the request, with the seconds that are left, and returns its future.
+    """
+    answers: SimpleQueue[Any] = SimpleQueue()
+    while (left := end - time.monotonic()) > 0:
+        ask(left).add_done_callback(answers.put)
+        left = max(0.0, end - time.monotonic())
+        with contextlib.suppress(Empty):
+            return answers.get(timeout=left if repeat is None else min(left, repeat)).result()
+    raise StremnError(
+        f"{name} did not answer within {timeout:g} s. It may still do what was asked: look at "
+        "its log or its objects before you ask again, or wait longer"
+    )
