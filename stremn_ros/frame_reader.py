@@ -300,14 +300,19 @@ class FrameReader:
 
     def _packed(self, motions: Sequence[Motion | None]) -> dict[str, Tensor]:
         """What the memory carries of motions; all zero of None."""
+        # In NumPy: a default type or device of torch that another library set does not matter.
         shape = self.memory.carried["place"].shape[1:]
-        places, packed = torch.zeros(len(motions), *shape), torch.zeros(len(motions), SIZE)
+        places = np.zeros((len(motions), *shape), np.float32)
+        packed = np.zeros((len(motions), SIZE), np.float32)
         for n, motion in enumerate(motions):
             if motion is not None:
-                places[n, 0] = torch.from_numpy(motion.mask)
-                packed[n] = torch.from_numpy(motion.packed())
+                places[n, 0] = motion.mask
+                packed[n] = motion.packed()
         device = self.stages.device
-        return {"place": places.to(device), "motion": packed.to(device)}
+        return {
+            "place": torch.from_numpy(places).to(device),
+            "motion": torch.from_numpy(packed).to(device),
+        }
 
     def _gated(
         self, logits: Tensor, motions: Sequence[Motion | None]

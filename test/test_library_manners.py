@@ -35,10 +35,14 @@ from shapes import TINY_MODEL, scene
 from stremn_ros.segmenter import Segmenter
 
 def run(runtime, change=lambda: None):
-    segmenter = Segmenter.load(str(TINY_MODEL), runtime=runtime, slots=3)
+    segmenter = Segmenter.load(str(TINY_MODEL), runtime=runtime, slots=3, gate=0.2)
     change()
     segmenter.seed(*scene(0))
     masks = [segmenter.step(scene(step)[0]).labels for step in range(1, 4)]
+    segmenter.restore(segmenter.snapshot())
+    segmenter.correct(*scene(4))
+    segmenter.learn(*scene(5))
+    masks += [segmenter.step(scene(step)[0]).labels for step in range(6, 8)]
     segmenter.look_inside(masks[-1])
     fork = segmenter.fork([7])
     fork.seed(scene(3)[0], (scene(3)[1] == 1) * np.uint8(7))

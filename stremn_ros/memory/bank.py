@@ -299,7 +299,8 @@ class SlotMemory:
         Raises:
             UnknownObjectError: an id is not in the bank; nothing is changed.
         """
-        rows = torch.tensor([self._row(object_id) for object_id in object_ids], dtype=torch.long)
+        # Through NumPy: a default device of torch that another library set does not matter to it.
+        rows = torch.from_numpy(np.array([self._row(each) for each in object_ids], np.int64))
         for name, value in values.items():
             self.carried[name][rows] = value.to(self.carried[name].dtype)
 
@@ -424,7 +425,7 @@ class SlotMemory:
                 f"{count} objects do not fit: there is room for {self.capacity} (max_objects)"
             )
         absent = {  # in older files
-            "locked": torch.ones(count, dtype=torch.int64),
+            "locked": torch.ones(count, dtype=torch.int64, device="cpu"),
             **{name: torch.zeros_like(part[:count]) for name, part in self.carried.items()},
         }
         state = {**absent, **state}

@@ -118,7 +118,8 @@ class PinnedStager:
         if not self._buffers or self._buffers[0].shape != shape:
             self._wait()
             self._buffers = [
-                torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin) for _ in range(2)
+                torch.empty(shape, dtype=torch.uint8, device="cpu", pin_memory=self._pin)
+                for _ in range(2)
             ]
         self._turn = 1 - self._turn
         if self._copied[self._turn] is not None:
