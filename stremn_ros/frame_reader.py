@@ -3,7 +3,7 @@ objects are that are followed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from stremn_ros.gating import SIZE, Motion
+from stremn_ros.gating import Gate, Motion, carried_shapes, motions_of, packed_motions
 from stremn_ros.imaging.sizes import STRIDE, fitted_size
 from stremn_ros.memory import RULES, GrowingMemory, SlotMemory
 from stremn_ros.memory.growing import LINEAR_FRAMES
@@ -23,9 +23,6 @@ from stremn_ros.runtime.base import TorchStages
 from stremn_ros.runtime.staging import make_stager
 
 PLACE_STRIDE = 4  # of the masks that the next frame gets to know
-# mean probability in a mask below which the memory is not told that the object's copies are none of
-# it: of two that are just the same it would believe the contrary of both, and the object would fade
-FADED = 0.85
 
 
 @dataclass
@@ -167,8 +164,7 @@ class FrameReader:
             input_to_memory=self.options.input_to_memory,
             carried={
                 **config.carried((size[0] // STRIDE, size[1] // STRIDE)),
-                "place": (1, size[0] // PLACE_STRIDE, size[1] // PLACE_STRIDE),
-                "motion": (SIZE,),
+                **carried_shapes((size[0] // PLACE_STRIDE, size[1] // PLACE_STRIDE)),
             },
             device=self.stages.device,
             **grown,
@@ -209,11 +205,13 @@ class FrameReader:
         seen, decoded = self._segment(image)
         self.query_key = seen.key
         ids, found = self.memory.ids, decoded.logits[:, 0]
-        motions = self._motions() if gated and self.options.gate > 0.0 else None
-        own, dropped, jumped = (found, {}, []) if motions is None else self._gated(found, motions)
+        gate = None
+        if gated and self.options.gate > 0.0:
+            gate = Gate(found, self.memory.carried, self.options.gate)
+        own = found if gate is None else gate.logits
         logits = aggregate_logits(own)
         probabilities = object_probabilities(logits, image.shape[-2:])
-        carried = {} if motions is None else self._packed(_moved(logits, motions, jumped))
+        carried = {} if gate is None else gate.carried(logits)
         if "previous" in self.memory.carried:
             share = logits.softmax(dim=0)[1:]
             carried["previous"] = torch.stack([share, share.sum(dim=0) - share], dim=1)
@@ -225,12 +223,12 @@ class FrameReader:
             # object that lost most of it is another's duplicate or hidden by it
             kept = kept_shares(own, logits)
             judged = (decoded.quality.sigmoid() * kept * (kept >= 0.5)).tolist()
-            for n, share_left in dropped.items():  # the IoU without what was not the object
-                judged[n] = min(1.0, judged[n] / share_left)
+            if gate is not None:
+                judged = gate.judged(judged)
             quality = dict(zip(ids, judged, strict=True))
         by_id = dict(zip(ids, probabilities, strict=True))
-        copies = {ids[n]: _with_copies(probabilities, found, n) for n in dropped}
-        learned = {number: maps for number, maps in copies.items() if maps is not None}
+        more = {} if gate is None else gate.learned(probabilities)
+        learned = {ids[n]: maps for n, maps in more.items()}
         return SeenFrame(frame, image, seen, by_id, quality, learned, ids, carried), logits
 
     def _segment(self, image: Tensor) -> tuple[Seen, Decoded]:
@@ -279,7 +277,7 @@ class FrameReader:
         """The object has only the place of a template left of where it was last seen."""
         mask = (template.place[0] > 0.5).cpu().numpy().view(np.uint8)
         known = self.options.gate > 0.0 and mask.any()
-        carried = self._packed([Motion.of(mask) if known else None])
+        carried = packed_motions([Motion.of(mask) if known else None], self.memory.carried)
         if "previous" in self.memory.carried:
             carried["previous"] = template.place[None]
         self.memory.carry([object_id], **carried)
@@ -291,90 +289,12 @@ class FrameReader:
             for name in ("place", "motion"):
                 self.frame.carried.pop(name, None)
 
-    def _motions(self) -> list[Motion | None]:
-        """Of each object; None of one that was not seen in the frame before."""
-        count = len(self.memory.rows)
-        places = self.memory.carried["place"][:count, 0].cpu().numpy().astype(np.uint8)
-        packed = self.memory.carried["motion"][:count].cpu().numpy()
-        return [Motion.unpacked(*each) for each in zip(places, packed, strict=True)]
-
-    def _packed(self, motions: Sequence[Motion | None]) -> dict[str, Tensor]:
-        """What the memory carries of motions; all zero of None."""
-        # In NumPy: a default type or device of torch that another library set does not matter.
-        shape = self.memory.carried["place"].shape[1:]
-        places = np.zeros((len(motions), *shape), np.float32)
-        packed = np.zeros((len(motions), SIZE), np.float32)
-        for n, motion in enumerate(motions):
-            if motion is not None:
-                places[n, 0] = motion.mask
-                packed[n] = motion.packed()
-        device = self.stages.device
-        return {
-            "place": torch.from_numpy(places).to(device),
-            "motion": torch.from_numpy(packed).to(device),
-        }
-
-    def _gated(
-        self, logits: Tensor, motions: Sequence[Motion | None]
-    ) -> tuple[Tensor, dict[int, float], list[int]]:
-        """Takes from each object's logits [O, h, w] the parts of its mask that cannot be it.
-
-        Returns:
-            The logits, or a copy; the share that is left of the masks that lost something; and the
-            objects that jumped.
-        """
-        kept, dropped, jumped = logits, {}, []
-        for n, motion in enumerate(motions):
-            found = (logits[n] > 0.0).cpu().numpy().view(np.uint8)
-            if motion is None or not found.any():
-                continue
-            stays, far = motion.gate(found, self.options.gate)
-            if far:
-                jumped.append(n)
-            if stays is found:
-                continue
-            kept = kept.clone() if kept is logits else kept
-            gone = torch.from_numpy(found != stays).to(logits.device)
-            kept[n] = torch.where(gone, -kept[n].abs(), kept[n])
-            dropped[n] = float(np.count_nonzero(stays)) / float(np.count_nonzero(found))
-        return kept, dropped, jumped
-
     def miss(self, seen: SeenFrame, n: int) -> None:
         """The object of row n of a frame that was read does not count as seen."""
         if "previous" in seen.carried:
             seen.carried["previous"][n, 0] = 0.0
         if "motion" in seen.carried:
-            motion = self._motions()[n]
-            for name, value in self._packed([motion and motion.unseen()]).items():
+            before = self.memory.carried
+            motion = motions_of(before, n + 1)[n]
+            for name, value in packed_motions([motion and motion.unseen()], before).items():
                 seen.carried[name][n] = value[0]
-
-
-def _moved(
-    logits: Tensor, motions: Sequence[Motion | None], jumped: Collection[int]
-) -> list[Motion | None]:
-    """The motions after a frame, by its aggregated logits [O + 1, h, w]."""
-    best, moved = logits.amax(dim=0), list(motions)
-    for n, motion in enumerate(motions):
-        mask = (logits[n + 1] == best).cpu().numpy().view(np.uint8)
-        if not mask.any():
-            moved[n] = motion and motion.unseen()
-            continue
-        if motion is not None:
-            motion = motion.missed() if n in jumped else motion.after(mask)
-        moved[n] = motion or Motion.of(mask, whole=False)
-    return moved
-
-
-def _with_copies(probabilities: Tensor, logits: Tensor, n: int) -> Tensor | None:
-    """Of object n, what the memory learns where that is more than its probability; else None.
-
-    Args:
-        probabilities: [O, H, W], without what was dropped. logits: each object's own, [O, h, w],
-            with it.
-    """
-    own = probabilities[n]
-    inside = own > 0.5
-    if inside.any() and float(own[inside].mean()) >= FADED:
-        return None
-    alone = object_probabilities(aggregate_logits(logits[n : n + 1]), own.shape)[0]
-    return torch.maximum(own, alone)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stremn_ros import gating
-from stremn_ros.gating import SIZE, Motion
+from stremn_ros.gating import motion as gating
+from stremn_ros.gating.motion import SIZE, Motion
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.snapshot import Snapshot
 

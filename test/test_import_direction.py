@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "snapshot": GROUND | {"model_folder", "network"},
     "model_folder": {"errors", "files", "forking", "network", "resources", "text_files"},
     "runtime": LIBRARY - {"snapshot"},
-    "gating": set(),
+    "gating": {"network"},
     "frame_reader": {"gating", "imaging", "memory", "network", "options", "runtime"},
     "object_states": {"frame_reader", "imaging", "options", "results"},
     "seed_job": {"errors", "frame_reader", "imaging", "object_states"},
