@@ -127,14 +127,31 @@ def test_after_it_met_its_twin_the_object_is_the_one_that_it_moves_like() -> Non
 
 
 def test_what_stays_large_is_what_the_object_is() -> None:
-    """It came near, or more of it was seen: after some time that is its size."""
+    """More of it was seen: after some time that is its size."""
+    large = np.count_nonzero(disc(60.0, radius=11))
     motion = Motion.of(disc(60.0))
     for _ in range(gating.LONGEST):
-        motion = motion.after(disc(60.0, radius=20))
+        motion = motion.after(disc(60.0, radius=11))
     assert motion.joined == gating.LONGEST
-    assert motion.area < 0.5 * np.count_nonzero(disc(60.0, radius=20))
-    motion = motion.after(disc(60.0, radius=20))
-    assert (motion.joined, motion.area) == (0, np.count_nonzero(disc(60.0, radius=20)))
+    assert motion.area < 0.7 * large
+    motion = motion.after(disc(60.0, radius=11))
+    assert (motion.joined, motion.area) == (0, large)
+
+
+def test_what_comes_near_fast_is_not_joined() -> None:
+    """More than twice as large, it did not meet its twin: half of it is not the whole of it."""
+    motion, sizes = Motion.of(disc(40.0, radius=4)), []
+    for radius in range(5, 20):
+        motion = motion.after(disc(40.0, radius=radius))
+        area = np.count_nonzero(motion.mask)
+        assert area <= gating.NEARER * motion.area
+        if motion.area == area:
+            sizes.append(radius)
+            left, right = disc(40.0, radius=radius), disc(40.0, radius=radius)
+            left[:, 40:], right[:, :40] = 0, 0
+            halves = left | np.roll(right, int(0.6 * np.sqrt(area)), axis=1)
+            assert motion.gate(halves, NEAR)[0] is halves
+    assert len(sizes) >= 3
 
 
 def test_it_is_the_same_after_it_was_packed() -> None:

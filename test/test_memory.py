@@ -215,7 +215,7 @@ def test_bank_follows_the_update_process(slots: int, rule: str, absorb: bool) ->
         return bank._fuse(*pair)[0].numpy()
 
     lists: dict[int, reference.Bank] = {}
-    for frame in range(2 * slots + 8):
+    for frame in range(slots + 12):  # 11 updates after it is full
         for object_id, start in ((9, 0), (4, 2), (7, 5)):
             if frame == start:
                 template, key = rand(rng, C, H, W), rand(rng, CK, H, W)

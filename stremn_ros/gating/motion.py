@@ -28,6 +28,7 @@ COPY = 0.35  # share of the object's area from which on a part can be a copy of 
 COPIES = 1.4  # area of object and copies together, from which on only one of them is kept
 JOINED = 1.2  # area at which it may have run into another object: its own motion is not seen then
 LONGEST = 40  # frames that it may stay joined; then that is what it looks like
+NEARER = 2.2  # area from which on it did not join another object, which would double it: it is near
 GROWTH = 1.02  # the area's largest change in a frame, up or down
 GROWTH_JOINED = 1.005
 STEADY = 0.8  # of the velocity, from frame to frame
@@ -153,6 +154,8 @@ class Motion:
         if area > JOINED * self.area:
             if self.joined >= LONGEST:
                 return Motion.of(mask)
+            if area > NEARER * self.area:
+                return Motion(mask, center, velocity, area)
             grown = self.area * GROWTH_JOINED
             return Motion(mask, expected, self.velocity, grown, self.joined + 1)
         change = float(np.clip(area / self.area, 1.0 / GROWTH, GROWTH))
