@@ -465,9 +465,14 @@ class Segmenter:
             ids = [object_id for object_id in self.memory.ids if object_id in seen.probabilities]
             if not ids:
                 return
-            maps = {**seen.probabilities, **seen.learned}
-            masks = torch.stack([maps[object_id] for object_id in ids])
-            pair = torch.stack([masks, masks.sum(dim=0) - masks], dim=1)
+            shares = torch.stack([seen.probabilities[object_id] for object_id in ids])
+            others = shares.sum(dim=0) - shares
+            masks = shares
+            if seen.learned:  # with copies; one that is followed as well is not also the contrary
+                maps = {**seen.probabilities, **seen.learned}
+                masks = torch.stack([maps[object_id] for object_id in ids])
+                others = torch.minimum(others, 1.0 - masks)
+            pair = torch.stack([masks, others], dim=1)
             if self.options.update_change > 0.0 and not self.memory.grows:
                 key = seen.seen.key[0, : self._reader.stages.config.key_channels]
                 changes = self.memory.changes(ids, key, masks)
