@@ -295,6 +295,6 @@ class FrameReader:
             seen.carried["previous"][n, 0] = 0.0
         if "motion" in seen.carried:
             before = self.memory.carried
-            motion = motions_of(before, n + 1)[n]
+            (motion,) = motions_of(before, slice(n, n + 1))
             for name, value in packed_motions([motion and motion.unseen()], before).items():
                 seen.carried[name][n] = value[0]

@@ -18,10 +18,10 @@ def carried_shapes(size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     return {"place": (1, *size), "motion": (SIZE,)}
 
 
-def motions_of(carried: Mapping[str, Tensor], count: int) -> list[Motion | None]:
-    """Of the first objects; None of one that was not seen in the frame before."""
-    places = carried["place"][:count, 0].cpu().numpy().astype(np.uint8)
-    packed = carried["motion"][:count].cpu().numpy()
+def motions_of(carried: Mapping[str, Tensor], rows: slice) -> list[Motion | None]:
+    """Of the objects of these rows; None of one that was not seen in the frame before."""
+    places = carried["place"][rows, 0].cpu().numpy().astype(np.uint8)
+    packed = carried["motion"][rows].cpu().numpy()
     return [Motion.unpacked(*each) for each in zip(places, packed, strict=True)]
 
 

@@ -29,7 +29,7 @@ class Gate:
         """logits: [O, h, w], each object's own. before: what the memory carries of the frame
         before, of these objects first. distance: of a part, in object sizes."""
         self._found, self._before = logits, before
-        self._motions = motions_of(before, len(logits))
+        self._motions = motions_of(before, slice(len(logits)))
         self._left: dict[int, float] = {}  # the share that is left of a mask that lost something
         self._jumped: set[int] = set()
         self.logits = logits
