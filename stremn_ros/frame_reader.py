@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from stremn_ros.gating import Gate, Motion, carried_shapes, motions_of, packed_motions
+from stremn_ros.gating import (
+    Familiarity,
+    Gate,
+    Likeness,
+    Motion,
+    carried_shapes,
+    motions_of,
+    packed_motions,
+)
 from stremn_ros.imaging.sizes import STRIDE, fitted_size
 from stremn_ros.memory import RULES, GrowingMemory, SlotMemory
 from stremn_ros.memory.growing import LINEAR_FRAMES
@@ -150,10 +158,12 @@ class FrameReader:
         grown: dict[str, Any] = {}
         if rule is not None and rule.grows:
             grown["keep_every"] = max(1, round(LINEAR_FRAMES / self.options.update_every))
+        cells = (size[0] // STRIDE, size[1] // STRIDE)
+        places = (size[0] // PLACE_STRIDE, size[1] // PLACE_STRIDE)
         return (GrowingMemory if grown else SlotMemory)(
             objects or self.options.max_objects,
             self.options.slots,
-            (config.template_channels, size[0] // STRIDE, size[1] // STRIDE),
+            (config.template_channels, *cells),
             config.memory_key_channels,
             config.value_channels,
             fuse=self.stages.fuse,
@@ -162,10 +172,7 @@ class FrameReader:
             score=self.stages.score if scored else None,
             rule=self.options.update_rule,
             input_to_memory=self.options.input_to_memory,
-            carried={
-                **config.carried((size[0] // STRIDE, size[1] // STRIDE)),
-                **carried_shapes((size[0] // PLACE_STRIDE, size[1] // PLACE_STRIDE)),
-            },
+            carried={**config.carried(cells), **carried_shapes(places, cells)},
             device=self.stages.device,
             **grown,
         )
@@ -205,9 +212,11 @@ class FrameReader:
         seen, decoded = self._segment(image)
         self.query_key = seen.key
         ids, found = self.memory.ids, decoded.logits[:, 0]
+        seeds = [self.memory.seed_key(each) for each in ids]
+        likeness = Likeness(seen.key, seeds, self.stages.config.affinity)
         gate = None
         if gated and self.options.gate > 0.0:
-            gate = Gate(found, self.memory.carried, self.options.gate)
+            gate = Gate(found, self.memory.carried, self.options.gate, likeness)
         own = found if gate is None else gate.logits
         logits = aggregate_logits(own)
         probabilities = object_probabilities(logits, image.shape[-2:])
@@ -225,6 +234,10 @@ class FrameReader:
             judged = (decoded.quality.sigmoid() * kept * (kept >= 0.5)).tolist()
             if gate is not None:
                 judged = gate.judged(judged)
+            if gated:
+                familiarity = Familiarity(likeness, self.memory.carried, logits)
+                judged = familiarity.judged(judged, self.options.return_score)
+                carried |= familiarity.carried()
             quality = dict(zip(ids, judged, strict=True))
         by_id = dict(zip(ids, probabilities, strict=True))
         more = {} if gate is None else gate.learned(probabilities)
@@ -261,11 +274,19 @@ class FrameReader:
     def start(self, object_id: int, template: Template, seen: SeenFrame) -> None:
         """The object's memory holds this template only, and its place in that frame."""
         self.memory.seed(object_id, template.values, seen.seen.key[0])
+        self._note_seed(object_id, template)
         self.place(object_id, template)
 
     def learn(self, object_id: int, template: Template, seen: SeenFrame) -> None:
         """The object's memory holds this template, too."""
         self.memory.learn(object_id, template.values, seen.seen.key[0])
+        if self.memory.most_locked == 1:  # it took the place of the seed
+            self._note_seed(object_id, template)
+
+    def _note_seed(self, object_id: int, template: Template) -> None:
+        """Where the object is in the frame of its seed."""
+        place = F.avg_pool2d(template.place[:1], STRIDE // PLACE_STRIDE)
+        self.memory.carry([object_id], seeded=place[None])
 
     def place(self, object_id: int, template: Template) -> None:
         """The object was last seen in the place of a template."""
@@ -293,8 +314,10 @@ class FrameReader:
         """The object of row n of a frame that was read does not count as seen."""
         if "previous" in seen.carried:
             seen.carried["previous"][n, 0] = 0.0
+        before = self.memory.carried
+        if "usual" in seen.carried:
+            seen.carried["usual"][n] = before["usual"][n]
         if "motion" in seen.carried:
-            before = self.memory.carried
             (motion,) = motions_of(before, slice(n, n + 1))
             for name, value in packed_motions([motion and motion.unseen()], before).items():
                 seen.carried[name][n] = value[0]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from stremn_ros.gating import Familiarity, Likeness
 from stremn_ros.gating import motion as gating
 from stremn_ros.gating.motion import SIZE, Motion
+from stremn_ros.results import ObjectState
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.snapshot import Snapshot
 
@@ -154,6 +159,126 @@ def test_what_comes_near_fast_is_not_joined() -> None:
     assert len(sizes) >= 3
 
 
+def test_a_part_that_stands_apart_and_looks_like_the_own_is_a_twin() -> None:
+    """Too small for a copy, and too near to be out of reach; only a look at it can tell."""
+    motion = moving()
+    own, twin = disc(82.0), disc(82.0, 50.0, 4)  # expected, and what came out from behind it
+    motion = replace(motion, mask=own | twin)
+    asked, answer = [], [0.0]
+
+    def shared(part: np.ndarray, other: np.ndarray) -> float:
+        asked.append((part, other))
+        return answer[0]
+
+    for alike, expected in ((gating.ALIKE, own), (gating.ALIKE - 0.01, own | twin)):
+        answer[0] = alike
+        found = own | twin
+        np.testing.assert_array_equal(motion.gate(found, NEAR, shared)[0], expected)
+        part, other = asked.pop()
+        np.testing.assert_array_equal(part, twin > 0)
+        np.testing.assert_array_equal(other, own > 0)
+    np.testing.assert_array_equal(motion.gate(own | twin, NEAR)[0], own | twin)
+
+    answer[0] = 1.0
+    near = disc(82.0, 43.0, 3)  # hardly apart: it may be a part of the object all the same
+    assert motion.gate(own | near, NEAR, shared)[0].sum() == (own | near).sum()
+    crumb = disc(82.0, 50.0, 1)
+    assert motion.gate(own | crumb, NEAR, shared)[0].sum() == (own | crumb).sum()
+    hidden = disc(82.0, radius=5)  # most of the object: who knows which of the two it is
+    assert motion.gate(hidden | twin, NEAR, shared)[0].sum() == (hidden | twin).sum()
+    assert not asked
+
+
+def test_of_two_parts_of_a_size_the_own_one_is_where_it_is_expected() -> None:
+    motion = moving()
+    motion = replace(motion, area=motion.area * 1.4)
+    first, second = disc(82.0), disc(82.0, 52.0, 7)
+    motion = replace(motion, mask=first | second)
+    kept, _ = motion.gate(first | second, NEAR, lambda part, other: 1.0)
+    np.testing.assert_array_equal(kept, first)
+    center = np.array([82.0, 52.0])
+    kept, _ = replace(motion, center=center).gate(first | second, NEAR, lambda part, other: 1.0)
+    np.testing.assert_array_equal(kept, second)
+
+
+def seed_of(rows: int = 6, columns: int = 8, channels: int = 16) -> torch.Tensor:
+    """Keys [1, C, h, w] of which each cell is like itself alone."""
+    keys = torch.randn(1, channels, rows, columns, generator=torch.Generator().manual_seed(4))
+    return 6.0 * keys / keys.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("affinity", ["l2", "dot"])
+def test_what_two_parts_read_of_the_seed(affinity) -> None:
+    """Cells of the frame are cells of the seed that moved: a twin has them twice."""
+    seed = seed_of()
+    key = torch.zeros_like(seed)
+    key[..., 0:2, :4] = seed[..., 0:2, :4]  # the object's upper part,
+    key[..., 2:4, :4] = seed[..., 2:4, :4]  # its lower part,
+    key[..., 4:6, 4:] = seed[..., 0:2, :4]  # and the upper one of a twin
+    likeness = Likeness(key, [torch.zeros(48, 16), seed[0].flatten(1).T], affinity)
+    large = np.zeros((24, 32), bool)
+    upper, lower, twin = (large.copy() for _ in range(3))
+    upper[0:8, :16] = lower[8:16, :16] = twin[16:24, 16:] = True
+    assert likeness.shared(1, twin, upper) > 0.95
+    assert likeness.shared(1, lower, upper) < 0.1
+    assert likeness.shared(1, twin, lower) < 0.1
+    assert likeness.shared(1, twin, upper | lower) > 0.95
+    half = upper.copy()
+    half[:, 8:] = False
+    assert likeness.shared(1, twin, half) == pytest.approx(0.5, abs=0.1)
+    assert likeness.shared(1, half, twin) > 0.95
+    two_cells = large.copy()
+    two_cells[0:4, 0:8] = True
+    assert likeness.shared(1, two_cells, upper) == likeness.shared(1, upper, two_cells) == 0.0
+
+
+def test_what_an_object_reads_of_its_place_in_the_seed() -> None:
+    seed, place, covered = seed_of(), torch.zeros(6, 8), torch.zeros(6, 8)
+    place[0:2, :4] = covered[0:2, :4] = 1.0
+    likeness = Likeness(seed, [seed[0].flatten(1).T], "l2")
+    assert likeness.inside(0, covered, place) > 0.95
+    assert likeness.inside(0, 0.49 + torch.zeros(6, 8), place) is None
+    assert likeness.inside(0, covered, torch.zeros(6, 8)) is None  # a file of an older version
+    assert likeness.inside(0, covered.roll(2, dims=0), place) < 0.1
+    place[0:2, :2] = 0.0
+    assert likeness.inside(0, covered, place) == pytest.approx(0.5, abs=0.1)
+    large = seed_of(24, 32)  # of many cells some are asked
+    likeness = Likeness(large, [large[0].flatten(1).T], "dot")
+    left = torch.zeros(24, 32)
+    left[:, :16] = 1.0
+    assert likeness.inside(0, torch.ones(24, 32), left) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_doubtful_mask_that_reads_little_of_its_seed_is_of_something_else() -> None:
+    seed, place = seed_of(), torch.zeros(3, 1, 6, 8)
+    place[:, 0, 0:2, :4] = 1.0
+    covered = torch.zeros(3, 6, 8)
+    covered[0, 0:2, :4] = covered[1, 2:4, :4] = 1.0  # the first in its place, the second not
+    logits = torch.cat([torch.full((1, 6, 8), 0.5), covered])
+    likeness = Likeness(seed, 3 * [seed[0].flatten(1).T], "l2")
+
+    def judge(usual: list[float]) -> Familiarity:
+        return Familiarity(
+            likeness, {"seeded": place, "usual": torch.tensor(usual)[:, None]}, logits
+        )
+
+    first = judge([0.0, 0.0, 0.0])
+    assert first.judged([0.5, 0.5, 0.5], 0.6) == [0.5, 0.5, 0.5]  # nothing is usual yet
+    usual = first.carried()["usual"][:, 0].tolist()
+    assert usual[0] > 0.95
+    assert usual[1] < 0.1
+    assert usual[2] == 0.0  # it has no mask
+    later = judge([0.9, 0.8, 0.8])
+    kept, lowered, without = later.judged([0.5, 0.5, 0.5], 0.6)
+    assert kept == without == 0.5
+    assert lowered < 0.1
+    assert later.judged([0.7, 0.7, 0.7], 0.6) == [0.7, 0.7, 0.7]  # the network is sure of them
+    again = later.carried()["usual"][:, 0].tolist()
+    assert again[0] > 0.9
+    assert again[1:] == pytest.approx([0.95 * 0.8, 0.8], abs=0.01)
+    assert judge([1e30, -5.0, 0.8]).carried()["usual"].amax() <= 1.0
+
+
 def test_it_is_the_same_after_it_was_packed() -> None:
     motion = moving()
     again = Motion.unpacked(motion.mask, motion.packed())
@@ -255,8 +380,9 @@ def test_a_file_of_a_version_without_the_gate(load, tmp_path) -> None:
     segmenter.seed(*crossing(0), ids=[1])
     followed(segmenter, range(1, 5))
     snapshot = segmenter.snapshot()
-    tensors = {n: part for n, part in snapshot.tensors.items() if n not in ("place", "motion")}
-    assert len(tensors) == len(snapshot.tensors) - 2
+    new = ("place", "motion", "seeded", "usual")
+    tensors = {name: part for name, part in snapshot.tensors.items() if name not in new}
+    assert len(tensors) == len(snapshot.tensors) - len(new)
     Snapshot(**{**vars(snapshot), "tensors": tensors}).write(tmp_path / "old")
     other = load(0.2)
     other.load_memory(tmp_path / "old")
@@ -307,6 +433,53 @@ def test_an_object_does_not_fade_beside_copies(load) -> None:
         result = segmenter.step(frame)
     assert shares(result.labels, truth) == pytest.approx((1.0, 0.0), abs=0.1)
     assert result.objects[0].score > 0.8
+
+
+def coming_out(step: int) -> tuple[np.ndarray, np.ndarray]:
+    """A striped thing, and a smaller one like it that comes out from behind it from step 4 on."""
+    truth = np.zeros((120, 160), np.uint8)
+    frame = np.full((*truth.shape, 3), 90, np.uint8)
+    things = ((2, 60 + 3 * max(0, step - 3), 60, 11), (1, 60, 60, 18))  # the near one covers it
+    for n, x, y, radius in things:
+        cv2.circle(truth, (x, y), radius, n, -1)
+        cv2.circle(frame, (x, y), radius, (200, 90, 60), -1)
+        cv2.circle(frame, (x, y), radius // 2, (60, 60, 200), -1)
+    return frame, truth
+
+
+def test_an_object_that_reads_nothing_of_its_seed_is_not_seen(load) -> None:
+    segmenter = load(0.2)
+    frame, mask = coming_out(0)
+    segmenter.seed(frame, mask)
+    carried = segmenter.memory.carried
+    h, w = carried["seeded"].shape[-2:]
+    place = cv2.resize((mask == 1).astype(np.float32), (w, h), interpolation=cv2.INTER_AREA)
+    assert np.abs(carried["seeded"][0, 0].numpy() - place).mean() < 0.02
+    segmenter.step(frame)
+    usual = carried["usual"][0].item()
+    assert usual > 0.5
+    assert not carried["usual"][1:].any()
+    carried["seeded"][0] = carried["seeded"][0].roll(w // 2, dims=-1)  # as if it were elsewhere
+    assert segmenter.step(frame).objects[0].state is ObjectState.TRACKED  # the network is sure
+    segmenter.return_score = 1.0
+    usual = carried["usual"][0].item()
+    assert segmenter.step(frame).objects[0].state is ObjectState.OCCLUDED
+    assert carried["usual"][0].item() == usual  # not of what it is not
+    segmenter.return_score = 0.0
+    assert segmenter.step(frame).objects[0].state is ObjectState.TRACKED
+
+
+def test_a_twin_that_comes_out_from_behind_the_object_is_let_go(load, monkeypatch) -> None:
+    """It is taken along while they touch; when it stands apart it is dropped."""
+    for alike, expected in ((2.0, 1.0), (gating.ALIKE, 0.0)):
+        monkeypatch.setattr(gating, "ALIKE", alike)
+        segmenter = load(0.2)
+        segmenter.seed(*coming_out(0), ids=[1])
+        for step in range(1, 23):
+            found = segmenter.step(coming_out(step)[0]).labels
+        own, twin = shares(found, coming_out(22)[1])
+        assert own > MOST
+        assert twin == pytest.approx(expected, abs=0.15), f"alike {alike}"
 
 
 @pytest.mark.parametrize("segmented", [True, False])

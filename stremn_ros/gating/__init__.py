@@ -1,7 +1,17 @@
 """The gate against look-alikes: how objects move, what the memory carries of it, and a frame."""
 
 from stremn_ros.gating.carried import carried_shapes, motions_of, packed_motions
+from stremn_ros.gating.familiarity import Familiarity
 from stremn_ros.gating.gate import Gate
+from stremn_ros.gating.likeness import Likeness
 from stremn_ros.gating.motion import Motion
 
-__all__ = ["Gate", "Motion", "carried_shapes", "motions_of", "packed_motions"]
+__all__ = [
+    "Familiarity",
+    "Gate",
+    "Likeness",
+    "Motion",
+    "carried_shapes",
+    "motions_of",
+    "packed_motions",
+]

@@ -13,9 +13,12 @@ from stremn_ros.gating.motion import SIZE, Motion
 Carried = dict[str, Tensor]  # name -> [objects, ...]
 
 
-def carried_shapes(size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """What is carried of each object, by name. size: rows and columns of its mask."""
-    return {"place": (1, *size), "motion": (SIZE,)}
+def carried_shapes(size: tuple[int, int], cells: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """What is carried of each object, by name.
+
+    size: rows and columns of its mask. cells: of a template.
+    """
+    return {"place": (1, *size), "motion": (SIZE,), "seeded": (1, *cells), "usual": (1,)}
 
 
 def motions_of(carried: Mapping[str, Tensor], rows: slice) -> list[Motion | None]:

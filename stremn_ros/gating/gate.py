@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stremn_ros.gating.carried import Carried, motions_of, packed_motions
+from stremn_ros.gating.likeness import Likeness
 from stremn_ros.gating.motion import Motion
 from stremn_ros.network import aggregate_logits, object_probabilities
 
@@ -25,7 +27,13 @@ class Gate:
             everything.
     """
 
-    def __init__(self, logits: Tensor, before: Mapping[str, Tensor], distance: float) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        before: Mapping[str, Tensor],
+        distance: float,
+        likeness: Likeness | None = None,
+    ) -> None:
         """logits: [O, h, w], each object's own. before: what the memory carries of the frame
         before, of these objects first. distance: of a part, in object sizes."""
         self._found, self._before = logits, before
@@ -37,7 +45,9 @@ class Gate:
             found = (logits[n] > 0.0).cpu().numpy().view(np.uint8)
             if motion is None or not found.any():
                 continue
-            stays, far = motion.gate(found, distance)
+            stays, far = motion.gate(
+                found, distance, None if likeness is None else partial(likeness.shared, n)
+            )
             if far:
                 self._jumped.add(n)
             if stays is found:

@@ -8,13 +8,17 @@ it is learned, and it only takes parts away: connected ones, as a whole.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.uint8]  # [h, w], 0 or 1
+# two parts of a mask [h, w] -> how much of what the first reads of the seed the second reads, too
+Shared = Callable[[NDArray[np.bool_], NDArray[np.bool_]], float]
 
 SIZE = 7  # numbers of a motion as an array: center, velocity, area, joined, away
 # lengths are shares of the object's size, the square root of its area
@@ -31,6 +35,9 @@ LONGEST = 40  # frames that it may stay joined; then that is what it looks like
 NEARER = 2.2  # area from which on it did not join another object, which would double it: it is near
 GROWTH = 1.02  # the area's largest change in a frame, up or down
 GROWTH_JOINED = 1.005
+PART = 0.04  # share of the own part's area from which on another part can be compared with it
+ALIKE = 0.7  # share of what a part reads of the seed that the own part reads as well: a twin
+REMAINS = 0.5  # share of the object's area that has to stay when a twin goes
 STEADY = 0.8  # of the velocity, from frame to frame
 
 
@@ -85,7 +92,7 @@ class Motion:
         moved = cv2.warpAffine(self.mask, shift, (width, height), flags=cv2.INTER_NEAREST)
         return np.asarray(moved, np.uint8) if moved.any() else self.mask
 
-    def gate(self, found: Mask, distance: float) -> tuple[Mask, bool]:
+    def gate(self, found: Mask, distance: float, shared: Shared | None = None) -> tuple[Mask, bool]:
         """The parts of the mask found in the next frame that can be the object.
 
         A part stays that is near enough to the expected mask. Where the object is whole without
@@ -125,7 +132,34 @@ class Motion:
         if len(whole) > 1 and areas[stay].sum() >= COPIES * self.area:
             off = np.linalg.norm(centers[whole] - self.center - self.velocity, axis=1)
             stay[np.delete(whole, np.argmin(off))] = False
+        if shared is not None and np.count_nonzero(stay) > 1:
+            self._leave_twins(stay, parts, areas, centers, distance * size, shared)
         return (found if stay[1:].all() else stay[parts].astype(np.uint8)), False
+
+    def _leave_twins(
+        self,
+        stay: NDArray[np.bool_],
+        parts: NDArray[Any],
+        areas: NDArray[np.float64],
+        centers: NDArray[Any],
+        apart: float,
+        shared: Shared,
+    ) -> None:
+        """Drops the parts that stand apart from the object's own and look like it."""
+        kept = areas * stay
+        large = np.flatnonzero(kept >= 0.5 * kept.max())
+        off = np.linalg.norm(centers[large] - self.center - self.velocity, axis=1)
+        own = int(large[np.argmin(off)])
+        if areas[own] < REMAINS * self.area:
+            return
+        its = parts == own
+        away = cv2.distanceTransform(1 - its.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        for part in np.flatnonzero(stay & (areas >= PART * areas[own])):
+            if part == own:
+                continue
+            here = parts == part
+            if away[here].min() > max(LEAST, apart) and shared(here, its) >= ALIKE:
+                stay[part] = False
 
     def missed(self) -> Motion | None:
         """The motion after a frame in which it jumped; None: it is forgotten.

@@ -232,6 +232,11 @@ class SlotMemory:
         row = self._row(object_id)
         return [int(slot) for slot in self._order[row, : self._used[row]]]
 
+    def seed_key(self, object_id: int) -> Tensor:
+        """Keys [cells, Ck] of an object's seed."""
+        row = self._row(object_id)
+        return self.keys[row, self._order[row, 0]]
+
     def seed(self, object_id: int, template: Tensor, image_key: Tensor) -> None:
         """Starts an object, or starts it again: its row holds this template only, locked.
 
