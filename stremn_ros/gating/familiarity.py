@@ -32,7 +32,7 @@ class Familiarity:
         self._places = before["seeded"][:count, 0].float()
         # a file may say anything
         self._usual = before["usual"][:count, 0].clamp(0.0, 1.0).tolist()
-        masks = F.one_hot(logits.argmax(dim=0), count + 1).permute(2, 0, 1)[1:]
+        masks = logits[1:] == logits.amax(dim=0)  # many times as fast as one_hot of argmax
         h, w = self._places.shape[-2:]
         covered = F.adaptive_avg_pool2d(masks.float(), (h, w))
         shares = (likeness.inside(n, covered[n], self._places[n]) for n in range(count))

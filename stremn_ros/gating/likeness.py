@@ -13,7 +13,7 @@ from torch import Tensor
 from stremn_ros.network import space_time_read
 
 FEWEST = 3  # cells of a part; fewer say nothing
-MOST = 128  # cells of a mask that are asked; more say no more
+MOST = 64  # cells of a mask that are asked; more say no more
 
 
 class Likeness:
