@@ -7,7 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from stremn_ros.errors import ModelError
-from stremn_ros.network import SegmentationConfig, SegmentationNetwork, space_time_read
+from stremn_ros.network import (
+    SegmentationConfig,
+    SegmentationNetwork,
+    space_time_read,
+    space_time_weights,
+)
 from stremn_ros.network.blocks import ResidualBlock
 from stremn_ros.network.encoders import ENCODERS, EfficientNetLite0, ResNet50
 from stremn_ros.network.segmentation import logit_of_product
@@ -273,6 +278,18 @@ def test_selective_affinity_is_the_weighted_distance() -> None:
             cells = [x.flatten(2).transpose(1, 2) for x in (query_map.key, key, query_map.skip16)]
             reads.append(space_time_read(*cells, affinity=each.config.affinity))
     torch.testing.assert_close(reads[0], reads[1])
+
+
+@pytest.mark.parametrize("affinity", ["dot", "l2", "selective"])
+def test_weights_are_those_of_the_read(affinity: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    query, memory = {"dot": (4, 4), "l2": (4, 4), "selective": (9, 5)}[affinity]
+    q, k, values = (
+        torch.rand(2, n, c, generator=generator) for n, c in ((6, query), (8, memory), (8, 3))
+    )
+    weights = space_time_weights(q, k, affinity)
+    torch.testing.assert_close(weights.sum(dim=2), torch.ones(2, 6))
+    torch.testing.assert_close(weights @ values, space_time_read(q, k, values, affinity=affinity))
 
 
 @pytest.mark.parametrize("name", sorted(ENCODERS))

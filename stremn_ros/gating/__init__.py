@@ -1,4 +1,4 @@
-"""The gate against look-alikes: how objects move, what the memory carries of it, and a frame."""
+"""What in a mask is not the object: where it was, how it moves, and what it reads of the seed."""
 
 from stremn_ros.gating.carried import carried_shapes, motions_of, packed_motions
 from stremn_ros.gating.familiarity import Familiarity

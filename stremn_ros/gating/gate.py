@@ -35,7 +35,8 @@ class Gate:
         likeness: Likeness | None = None,
     ) -> None:
         """logits: [O, h, w], each object's own. before: what the memory carries of the frame
-        before, of these objects first. distance: of a part, in object sizes."""
+        before, of these objects first. distance: of a part, in object sizes. likeness: of the
+        frame; without it all parts look different."""
         self._found, self._before = logits, before
         self._motions = motions_of(before, slice(len(logits)))
         self._left: dict[int, float] = {}  # the share that is left of a mask that lost something

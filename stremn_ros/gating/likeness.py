@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stremn_ros.network import space_time_read
+from stremn_ros.network import space_time_weights
 
 FEWEST = 3  # cells of a part; fewer say nothing
 MOST = 64  # cells of a mask that are asked; more say no more
@@ -39,14 +39,13 @@ class Likeness:
             0..1; 0 where one of them is too small to say.
         """
         h, w = self._key.shape[-2:]
-        every = torch.eye(h * w, dtype=self._key.dtype, device=self._key.device)
         reads = []
         for each in (part, other):
             covered = cv2.resize(each.astype(np.float32), (w, h), interpolation=cv2.INTER_AREA)
             cells = torch.from_numpy(np.flatnonzero(covered > 0.5)).to(self._key.device)
             if len(cells) < FEWEST:
                 return 0.0
-            reads.append(self._read(n, cells, every).sum(dim=0))
+            reads.append(self._read(n, cells).sum(dim=0))
         return float(torch.minimum(*reads).sum() / reads[0].sum())
 
     def inside(self, n: int, covered: Tensor, place: Tensor) -> float | None:
@@ -62,10 +61,10 @@ class Likeness:
         if len(cells) < FEWEST or not place.any():
             return None
         cells = cells[:: -(-len(cells) // MOST)]
-        return float(self._read(n, cells, place.flatten()[:, None]).mean())
+        return float((self._read(n, cells) @ place.flatten()).mean())
 
-    def _read(self, n: int, cells: Tensor, values: Tensor) -> Tensor:
-        """What these cells of the frame read of values [h * w, V] at the seed's: [cells, V]."""
-        key = self._key[0].flatten(1).T[cells]
+    def _read(self, n: int, cells: Tensor) -> Tensor:
+        """How much these cells of the frame read of each of the seed's: [cells, h * w]."""
+        key = self._key[0].flatten(1)[:, cells].T
         seed = self._seeds[n].float()
-        return space_time_read(key[None], seed[None], values[None], None, self._affinity)[0]
+        return space_time_weights(key[None], seed[None], self._affinity)[0]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.uint8]  # [h, w], 0 or 1
-# two parts of a mask [h, w] -> how much of what the first reads of the seed the second reads, too
+# two parts of a mask [h, w] -> 0..1; see Likeness.shared
 Shared = Callable[[NDArray[np.bool_], NDArray[np.bool_]], float]
 
 SIZE = 7  # numbers of a motion as an array: center, velocity, area, joined, away
@@ -97,12 +97,14 @@ class Motion:
 
         A part stays that is near enough to the expected mask. Where the object is whole without
         what is far, that is ``distance``, else ``LOOSE``: a post in front of an object divides it.
-        If two whole objects are left, the one nearest to the expected center stays. Where hardly
-        anything would be left, everything stays: the object, or the camera, jumped.
+        If two whole objects are left, the one nearest to the expected center stays. A part that
+        looks like the rest is a twin: it goes if it is farther than ``distance`` from the rest.
+        Where hardly anything would be left, everything stays: the object, or the camera, jumped.
 
         Args:
             found: [h, w], of the size of the last mask.
             distance: in object sizes.
+            shared: of two parts, how much of what the first reads of the seed the second reads.
 
         Returns:
             [h, w], found or a copy without some of its parts; and whether it jumped.

@@ -8,6 +8,7 @@ from stremn_ros.network.segmentation import (
     Seen,
     SegmentationNetwork,
     space_time_read,
+    space_time_weights,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "kept_shares",
     "object_probabilities",
     "space_time_read",
+    "space_time_weights",
 ]

@@ -91,19 +91,32 @@ def space_time_read(
     Returns:
         [N, hw, Cv].
     """
+    query_key, memory_key, scale = _affinity_terms(query_key, memory_key, affinity)
+    return F.scaled_dot_product_attention(
+        query_key, memory_key, memory_value, attn_mask=mask, scale=scale
+    )
+
+
+def space_time_weights(query_key: Tensor, memory_key: Tensor, affinity: str = "dot") -> Tensor:
+    """How much ``space_time_read`` takes of each memory cell: [N, hw, M], each row adds up to 1."""
+    query_key, memory_key, scale = _affinity_terms(query_key, memory_key, affinity)
+    return (query_key @ memory_key.transpose(1, 2) * scale).softmax(dim=-1)
+
+
+def _affinity_terms(
+    query_key: Tensor, memory_key: Tensor, affinity: str
+) -> tuple[Tensor, Tensor, float]:
+    """Vectors whose dot product is the affinity, and its scale."""
     if affinity == "selective":
         query_key, memory_key = selective_terms(query_key, memory_key)
-        scale = 1.0 / math.sqrt((query_key.shape[-1] - 1) // 2)
-    else:
-        scale = 1.0 / math.sqrt(query_key.shape[-1])
+        return query_key, memory_key, 1.0 / math.sqrt((query_key.shape[-1] - 1) // 2)
+    scale = 1.0 / math.sqrt(query_key.shape[-1])
     if affinity == "l2":
         # 2 q.k - |k|^2 as one dot product: the norms ride in one more channel
         norm = memory_key.square().sum(dim=-1, keepdim=True)
         memory_key = torch.cat([memory_key, norm], dim=-1)
         query_key = torch.cat([2.0 * query_key, -torch.ones_like(query_key[..., :1])], dim=-1)
-    return F.scaled_dot_product_attention(
-        query_key, memory_key, memory_value, attn_mask=mask, scale=scale
-    )
+    return query_key, memory_key, scale
 
 
 def logit_of_product(a: Tensor, b: Tensor) -> Tensor:
