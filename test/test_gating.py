@@ -475,9 +475,9 @@ def test_a_twin_that_comes_out_from_behind_the_object_is_let_go(load, monkeypatc
         monkeypatch.setattr(gating, "ALIKE", alike)
         segmenter = load(0.2)
         segmenter.seed(*coming_out(0), ids=[1])
-        for step in range(1, 23):
+        for step in range(1, 18):
             found = segmenter.step(coming_out(step)[0]).labels
-        own, twin = shares(found, coming_out(22)[1])
+        own, twin = shares(found, coming_out(17)[1])
         assert own > MOST
         assert twin == pytest.approx(expected, abs=0.15), f"alike {alike}"
 
