@@ -123,7 +123,8 @@ class SegmenterOptions:
     return_score: float = _option(
         0.0,
         "Minimum score for an object that is not seen to count as found again, if higher than "
-        "min_score.",
+        "min_score. Lower scores become lower still where a mask looks much less like the seed "
+        "than usual.",
         0.0,
         1.0,
         own=-1.0,
