@@ -436,7 +436,7 @@ def test_an_object_does_not_fade_beside_copies(load) -> None:
 
 
 def coming_out(step: int) -> tuple[np.ndarray, np.ndarray]:
-    """A striped thing, and a smaller one like it that comes out from behind it from step 4 on."""
+    """A disc in a ring, and a smaller one like it that comes out from behind it from step 4 on."""
     truth = np.zeros((120, 160), np.uint8)
     frame = np.full((*truth.shape, 3), 90, np.uint8)
     things = ((2, 60 + 3 * max(0, step - 3), 60, 11), (1, 60, 60, 18))  # the near one covers it

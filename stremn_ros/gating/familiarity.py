@@ -41,7 +41,7 @@ class Familiarity:
     def judged(self, scores: Sequence[float], sure: float) -> list[float]:
         """Scores of which those below ``sure`` are lower where a mask reads much less than usual.
 
-        They are multiplied with the part of the usual that it reads.
+        They are multiplied by the part of the usual that it reads.
         """
         judged = list(scores)
         for n, (share, usual) in enumerate(zip(self._shares, self._usual, strict=True)):

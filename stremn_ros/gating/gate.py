@@ -32,11 +32,11 @@ class Gate:
         logits: Tensor,
         before: Mapping[str, Tensor],
         distance: float,
-        likeness: Likeness | None = None,
+        likeness: Likeness,
     ) -> None:
         """logits: [O, h, w], each object's own. before: what the memory carries of the frame
         before, of these objects first. distance: of a part, in object sizes. likeness: of the
-        frame; without it all parts look different."""
+        frame."""
         self._found, self._before = logits, before
         self._motions = motions_of(before, slice(len(logits)))
         self._left: dict[int, float] = {}  # the share that is left of a mask that lost something
@@ -46,9 +46,7 @@ class Gate:
             found = (logits[n] > 0.0).cpu().numpy().view(np.uint8)
             if motion is None or not found.any():
                 continue
-            stays, far = motion.gate(
-                found, distance, None if likeness is None else partial(likeness.shared, n)
-            )
+            stays, far = motion.gate(found, distance, partial(likeness.shared, n))
             if far:
                 self._jumped.add(n)
             if stays is found:

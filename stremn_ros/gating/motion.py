@@ -132,8 +132,7 @@ class Motion:
                 return found, True
         whole = np.flatnonzero(stay & (areas >= COPY * self.area))
         if len(whole) > 1 and areas[stay].sum() >= COPIES * self.area:
-            off = np.linalg.norm(centers[whole] - self.center - self.velocity, axis=1)
-            stay[np.delete(whole, np.argmin(off))] = False
+            stay[whole[whole != self._nearest(whole, centers)]] = False
         if shared is not None and np.count_nonzero(stay) > 1:
             self._leave_twins(stay, parts, areas, centers, distance * size, shared)
         return (found if stay[1:].all() else stay[parts].astype(np.uint8)), False
@@ -149,9 +148,7 @@ class Motion:
     ) -> None:
         """Drops the parts that stand apart from the object's own and look like it."""
         kept = areas * stay
-        large = np.flatnonzero(kept >= 0.5 * kept.max())
-        off = np.linalg.norm(centers[large] - self.center - self.velocity, axis=1)
-        own = int(large[np.argmin(off)])
+        own = self._nearest(np.flatnonzero(kept >= 0.5 * kept.max()), centers)
         if areas[own] < REMAINS * self.area:
             return
         its = parts == own
@@ -162,6 +159,11 @@ class Motion:
             here = parts == part
             if away[here].min() > max(LEAST, apart) and shared(here, its) >= ALIKE:
                 stay[part] = False
+
+    def _nearest(self, parts: NDArray[np.intp], centers: NDArray[Any]) -> int:
+        """The part whose center is nearest to the expected one."""
+        off = np.linalg.norm(centers[parts] - self.center - self.velocity, axis=1)
+        return int(parts[np.argmin(off)])
 
     def missed(self) -> Motion | None:
         """The motion after a frame in which it jumped; None: it is forgotten.

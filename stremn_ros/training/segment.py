@@ -28,7 +28,7 @@ from stremn_ros.model_folder import (
     read_config,
     save_model,
 )
-from stremn_ros.network import SegmentationConfig, SegmentationNetwork, space_time_read
+from stremn_ros.network import SegmentationConfig, SegmentationNetwork, space_time_weights
 from stremn_ros.network.encoders import ENCODERS
 from stremn_ros.training import loop
 from stremn_ros.training.curves import SEGMENTATION
@@ -226,9 +226,8 @@ def cells_read(network: SegmentationNetwork, before: Tensor, frames: Tensor) -> 
     query = network.encode_query(torch.cat([before, frames])).key.float().flatten(2).mT
     memory, query = query.chunk(2)
     memory = memory[..., : network.config.memory_key_channels]
-    every = torch.eye(memory.shape[1], device=memory.device).expand(len(memory), -1, -1)
     with torch.autocast(memory.device.type, enabled=False):
-        weights = space_time_read(query, memory, every, affinity=network.config.affinity)
+        weights = space_time_weights(query, memory, network.config.affinity)
     return float((1.0 / weights.square().sum(dim=-1)).mean())
 
 
