@@ -54,7 +54,7 @@ from stremn_ros.training.segment import (
     validate,
     with_start,
 )
-from stremn_ros.training.unroll import cell_shares, unroll
+from stremn_ros.training.unroll import Unrolled, cell_shares, unroll
 
 
 def test_loss_is_cross_entropy_plus_dice() -> None:
@@ -257,6 +257,49 @@ def test_gradients_reach_every_part_and_both_ends_of_time() -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_after_a_run_in_the_rest_is_as_without_and_alone_has_a_gradient() -> None:
+    network, _ = load_network(TINY_MODEL)
+    pairs = [scene(step, (96, 128)) for step in range(7)]
+    frames = torch.from_numpy(np.stack([frame for frame, _ in pairs]))[None].movedim(-1, 2).float()
+    labels = torch.from_numpy(np.stack([mask for _, mask in pairs]))[None]
+    labels[0, :5][labels[0, :5] == 2] = 0  # comes within the part that is learned
+
+    def run(run_in: int) -> Unrolled:
+        return unroll(
+            network, frames, labels, 2, 3, RULES["most_similar"], match=True, run_in=run_in
+        )
+
+    whole, rest = run(0), run(4)
+    assert whole.given.tolist() == [[0, 5]]
+    assert rest.given.tolist() == [[-3, 2]]
+    assert len(rest.logits) == len(rest.matches) == 3
+    for name in ("logits", "presence", "quality", "matches"):
+        pairs_of = getattr(whole, name)[-3:], getattr(rest, name)
+        for expected, found in zip(*pairs_of, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    loss = segmentation_loss(rest.logits[-1], known_labels(labels[:, 3:], rest.given, 3))
+    torch.testing.assert_close(
+        loss, segmentation_loss(whole.logits[-1], known_labels(labels, whole.given, 6))
+    )
+    (gradient,) = torch.autograd.grad(loss, network.key_head.weight)
+    assert gradient.abs().sum() > 0
+    assert torch.is_grad_enabled()
+
+    def reached(done: Unrolled) -> bool:
+        seen = torch.autograd.grad(done.logits[-1].sum(), image, allow_unused=True)[0]
+        return bool(seen[0, :3].abs().sum() > 0)
+
+    image = frames = frames.requires_grad_()
+    assert reached(run(0))
+    assert not reached(run(4))
+
+
+def test_a_run_in_leaves_something_to_learn_from() -> None:
+    for run_in in (-1, 4, 9):
+        with pytest.raises(InputError, match="0 to frames - 2, here 3"):
+            Phase(10, frames=5, run_in=run_in)
 
 
 @pytest.fixture(scope="module")

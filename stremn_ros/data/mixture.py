@@ -41,6 +41,8 @@ class Phase:
             late is emptier than the others', which the unrolled memory cannot show.
         damage: share of the predicted masks that are damaged before the memory and the next frame
             see them (``training.damage``), so that the network learns to make mistakes good.
+        run_in: frames at the start of a clip that are followed without a gradient. The memory then
+            holds the network's own mistakes, as at work, and the clip takes less time and bytes.
     """
 
     iterations: int
@@ -59,6 +61,7 @@ class Phase:
     late: float = 0.0
     twins: float = 0.2
     damage: float = 0.0
+    run_in: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.zoom[0] <= self.zoom[1]:
@@ -67,6 +70,11 @@ class Phase:
             raise InputError(
                 f"a phase with late objects and clips of {self.frames} frames needs at least "
                 f"{self.frames - 1} slots, not {self.slots}"
+            )
+        if not 0 <= self.run_in < self.frames - 1:
+            raise InputError(
+                f"run_in is {self.run_in}; it is 0 to frames - 2, here {self.frames - 2}, so that "
+                "a frame is left to learn from"
             )
 
     @property

@@ -48,6 +48,7 @@ from stremn_ros.training.unroll import cell_shares, unroll
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 500  # iterations between two looks at the keys
+FROM_SEED = 4  # every so many iterations a clip has no run-in
 FEWEST_CELLS = 1.1
 
 
@@ -280,6 +281,10 @@ class SegmentTask(Task):
         config, phase = self.config, self.mixture.phase_of(iteration)
         frames = batch[0].to(self.device).movedim(-1, 2).float()
         labels = batch[1].to(self.device)
+        run_in = phase.run_in
+        if run_in and iteration % FROM_SEED == 0:  # the frames just after a seed are learned, too
+            frames, labels = frames[:, :-run_in], labels[:, :-run_in]
+            run_in = 0
         with torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=self.mixed):
             if iteration % LOOK_EVERY == 0:
                 self._look_at_keys(frames, iteration)
@@ -294,7 +299,9 @@ class SegmentTask(Task):
                 phase.update_every,
                 MaskDamage(phase.damage, config.seed + iteration) if phase.damage else None,
                 match=config.matching_weight > 0.0,
+                run_in=run_in,
             )
+        labels = labels[:, max(run_in - 1, 0) :]
         losses = [
             segmentation_loss(result.float(), known_labels(labels, done.given, t))
             for t, result in enumerate(done.logits, 1)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from stremn_ros.imaging.sizes import STRIDE
 from stremn_ros.memory.rules import Rule
 from stremn_ros.memory.similarity import slot_similarity
-from stremn_ros.network import SegmentationNetwork, aggregate_logits, space_time_read
+from stremn_ros.network import Query, SegmentationNetwork, aggregate_logits, space_time_read
 from stremn_ros.network.flow_prediction import FlowPredictionNetwork
 from stremn_ros.network.prediction import PredictionNetwork
 from stremn_ros.training.damage import MaskDamage
@@ -24,13 +24,15 @@ ABSENT = -20.0  # logit of an object that is not known yet
 
 
 class Unrolled(NamedTuple):
-    """Frames 1..T-1 of a batch of clips.
+    """Frames 1..T-1 of a batch of clips; after a run-in of n frames, frames n..T-1.
 
-    logits: T - 1 tensors [B, O + 1, H, W], aggregated. presence, quality: T - 1 tensors [B, O] of
-    logits, or none from a network without that head. given: [B, O] int, the frame whose mask each
-    object was given with, T if none shows it; up to that frame its logits say that it is not there.
-    matches: T - 1 tensors [B, O, h, w], the share of each object in what each cell reads (0..1),
-    from the true masks of the frames that are read; none unless asked for.
+    logits: a tensor [B, O + 1, H, W] for each of these frames, aggregated. presence, quality:
+    tensors [B, O] of logits, or none from a network without that head. given: [B, O] int, the frame
+    whose mask each object was given with, T if none shows it; up to that frame its logits say that
+    it is not there. It counts from the frame before the first of these, so it is negative where the
+    mask was given earlier than that. matches: tensors [B, O, h, w], the share of each object in
+    what each cell reads (0..1), from the true masks of the frames that are read; none unless asked
+    for.
     """
 
     logits: list[Tensor]
@@ -51,6 +53,7 @@ def unroll(
     update_every: int = 1,
     damage: MaskDamage | None = None,
     match: bool = False,
+    run_in: int = 0,
 ) -> Unrolled:
     """Segments frames 1..T-1 of clips.
 
@@ -64,10 +67,13 @@ def unroll(
         update_every: the memory takes in every n-th frame, and those that show a new object.
         damage: of the masks that the memory and the next frame see; never of those that were given.
         match: give ``matches``, too.
+        run_in: frames at the start that are followed without a gradient, and of which nothing is
+            given.
     """
     clips, length = frames.shape[:2]
     height, width = frames.shape[-2:]
-    query = network.encode_query(frames.flatten(0, 1))
+    learns = torch.is_grad_enabled()
+    query = _encoded(network, frames, run_in)
     h, w = query.key.shape[-2:]
 
     def at(tensor: Tensor, t: int) -> Tensor:
@@ -89,52 +95,72 @@ def unroll(
     memory = ClipMemory(network, slots, rule, input_to_memory)
     results, presences, qualities, matches = [], [], [], []
     for t in range(1, length):
-        seeded = (given == t - 1).flatten()
-        if (t - 1) % update_every == 0 or bool(seeded.any()):
-            image = frames[:, t - 1].repeat_interleave(objects, dim=0)
-            seen_maps = (query.stride16, query.stride8, query.stride4)
-            template = network.encode_memory(
-                image, with_others(masks), *(at(each, t - 1) for each in seen_maps)
+        with torch.set_grad_enabled(learns and t >= run_in):
+            seeded = (given == t - 1).flatten()
+            if (t - 1) % update_every == 0 or bool(seeded.any()):
+                image = frames[:, t - 1].repeat_interleave(objects, dim=0)
+                seen_maps = (query.stride16, query.stride8, query.stride4)
+                template = network.encode_memory(
+                    image, with_others(masks), *(at(each, t - 1) for each in seen_maps)
+                )
+                places = cell_shares(truth[:, t - 1]).flatten(0, 1).flatten(1) if match else None
+                there = (masks.flatten(2).amax(dim=2) > 0.5).flatten()
+                memory.remember(template, at(query.key, t - 1), seeded, places, there)
+                if network.sensory is not None and (hidden is None or bool(seeded.any())):
+                    started = network.sensory.start(template)
+                    if hidden is not None:
+                        started = torch.where(seeded[:, None, None, None], started, hidden)
+                    hidden = started
+            read = memory.read(at(query.key, t))
+            read = read.transpose(1, 2).unflatten(2, (h, w))
+            decoded = network.decode(
+                read,
+                at(query.skip16, t),
+                at(query.skip8, t),
+                at(query.skip4, t),
+                with_others(previous) if network.previous_mask is not None else None,
+                hidden,
             )
-            places = cell_shares(truth[:, t - 1]).flatten(0, 1).flatten(1) if match else None
-            there = (masks.flatten(2).amax(dim=2) > 0.5).flatten()
-            memory.remember(template, at(query.key, t - 1), seeded, places, there)
-            if network.sensory is not None and (hidden is None or bool(seeded.any())):
-                started = network.sensory.start(template)
-                if hidden is not None:
-                    started = torch.where(seeded[:, None, None, None], started, hidden)
-                hidden = started
-        if match:
-            matches.append(memory.match(at(query.key, t)).view(clips, objects, h, w))
-        read = memory.read(at(query.key, t))
-        read = read.transpose(1, 2).unflatten(2, (h, w))
-        decoded = network.decode(
-            read,
-            at(query.skip16, t),
-            at(query.skip8, t),
-            at(query.skip4, t),
-            with_others(previous) if network.previous_mask is not None else None,
-            hidden,
-        )
-        hidden = decoded.hidden
-        unknown = (given >= t)[..., None, None]
-        new = (given == t)[..., None, None]
-        coarse = decoded.logits.view(clips, objects, *decoded.logits.shape[-2:])
-        previous = aggregate_logits(coarse.detach().masked_fill(unknown, ABSENT))
-        previous = previous.softmax(dim=1)[:, 1:]
-        logits = F.interpolate(coarse, size=(height, width), mode="bilinear")
-        result = aggregate_logits(logits.masked_fill(unknown, ABSENT))
-        results.append(result)
-        if decoded.presence is not None:
-            presences.append(decoded.presence.view(clips, objects))
-        if decoded.quality is not None:
-            qualities.append(decoded.quality.view(clips, objects))
-        masks = result.detach().softmax(dim=1)[:, 1:]
-        if damage is not None:
-            previous, masks = damage(previous, masks)
-        masks = _claimed(masks, truth[:, t], new)
-        previous = _claimed(previous, F.avg_pool2d(truth[:, t], 4), new)
-    return Unrolled(results, presences, qualities, given, matches)
+            hidden = decoded.hidden
+            unknown = (given >= t)[..., None, None]
+            new = (given == t)[..., None, None]
+            coarse = decoded.logits.view(clips, objects, *decoded.logits.shape[-2:])
+            previous = aggregate_logits(coarse.detach().masked_fill(unknown, ABSENT))
+            previous = previous.softmax(dim=1)[:, 1:]
+            logits = F.interpolate(coarse, size=(height, width), mode="bilinear")
+            result = aggregate_logits(logits.masked_fill(unknown, ABSENT))
+            masks = result.detach().softmax(dim=1)[:, 1:]
+            if damage is not None:
+                previous, masks = damage(previous, masks)
+            masks = _claimed(masks, truth[:, t], new)
+            previous = _claimed(previous, F.avg_pool2d(truth[:, t], 4), new)
+            if t < run_in:
+                continue
+            results.append(result)
+            if decoded.presence is not None:
+                presences.append(decoded.presence.view(clips, objects))
+            if decoded.quality is not None:
+                qualities.append(decoded.quality.view(clips, objects))
+            if match:
+                matches.append(memory.match(at(query.key, t)).view(clips, objects, h, w))
+    return Unrolled(results, presences, qualities, given - max(run_in - 1, 0), matches)
+
+
+def _encoded(network: SegmentationNetwork, frames: Tensor, run_in: int) -> Query:
+    """What the query encoder gives for frames [B, T, 3, H, W], as rows [B * T, ...]; a gradient
+    reaches it from frame ``run_in`` on."""
+    if not run_in:
+        return network.encode_query(frames.flatten(0, 1))
+    with torch.no_grad():
+        first = network.encode_query(frames[:, :run_in].flatten(0, 1))
+    rest = network.encode_query(frames[:, run_in:].flatten(0, 1))
+    clips = len(frames)
+
+    def joined(first: Tensor, rest: Tensor) -> Tensor:
+        parts = [maps.unflatten(0, (clips, -1)) for maps in (first, rest)]
+        return torch.cat(parts, dim=1).flatten(0, 1)
+
+    return Query(*(joined(*maps) for maps in zip(first, rest, strict=True)))
 
 
 def cell_shares(masks: Tensor) -> Tensor:
