@@ -148,6 +148,8 @@ class FrameReader:
 
     def use(self, size: tuple[int, int], memory: SlotMemory | None = None) -> None:
         """Fixes the processing size. memory: of that size; else the one that is there, or a new."""
+        if size != self.size:
+            self.query_key = None  # of the last frame read, in cells of another size
         self.memory = self.memory_of(size) if memory is None else memory
         self.size = self._memory_size = size
 

@@ -55,7 +55,9 @@ class SeedJob:
     def rename(self, seeded: int, tracked: int) -> None:
         """Seeds an object that is followed in the place of the id in the mask; before the steps."""
         self.ids[self.ids.index(seeded)] = tracked
-        self.overlaps = [each for each in self.overlaps if each.tracked != tracked]
+        self.overlaps = [
+            each.by({seeded: tracked}) for each in self.overlaps if each.tracked != tracked
+        ]
 
     def spare(self, tracked: Sequence[int]) -> None:
         """Leaves their pixels to objects that are followed; before the steps."""
@@ -111,7 +113,8 @@ class Seeds:
         if note := too_small(labels, (height, width), wanted):
             log.warning("%s", note)
         copy = seen.copy()
-        return SeedJob(wanted, overlaps(seeds, self._labels(copy)), masks, copy, seen)
+        found = overlaps(seeds, self._labels(copy), wanted)
+        return SeedJob(wanted, found, masks, copy, seen)
 
     def steps(self, job: SeedJob, mirror: bool = False) -> Iterator[None]:
         """Encodes the objects one by one, and what is left of others; yields in between.
@@ -200,6 +203,17 @@ class Seeds:
     def forget(self, object_id: int) -> None:
         """An object starts again, or is another."""
         self._hidden.pop(object_id, None)
+
+    def rename(self, object_id: int, new: int) -> None:
+        """An object, also one that took the pixels of others, has another id."""
+
+        def named(number: int) -> int:
+            return new if number == object_id else number
+
+        self._hidden = {
+            named(hidden): (named(taker), updates)
+            for hidden, (taker, updates) in self._hidden.items()
+        }
 
     def removed(self, object_id: int) -> None:
         """An object was removed: those of which its seed left nothing have their pixels again."""

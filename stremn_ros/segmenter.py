@@ -513,7 +513,7 @@ class Segmenter:
             raise InputError(f"{new} is no id; ids are 1..{MAX_ID}")
         self.memory.rename(object_id, new)
         self._states.unseen[new] = self._states.unseen.pop(object_id)
-        self._seeds.forget(object_id)
+        self._seeds.rename(object_id, new)
         if self._reader.frame is not None:
             self._reader.frame.rename(object_id, new)
 
@@ -662,7 +662,7 @@ class Segmenter:
             memory.reset()
         if size is not None:
             self._reader.use(size, memory)
-        self._reader.size, self._reader.frame = size, None
+        self._reader.size, self._reader.frame, self._reader.query_key = size, None, None
         self._states.unseen = dict(zip(snapshot.ids, snapshot.unseen, strict=True))
         self._seeds.clear()
         self._remembered = snapshot.remembered

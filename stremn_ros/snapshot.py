@@ -138,7 +138,7 @@ class Snapshot:
             raise InputError(f"{path} is damaged: its content does not have the digest it names")
         try:
             return cls._of(header, tensors)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"{path} is damaged: its header is not valid ({type(error).__name__}: {error})"
             ) from None

@@ -255,7 +255,8 @@ def transform_types(real: bool) -> spatial.TransformTypes:
 def test_transforms_have_names_that_tf_takes(real: bool) -> None:
     objects = [item(n) for n in (1, 2, 3, 4)] + [item(5, state="LOST", position=None)]
     names = {1: "red cup/1", 2: "cup", 3: "cup", 5: "gone"}
-    message = spatial.to_transforms(transform_types(real), header(), objects, names, "/ns/stremn")
+    frames = spatial.FrameNames("/ns/stremn")
+    message = spatial.to_transforms(transform_types(real), header(), objects, names, frames)
     children = [transform.child_frame_id for transform in message.transforms]
     assert children == [
         "ns_stremn_red_cup_1",
@@ -272,11 +273,33 @@ def test_transforms_have_names_that_tf_takes(real: bool) -> None:
 def test_frames_never_have_the_same_name() -> None:
     names = {1: "a", 2: "a_3", 3: "a", 4: "!!", 5: "ä"}
     message = spatial.to_transforms(
-        transform_types(False), header(), [item(n) for n in range(1, 6)], names, "n"
+        transform_types(False),
+        header(),
+        [item(n) for n in range(1, 6)],
+        names,
+        spatial.FrameNames("n"),
     )
     children = [transform.child_frame_id for transform in message.transforms]
     assert len(set(children)) == 5
     assert all(child.isascii() and child.replace("_", "").isalnum() for child in children)
+
+
+def test_a_frame_stays_with_its_object() -> None:
+    """Whoever follows a frame must not be led to another object of the same name."""
+    frames = spatial.FrameNames("n")
+
+    def children(objects: list, names: dict[int, str]) -> dict[str, float]:
+        message = spatial.to_transforms(transform_types(False), header(), objects, names, frames)
+        return {each.child_frame_id: each.transform.translation.x for each in message.transforms}
+
+    one, two = item(1, position=(1.0, 0.0, 0.0)), item(2, position=(2.0, 0.0, 0.0))
+    cups = {1: "cup", 2: "cup"}
+    assert children([one, two], cups) == {"n_cup": 1.0, "n_cup_2": 2.0}
+    lost = item(1, state="LOST", position=None)
+    assert children([lost, two], cups) == {"n_cup_2": 2.0}
+    assert children([two], {2: "cup"}) == {"n_cup_2": 2.0}, "the first was removed"
+    assert children([one, two], cups) == {"n_cup": 1.0, "n_cup_2": 2.0}
+    assert children([one, two], {1: "cup", 2: "mug"}) == {"n_cup": 1.0, "n_mug": 2.0}
 
 
 def test_a_pose_to_follow_is_silent_when_lost() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -393,6 +394,61 @@ def test_ids_that_were_exchanged_are_set_right(rig):
     assert (answer.ids, answer.overlapped_ids, answer.tracked_ids) == ([2], [2], [1, 2])
 
 
+def test_a_seed_of_the_past_may_exchange_ids_where_one_is_hidden_by_now(rig):
+    rig.send(shade(0), 10 * SECOND)
+    rig.core.seed_mask(mask_message(masks(0, (2, 0))))  # the red one as 2
+    hidden = shade(1)
+    hidden[14:22] = 100  # the blue one is gone
+    rig.send(hidden, 11 * SECOND)
+    answer = rig.core.seed_mask(mask_message(masks(0, (1, 2)), 10 * SECOND))
+    assert answer.success, answer.message
+    assert (answer.ids, answer.tracked_ids) == ([1, 2], [1, 2])
+    assert rig.segmenter.bank[1][0] > 150
+    assert rig.segmenter.bank[2][2] > 150
+
+
+def test_an_object_that_nobody_has_cancels_no_seed_without_an_id():
+    class Slow:
+        def __init__(self):
+            self.begun, self.go_on = threading.Event(), threading.Event()
+
+        def make(self, rgb, **hints):
+            self.begun.set()
+            assert self.go_on.wait(TIMEOUT)
+            return SimpleNamespace(
+                mask=np.uint8(masks(0, (1, 0)) > 0), quality=lambda a: 1.0, doubt=lambda a: ""
+            )
+
+        def agreement(self, *given, **hints):
+            return 1.0
+
+    slow = Slow()
+    rig = Rig(masks=slow)
+    try:
+        rig.send(picture(0), SECOND)
+        call = Later(lambda: rig.core.seed_object(0, "cup", inside=[(5, 5)]))
+        assert slow.begun.wait(TIMEOUT)
+        assert not rig.core.remove(1).success
+        slow.go_on.set()
+        answer = call.wait()
+        assert answer.success, answer.message
+        assert answer.ids == [1]
+    finally:
+        slow.go_on.set()
+        rig.core.close()
+
+
+def test_a_seed_after_a_deactivation_goes_to_no_image_of_before(rig):
+    rig.send(picture(0), SECOND)
+    rig.core.deactivate()
+    rig.core.activate()
+    answer = rig.core.seed_mask(mask_message(masks(0)))
+    assert not answer.success
+    assert rig.core.report().values["seed buffer [bytes]"] == "0"
+    rig.send(picture(0), 2 * SECOND)
+    assert rig.core.seed_mask(mask_message(masks(0))).success
+
+
 @pytest.mark.parametrize("past", [False, True])
 def test_an_object_within_a_larger_seed_keeps_its_pixels(rig, past):
     for step in range(3):
@@ -478,7 +534,7 @@ def test_when_all_ids_were_used_the_one_free_longest_comes_again():
 def test_tickets_do_not_grow():
     tickets = Tickets()
     for number in range(-5, 1000):
-        tickets.remove(number)
+        tickets.remove(number, followed=True)
         tickets.done(tickets.take())
     assert len(tickets._removed) == 255
     assert not tickets._pending

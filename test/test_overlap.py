@@ -56,6 +56,60 @@ def test_a_seed_is_the_same_as_one_object_at_most(number: int) -> None:
         assert pair.covered == pytest.approx((a & b).sum() / b.sum())
 
 
+def test_an_id_of_the_seed_that_its_mask_does_not_show_is_no_overlap() -> None:
+    tracked = block(0, 0, 20, 20, 2)
+    seed = block(0, 0, 20, 20, 1)
+    assert overlaps(seed, tracked) == [Overlap(1, 2, 1.0, 1.0)]
+    assert overlaps(seed, tracked, wanted=[1, 2]) == []
+
+
+def test_exact_halves_are_not_both_the_whole() -> None:
+    halves = block(0, 0, 20, 10, 1) + block(0, 10, 20, 10, 2)
+    assert [pair.same for pair in overlaps(halves, block(0, 0, 20, 20, 9))] == [False, False]
+    whole = block(0, 0, 20, 20, 1)
+    both = overlaps(whole, block(0, 0, 20, 10, 8) + block(0, 10, 20, 10, 9))
+    assert [pair.same for pair in both] == [False, False]
+
+
+def test_a_stray_pixel_of_an_id_that_is_followed_takes_no_other_seed_away() -> None:
+    segmenter = load()
+    frame, labels = scene(0, (480, 640))
+    segmenter.seed(frame, np.where(labels == DISC, np.uint8(2), np.uint8(0)))
+    segmenter.step(frame)
+    mask = np.where(labels == DISC, np.uint8(1), np.uint8(0))
+    mask[1, 1] = 2  # too small to be seen at the processing size
+    job = segmenter.begin_seed(frame, mask)
+    assert job.ids == [1, 2]
+    assert [overlap.tracked for overlap in job.overlaps] == []
+
+
+@pytest.mark.parametrize("rename_first", [False, True])
+def test_who_took_the_pixels_of_another_is_known_by_its_new_id(rename_first: bool) -> None:
+    """What a seed left of another is taken back when that one is removed, and only then."""
+    segmenter = load(max_objects=4)
+    frame, labels = scene(0)
+    disc, square = (np.uint8(labels == number) for number in (DISC, SQUARE))
+    segmenter.seed(frame, disc)
+    segmenter.step(frame)
+    before = segmenter.slots_used[1]
+    if rename_first:  # while it is on its way
+        job = segmenter.begin_seed(frame, disc * np.uint8(2))
+        job.rename(2, 5)
+        for _ in segmenter.seed_steps(job):
+            pass
+        segmenter.finish_seed(job)
+    else:
+        segmenter.seed(frame, disc * np.uint8(2))
+        segmenter.rename(2, 5)
+    assert segmenter.slots_used[1] == before + 1, "that nothing is there"
+    segmenter.rename(1, 6)
+    segmenter.seed(frame, square * np.uint8(2))
+    segmenter.remove(2)
+    assert segmenter.slots_used[6] == before + 1, "the square never had its pixels"
+    segmenter.remove(5)
+    assert segmenter.slots_used[6] == before
+
+
 def test_a_shared_edge_is_no_cut_and_a_part_is_one() -> None:
     mask = block(10, 10, 40, 40) > 0
     assert not is_cut(mask, block(10, 0, 40, 13) > 0), "three columns along the edge"

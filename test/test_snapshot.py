@@ -253,6 +253,32 @@ def test_headers_that_only_others_write_are_refused(tmp_path: Path) -> None:
         refusals(segmenter, bad, InputError, f"damaged or not a snapshot.*{kind}")
 
 
+def test_a_snapshot_of_another_shape_of_camera_is_looked_into(tmp_path: Path) -> None:
+    """What the last frame asked of the memory is of another size then."""
+    wide = Segmenter.load(str(TINY_MODEL), device="cpu")
+    frame, labels = scene(0, (120, 214))
+    wide.seed(frame, labels)
+    wide.save(tmp_path / "wide")
+    segmenter = followed(2)
+    assert segmenter.look_inside()[0].slots[0].attention is not None
+    segmenter.load_memory(tmp_path / "wide")
+    assert [memory.slots[0].attention for memory in segmenter.look_inside()] == [None, None]
+    segmenter.step(frame)
+    assert segmenter.look_inside()[0].slots[0].attention is not None
+
+
+@pytest.mark.parametrize("names", [None, [], ["disc"], "disc", 7])
+def test_names_that_are_no_mapping_are_refused(saved: Path, tmp_path: Path, names: object) -> None:
+    tensors = load_file(saved)
+    with safe_open(saved, "pt") as file:
+        header = json.loads(file.metadata()[KEY])
+    header.pop("digest")
+    header["names"] = names
+    header["digest"] = module._digest(header, tensors)
+    save_file(tensors, tmp_path / "bad", metadata={KEY: json.dumps(header)})
+    refusals(followed(3), tmp_path / "bad", InputError, "header is not valid")
+
+
 class Trap:
     def __reduce__(self):
         return (os.mkdir, ("trapped",))

@@ -1150,6 +1150,19 @@ def test_stamps_that_never_pair_are_told_with_the_smallest_distance() -> None:
     assert "two clocks" in said
 
 
+def test_images_without_a_stamp_are_paired_with_nothing_and_it_is_said() -> None:
+    pairing = paired()
+    for _ in range(5):
+        assert pairing.add_depth(0, PLANE) == []
+        assert pairing.add_image(0, "x", SIZE) == []
+    (said,) = pairing.explain()
+    assert "no time stamp" in said
+    assert (pairing.paired, pairing.unpaired) == (0, 5)
+    pairing.add_depth(SECOND, PLANE)
+    assert [pair.image for pair in pairing.add_image(SECOND, "y", SIZE)] == ["y"]
+    assert pairing.explain() == []
+
+
 def test_images_that_wait_for_another_reason_are_not_said_to_be_far_from_depth() -> None:
     pairing = DepthPairing()
     for step in range(20):  # no camera_info: the ring throws the images out
@@ -1178,14 +1191,14 @@ def test_a_pair_tells_of_which_time_and_frame_its_depth_is() -> None:
 
 def test_what_is_missing_is_told_with_its_remedy() -> None:
     pairing = DepthPairing()
-    pairing.add_image(0, "x", SIZE)
+    pairing.add_image(SECOND, "x", SIZE)
     said = pairing.explain()
     assert any("no depth image has come" in text and "depth_topic" in text for text in said)
     assert any("no camera_info" in text and "depth_camera_info_topic" in text for text in said)
-    assert pairing.add_depth(0, PLANE) == []  # kept until the camera is known
+    assert pairing.add_depth(SECOND, PLANE) == []  # kept until the camera is known
     assert len(pairing.explain()) == 1
     pairing.add_camera_info(info())
-    (pair,) = pairing.add_depth(FRAME, PLANE)
+    (pair,) = pairing.add_depth(SECOND + FRAME, PLANE)
     assert pair.image == "x"
     with pytest.raises(InputError, match="all zeros"):
         pairing.add_camera_info(info(k=(0.0,) * 9))
@@ -1207,8 +1220,8 @@ def test_what_is_missing_is_told_with_its_remedy() -> None:
 )
 def test_depth_that_is_of_no_use_is_told(depth, frame: str, says: str) -> None:
     pairing = paired()
-    pairing.add_depth(0, depth, frame)
-    pairing.add_image(0, "x", SIZE, "camera_color_optical_frame")
+    pairing.add_depth(SECOND, depth, frame)
+    pairing.add_image(SECOND, "x", SIZE, "camera_color_optical_frame")
     assert any(says in text for text in pairing.explain()), pairing.explain()
 
 
@@ -1254,11 +1267,11 @@ def test_a_clock_that_is_set_back_starts_anew() -> None:
 
 def test_an_info_that_stays_the_same_keeps_its_rays() -> None:
     pairing = paired()
-    pairing.add_depth(0, PLANE)
-    (one,) = pairing.add_image(0, "x", SIZE)
+    pairing.add_depth(SECOND, PLANE)
+    (one,) = pairing.add_image(SECOND, "x", SIZE)
     pairing.add_camera_info(info())
-    pairing.add_depth(FRAME, PLANE)
-    (two,) = pairing.add_image(FRAME, "y", SIZE)
+    pairing.add_depth(2 * SECOND, PLANE)
+    (two,) = pairing.add_image(2 * SECOND, "y", SIZE)
     assert one.intrinsics is two.intrinsics
 
 

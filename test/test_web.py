@@ -412,6 +412,12 @@ def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
             Access(host)
 
 
+def test_a_token_of_any_bytes_is_refused_and_raises_nothing() -> None:
+    access = Access("0.0.0.0")
+    for given in ("\udcff", "\ud800", "é", access.token + "\udcff", "?" * len(access.token)):
+        assert not access.right_token(given)
+
+
 def test_a_port_that_is_taken_is_said(server: PageServer, source: FakeSource) -> None:
     second = PageServer({"": source}, Access("127.0.0.1"), server.port)
     with pytest.raises(StremnError, match="give another --port"):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,40 @@ def test_a_click_is_followed_removed_paused_and_reset(
         assert first.number >= 1
     wait_for(lambda: source.status()["stopped"], "the page to say that the stream has stopped")
     assert "stopped" in source.status()["problem"]
+
+
+def test_no_object_gets_the_id_of_another_that_is_followed(
+    peer: SegmentPeer, source: NodeSource
+) -> None:
+    """Two clicks at once, and a page that is opened while the node is paused."""
+    with Camera(peer) as camera:
+        do(source, "reset")
+        wait_for(lambda: source.newest and source.newest.stamp in camera.scenes, "a picture")
+        picture = source.newest
+        number = camera.scenes[picture.stamp]
+
+        def follow(object_id: int) -> int:
+            hints = click(number, object_id)
+            return do(source, "follow", stamp=picture.stamp, hints=hints)["object"]
+
+        with ThreadPoolExecutor(2) as pool:
+            disc, square = pool.map(follow, (DISC, SQUARE))
+        assert disc != square
+        wait_for(lambda: {item["id"] for item in source.newest.objects} == {disc, square}, "both")
+        do(source, "remove", object_id=square)
+        do(source, "pause")
+        other = NodeSource("stremn")
+        try:
+            wait_for(lambda: other.newest and other.newest.stamp in camera.scenes, "a picture")
+            picture = other.newest
+            hints = click(camera.scenes[picture.stamp], SQUARE)
+            again = do(other, "follow", stamp=picture.stamp, hints=hints)["object"]
+            assert again != disc
+            do(other, "play")
+            wait_for(lambda: {item["id"] for item in other.newest.objects} == {disc, again}, "both")
+        finally:
+            other.close()
+        do(source, "reset")
 
 
 def test_a_seed_that_is_too_old_is_refused_in_words(peer: SegmentPeer, source: NodeSource) -> None:

@@ -182,6 +182,48 @@ def polygon(box: tuple[int, int, int, int]) -> tuple[tuple[float, float], ...]:
     return ((x, y), (x + w, y), (x + w, y + h), (x, y + h))
 
 
+def test_looking_at_frames_before_the_seed_changes_no_mask(source: VideoSource) -> None:
+    def followed(look_back: bool) -> list[np.ndarray]:
+        do(source, "reset")
+        do(source, "seek", number=10)
+        do(source, "follow", stamp=10, hints=point(10, DISC))
+        shown = []
+        for number in range(11, 19):
+            if look_back and number == 15:
+                do(source, "seek", number=0)
+                for _ in range(3):
+                    do(source, "step")
+                    assert [item["state"] for item in source.newest.objects] == ["NOT SEGMENTED"]
+                do(source, "seek", number=14)
+            do(source, "step")
+            assert source.newest.position == number
+            shown.append(source.newest.labels)
+        return shown
+
+    for one, other in zip(followed(False), followed(True), strict=True):
+        assert np.array_equal(one, other)
+    # and a correction still drops what came after it
+    do(source, "seek", number=0)
+    do(source, "step")
+    do(source, "seek", number=12)
+    do(source, "follow", stamp=12, hints=point(12, SQUARE))
+    do(source, "step")
+    assert {item["id"]: item["state"] for item in source.newest.objects} == {
+        1: "TRACKED",
+        2: "TRACKED",
+    }
+
+
+def test_the_id_of_an_object_that_was_removed_is_given_to_no_other(source: VideoSource) -> None:
+    do(source, "follow", stamp=0, hints=point(0, DISC), name="disc")
+    for _ in range(3):
+        do(source, "step")
+    do(source, "remove", object_id=1)
+    assert do(source, "follow", stamp=3, hints=point(3, SQUARE), name="square")["object"] == 2
+    do(source, "reset")
+    assert do(source, "follow", stamp=3, hints=point(3, SQUARE), name="square")["object"] == 1
+
+
 def test_the_export_is_what_was_seen(source: VideoSource) -> None:
     do(source, "follow", stamp=0, hints=point(0, DISC), name="=disc, 1")
     shown = {0: source.newest.labels}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# IoU from which two masks are of one object. Of masks that do not overlap each other only one can
-# reach it, so a seed is never the same as two objects.
+# IoU above which two masks are of one object. Of masks that do not overlap each other only one can
+# have it, so a seed is never the same as two objects, and no object the same as two seeds.
 SAME = 0.5
 # Share of an object from which it lies within a larger seed (a wheel in a car).
 INSIDE = 0.8
@@ -41,31 +42,40 @@ class Overlap:
     @property
     def same(self) -> bool:
         """The two masks are of one object."""
-        return self.iou >= SAME
+        return self.iou > SAME
 
     @property
     def inside(self) -> bool:
         """The object lies within the seed, which is another, larger one."""
         return not self.same and self.covered >= INSIDE
 
+    def by(self, renamed: Mapping[int, int]) -> Overlap:
+        """The same, where seeds have other ids now."""
+        return replace(self, seeded=renamed.get(self.seeded, self.seeded))
 
-def overlaps(seed: NDArray[np.uint8], tracked: NDArray[np.uint8]) -> list[Overlap]:
+
+def overlaps(
+    seed: NDArray[np.uint8], tracked: NDArray[np.uint8], wanted: Collection[int] = ()
+) -> list[Overlap]:
     """Compares two label masks of one frame.
 
     Args:
         seed: uint8 [H, W], what is seeded; tracked: uint8 [H, W], what is followed.
+        wanted: all ids of the seed, where the mask may not show each: one may be hidden, or too
+            small for this size.
 
     Returns:
         All pairs that share pixels, the largest IoU first, but those of one id: to seed an object
         again is no overlap, and neither is to seed two that have been exchanged.
     """
     seeds, objects = (np.bincount(labels.ravel(), minlength=256) for labels in (seed, tracked))
+    given = {*np.flatnonzero(seeds).tolist(), *wanted}
     both = (seed > 0) & (tracked > 0)
     pairs, shared = np.unique(seed[both].astype(np.int64) * 256 + tracked[both], return_counts=True)
     found = []
     for pair, pixels in zip(pairs.tolist(), shared.tolist(), strict=True):
         a, b = divmod(pair, 256)
-        if not seeds[b]:
+        if b not in given:
             iou = pixels / int(seeds[a] + objects[b] - pixels)
             found.append(Overlap(a, b, iou, pixels / int(objects[b])))
     return sorted(found, key=lambda overlap: -overlap.iou)

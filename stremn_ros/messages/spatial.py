@@ -215,7 +215,7 @@ def to_transforms(
     header: Any,
     objects: Iterable[Any],
     names: Mapping[int, str],
-    prefix: str,
+    frames: FrameNames,
 ) -> Any:
     """A TFMessage for /tf: a frame `<prefix>_<name>` at each object that has a position.
 
@@ -223,23 +223,52 @@ def to_transforms(
     has no direction. An object that is LOST has no position and so no transform.
 
     Args:
+        objects: all that are followed, also those without a position.
         names: by id; a name that is missing, or that another object has, is made of the id.
-        prefix: such as the node's name.
     """
     message = types.message()
-    taken: set[str] = set()
-    for item in objects:
+    listed = list(objects)
+    children = frames.of([item.id for item in listed], names)
+    for item in listed:
         if item.position is None:
             continue
-        child = frame_name(prefix, names.get(item.id, "") or f"object_{item.id}")
-        while child in taken:
-            child = f"{child}_{item.id}"
-        taken.add(child)
-        transform = types.transform(header=header, child_frame_id=child)
+        transform = types.transform(header=header, child_frame_id=children[item.id])
         _set_point(transform.transform.translation, item.position)
         transform.transform.rotation.w = 1.0
         message.transforms.append(transform)
     return message
+
+
+class FrameNames:
+    """The frame_id of each object, `<prefix>_<name>`: it is never that of another one, and stays as
+    long as the object is followed by that name.
+
+    Args:
+        prefix: such as the node's name.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._frames: dict[int, tuple[str, str]] = {}  # what it was made of, and the frame
+
+    def of(self, ids: Iterable[int], names: Mapping[int, str]) -> dict[int, str]:
+        """By id. ids: all objects that are followed; names: of those that have one."""
+        wanted = {
+            number: frame_name(self._prefix, names.get(number, "") or f"object_{number}")
+            for number in ids
+        }
+        self._frames = {
+            number: kept for number, kept in self._frames.items() if wanted.get(number) == kept[0]
+        }
+        taken = {child for _, child in self._frames.values()}
+        for number, name in wanted.items():
+            if number not in self._frames:
+                child = name
+                while child in taken:
+                    child = f"{child}_{number}"
+                taken.add(child)
+                self._frames[number] = name, child
+        return {number: child for number, (_, child) in self._frames.items()}
 
 
 def frame_name(prefix: str, name: str) -> str:

@@ -57,14 +57,14 @@ class Making:
     """What the messages of one camera are made with.
 
     Attributes:
-        settings: of the node. prefix: of the names of TF frames. markers: it keeps which were sent.
+        settings: of the node. frames: the names of TF frames. markers: it keeps which were sent.
         depth: written to by the outputs that are depth images. clock: the node's. ahead: masks for
             a later time than their image's.
     """
 
     settings: Settings
     clock: Callable[[], Any]
-    prefix: str = ""
+    frames: spatial.FrameNames
     ahead: MasksAhead = field(default_factory=MasksAhead)
     markers: spatial.MarkerBuilder = field(default_factory=spatial.MarkerBuilder)
     depth: NDArray[Any] | None = None
@@ -182,7 +182,7 @@ def _transforms(placed: Placed, making: Making) -> Any:
     assert TRANSFORM_TYPES is not None  # else the row has no publisher
     names = placed.segmented.names
     return spatial.to_transforms(
-        TRANSFORM_TYPES, _header(placed), placed.objects, names, making.prefix
+        TRANSFORM_TYPES, _header(placed), placed.objects, names, making.frames
     )
 
 
@@ -257,7 +257,7 @@ class Outputs:
         self._node, self._private = node, private
         self._settings, self._values = settings, values
         prefix = private.replace("~", node.get_name(), 1)
-        self._making = Making(settings, node.get_clock, prefix)
+        self._making = Making(settings, node.get_clock, spatial.FrameNames(prefix))
         self._made: list[Any] = []
         rows = [row for row in OUTPUTS if row.kind is not None and (in_space or not row.in_space)]
         if not values.get("publish_tf"):

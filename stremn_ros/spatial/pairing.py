@@ -104,6 +104,7 @@ class DepthPairing:
             self.unpaired = 0
             self._smallest: int | None = None  # distance of stamps, of images that found nothing
             self._since_pair = 0  # images without a partner since the last one that had one
+            self._unstamped = False  # the newest image
 
     def add_camera_info(self, info: Any, rectified: bool = False) -> None:
         """Takes a sensor_msgs/CameraInfo of the depth camera, or `Intrinsics`.
@@ -146,9 +147,14 @@ class DepthPairing:
         """Takes an image (whatever goes with it, such as its mask) and returns what is paired now.
 
         Args:
-            size: (rows, columns) of the image. Others: as `add_depth`.
+            size: (rows, columns) of the image. Others: as `add_depth`. An image without a stamp (0)
+                finds no depth: nothing tells which belongs to it.
         """
         with self._lock:
+            self._unstamped = not stamp
+            if not stamp:
+                self._unpair(_Image(stamp, payload, size, frame))
+                return []
             if self._image is not None and stamp < self._image.stamp - _JUMP:
                 self._images.clear()
             if len(self._images) == self._images.maxlen:
@@ -172,7 +178,13 @@ class DepthPairing:
             image, intrinsics = self._image, self._intrinsics
             smallest = self._smallest if self._since_pair else None
             info_error, depth_error = self._info_error, self._depth_error
+            unstamped = self._unstamped
         said = []
+        if unstamped:
+            said.append(
+                "the images have no time stamp (header.stamp is 0), so no depth image is known to "
+                "belong to them: have the camera's driver set it"
+            )
         if newest is None:
             said.append(
                 "no depth image has come: check that depth_topic names a topic that is published "
@@ -246,7 +258,7 @@ class DepthPairing:
         ready, kept = [], []
         latest = max(depth.stamp for depth in self._depths)
         for image in self._images:
-            nearest = min(self._depths, key=lambda depth: abs(depth.stamp - image.stamp))
+            nearest = min(reversed(self._depths), key=lambda depth: abs(depth.stamp - image.stamp))
             distance = abs(nearest.stamp - image.stamp)
             certain = latest >= image.stamp or image is not self._image
             if distance > self._slop:
@@ -265,7 +277,7 @@ class DepthPairing:
     def _unpair(self, image: _Image) -> None:
         self.unpaired += 1
         self._since_pair += 1
-        if self._depths:
+        if self._depths and image.stamp:
             distance = min(abs(depth.stamp - image.stamp) for depth in self._depths)
             # one within the slop was of no use for another reason
             if distance > self._slop and (self._smallest is None or distance < self._smallest):

@@ -37,7 +37,11 @@ def snapshot_path(folder: str, name: str) -> Path:
             f"{name[:120]!r} cannot be the name of a snapshot: give a plain file name (letters, "
             "digits, '_', '-' and '.', 100 at most, no folders), or none for the default"
         )
-    path = Path(folder).expanduser() / (name if name.endswith(SUFFIX) else name + SUFFIX)
+    try:
+        home = Path(folder).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise InputError(f"snapshot_dir is {folder!r}: {error}") from None
+    path = home / (name if name.endswith(SUFFIX) else name + SUFFIX)
     if path.is_symlink():
         raise InputError(f"{path} is a link, which could lead out of the folder: remove it")
     return path

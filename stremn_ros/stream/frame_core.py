@@ -83,6 +83,7 @@ class FrameCore:
             self._frames.drop_waiting()
             self._condition.notify_all()
             self._condition.wait_for(lambda: not self._busy)
+            self._frames.forget()  # else a seed after the pause would go to an image before it
 
     def close(self) -> None:
         """Ends the work of this core after its current job."""

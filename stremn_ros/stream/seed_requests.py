@@ -162,12 +162,17 @@ class Tickets:
         """All objects are to be forgotten, those of seeds on their way as well."""
         self._reset = self._last
 
-    def remove(self, object_id: int) -> bool:
-        """An object is to be forgotten; whether a seed of it is on its way."""
+    def remove(self, object_id: int, followed: bool) -> bool:
+        """An object is to be forgotten; whether a seed of it is on its way.
+
+        followed: there is such an object. Else it counts only for seeds that named it, not for one
+        that is to be given a free id.
+        """
         with self._lock:
-            if 1 <= object_id <= MAX_ID:
+            expected = any(object_id in ids for ids in self._pending.values())
+            if (followed or expected) and 1 <= object_id <= MAX_ID:
                 self._removed[object_id] = self._last
-            return any(object_id in ids for ids in self._pending.values())
+            return expected
 
     def forgotten(self, ticket: int) -> bool:
         """A reset came after this seed."""

@@ -280,7 +280,7 @@ class Seeds:
             at: number of that frame; picture, labels: of it, and of the fork's objects in it.
         """
         segmenter, latest = self._followed.segmenter, self._followed.latest
-        followed = set(segmenter.ids) - seed.replaced
+        followed = set(segmenter.ids) - seed.replaced - set(fork.ids)
         if not (labels.any() and followed):
             return
         if latest is not None and latest[0] == at:
@@ -292,6 +292,7 @@ class Seeds:
         again, spared = seed.settle(found)
         for given, used in again.items():
             fork.rename(given, used)
+            labels = np.where(labels == given, np.uint8(used), labels)
         settled = {*again.values(), *seed.replaced}
         if spared:
             kept = [overlap.tracked for overlap in spared]
@@ -299,7 +300,7 @@ class Seeds:
             labels = labels * ~np.isin(tracked, kept)
             fork.give_way(picture, np.where(np.isin(tracked, kept), tracked, np.uint8(0)), fork.ids)
         rest = [
-            overlap
+            overlap.by(again)
             for overlap in found
             if overlap.tracked not in settled and overlap.covered >= EDGE_SHARE
         ]

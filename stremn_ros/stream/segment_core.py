@@ -252,7 +252,7 @@ class SegmentCore(FrameCore):
 
         def overtake() -> None:
             nonlocal on_its_way
-            on_its_way = self._tickets.remove(object_id)
+            on_its_way = self._tickets.remove(object_id, object_id in self.tracked())
 
         def work() -> str:
             if on_its_way and object_id not in self._followed.segmenter.ids:

@@ -67,7 +67,7 @@ class Access:
         """Whether a token is the one, where one is required; in constant time."""
         if not self.token:
             return True
-        return hmac.compare_digest((given or "").encode(), self.token.encode())
+        return hmac.compare_digest((given or "").encode(errors="replace"), self.token.encode())
 
     @staticmethod
     def right_origin(origin: str | None, host: str | None) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections import OrderedDict, deque
@@ -34,6 +35,8 @@ from stremn_ros.web.source import MaskMaker, Picture, free_id
 KEPT_IMAGES = 30  # as many as the node keeps for seeds (its default seed_buffer)
 KEPT_BYTES = 192 * 2**20
 SERVICE_PATIENCE = 20.0  # seconds
+TOLD_PATIENCE = 5.0  # seconds until the node has told which objects it follows
+SLOTS_USED = "slots used"  # of the diagnostics: it names all objects, also while paused
 LOOK_PERIOD = 1.0  # seconds between looks for the node's image topic
 STOPPED_AFTER = 2.0  # seconds without a mask
 PLAIN_AFTER = 1.0  # seconds without a mask, after which images are shown without
@@ -86,7 +89,9 @@ class NodeSource:
         self._objects: OrderedDict[int, Any] = OrderedDict()
         self._image: Any = None
         self._mask_times: deque[float] = deque(maxlen=60)
+        self._giving = threading.Lock()  # from the choice of an id until the node has answered
         self._given = 0  # the last id that this page gave
+        self._tracked: set[int] = set()  # of the node's last answer
         self._latency = 0.0
         self._told: dict[str, str] = {}
         self._message = ""
@@ -138,6 +143,8 @@ class NodeSource:
 
     def do(self, request: Request) -> dict[str, Any]:
         if request.do == "preview":
+            if not request.stamp:  # of a camera without stamps: the image is another one each time
+                self._masks.clear()
             return self._masks.preview(request.stamp, request.hints)
         if request.do == "follow":
             return self._follow(request)
@@ -150,6 +157,7 @@ class NodeSource:
             "load": self._client.load,
         }
         answer = calls[request.do]()
+        self._note_tracked(answer)
         if not answer.success:
             raise StremnError(answer.message)
         if request.do in ("pause", "play"):  # the diagnostics say it in a while
@@ -159,17 +167,19 @@ class NodeSource:
     def _follow(self, request: Request) -> dict[str, Any]:
         """The mask that was shown, and no other: the node gets it with the stamp of its image."""
         _, mask = self._masks.make(request.stamp, request.hints)
-        with self._wake:
-            known = {item.id for array in self._objects.values() for item in array.objects}
-        # not one that was given a moment ago, which no message tells of yet
-        object_id = request.object_id or free_id(known, self._given)
         stamp = Time(sec=request.stamp // SECOND, nanosec=request.stamp % SECOND)
-        answer = self._client.seed_mask(
-            mask * np.uint8(object_id),
-            [request.name] if request.name else [],
-            stamp=stamp,
-            strict=True,
-        )
+        with self._giving:
+            # not one that was given a moment ago, which no message tells of yet
+            object_id = request.object_id or free_id(self._known_ids(), self._given)
+            answer = self._client.seed_mask(
+                mask * np.uint8(object_id),
+                [request.name] if request.name else [],
+                stamp=stamp,
+                strict=True,
+            )
+            self._note_tracked(answer)
+            if answer.success and not request.object_id:
+                self._given = object_id
         if not answer.success:
             raise StremnError(
                 f"{answer.message} (the node keeps images for a while only: click again and follow "
@@ -177,9 +187,30 @@ class NodeSource:
                 if not answer.exact and answer.stamp.sec == 0
                 else answer.message
             )
-        if not request.object_id:
-            self._given = object_id
         return {"message": answer.message, "object": answer.ids[0] if answer.ids else object_id}
+
+    def _known_ids(self) -> set[int]:
+        """Of all objects that the node may follow.
+
+        Raises:
+            StremnError: the node has not told yet; while it is paused only its diagnostics do.
+        """
+        with self._wake:
+            if not self._wake.wait_for(
+                lambda: self._objects or SLOTS_USED in self._told or self._closing, TOLD_PATIENCE
+            ):
+                raise StremnError(
+                    f"{self._node} has not told which objects it follows: wait for its images or "
+                    "its /diagnostics, and follow again"
+                )
+            messages = {item.id for array in self._objects.values() for item in array.objects}
+            used = self._told.get(SLOTS_USED, "")
+        told = {int(number) for number in re.findall(r"(\d+):", used)}
+        return messages | told | self._tracked
+
+    def _note_tracked(self, answer: Any) -> None:
+        if answer.success and hasattr(answer, "tracked_ids"):
+            self._tracked = {int(number) for number in answer.tracked_ids}
 
     def _kept_frame(self, stamp: int) -> NDArray[np.uint8]:
         with self._wake:
@@ -229,8 +260,10 @@ class NodeSource:
         name += f" of {self._camera}" if self._camera else ""
         for status in message.status:
             if status.name == name:
-                self._told = {item.key: item.value for item in status.values}
-                self._message = status.message
+                with self._wake:
+                    self._told = {item.key: item.value for item in status.values}
+                    self._message = status.message
+                    self._wake.notify_all()
 
     # ------------------------------------------------------------------ the thread of pictures
 

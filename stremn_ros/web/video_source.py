@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.hint_masks import HintMasks
+from stremn_ros.results import MAX_ID
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.web.export import GivenMask, write_results
 from stremn_ros.web.frames import Frames
@@ -242,7 +243,9 @@ class VideoSource:
         if frame is None:
             return False
         self._at, self._frame = number, frame
-        if segment and number not in self._records and self._segmenter.ids:
+        # of earlier frames the memory knows what came later; they have the masks that they have
+        new = number > self._memory_at and number not in self._records
+        if segment and new and self._segmenter.ids:
             begun = time.monotonic()
             result = self._segmenter.step(frame)
             self._took.append(time.monotonic() - begun)
@@ -330,7 +333,7 @@ class VideoSource:
         self, request: Request, frame: NDArray[np.uint8], mask: NDArray[np.uint8]
     ) -> dict[str, Any]:
         ids = self._segmenter.ids
-        object_id = request.object_id or free_id({*ids, *self._names})
+        object_id = request.object_id or self._free_id(ids)
         if request.object_id and request.object_id not in ids:
             raise InputError(f"object {object_id} is not followed: seed a new one")
         number = request.stamp
@@ -358,6 +361,12 @@ class VideoSource:
         self._show()
         text = f"object {object_id} is followed from frame {number}"
         return {"message": text, "object": object_id}
+
+    def _free_id(self, ids: list[int]) -> int:
+        """One that no mask has, either: of an object that was removed later on."""
+        recorded = {item["id"] for record in self._records.values() for item in record.objects}
+        taken = {*ids, *self._names}
+        return free_id(taken if len(taken | recorded) >= MAX_ID else taken | recorded)
 
     def _check_room(self, ids: list[int], object_id: int) -> None:
         """Before anything is changed."""
