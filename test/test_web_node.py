@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ros_helpers import SegmentPeer, segment_node, wait_for
+from ros_helpers import SegmentPeer, image_message, segment_node, wait_for
 from shapes import DISC, SQUARE, iou, scene
 from web_helpers import read_picture, serving
 
@@ -158,6 +158,14 @@ def test_no_object_gets_the_id_of_another_that_is_followed(
         finally:
             other.close()
         do(source, "reset")
+
+
+def test_a_camera_without_stamps_gets_a_new_mask_for_a_new_image(source: NodeSource) -> None:
+    shown = []
+    for number in (0, 12):
+        source._on_image(image_message(scene(number)[0]))
+        shown.append(do(source, "preview", stamp=0, hints=click(6, DISC))["mask"])
+    assert shown[0] != shown[1]
 
 
 def test_a_seed_that_is_too_old_is_refused_in_words(peer: SegmentPeer, source: NodeSource) -> None:
