@@ -29,7 +29,13 @@ from stremn_ros.messages import image_read
 from stremn_ros.recordings import labelled_bag
 from stremn_ros.recordings.bags import open_bag
 from stremn_ros.recordings.job import label
-from stremn_ros.recordings.labelled_bag import LABEL_INFO, OBJECTS, label_types
+from stremn_ros.recordings.labelled_bag import (
+    LABEL_INFO,
+    OBJECTS,
+    Storage,
+    label_types,
+    storage_of,
+)
 from stremn_ros.recordings.sources import read_indexes
 from stremn_ros.recordings.tasks import BagTask, FilesTask, HashTask, IndexTask, PassTask, Task
 from stremn_ros.recordings.workers import Processes, Serial
@@ -124,6 +130,69 @@ def test_the_labels_alone_and_two_cameras(tmp_path: Path) -> None:
         assert [(when, data) for when, _, data in found[name]] == [(w, d) for w, _, d in items]
     assert len(found["/left/image"]) == len(found["/stremn/right_image/mask"]) == 4
     assert len(list((tmp_path / "whole" / "mcap").iterdir())) == 1
+
+
+def test_cameras_whose_topics_are_one_word_keep_theirs_apart(tmp_path: Path) -> None:
+    topics = "/cam/1/image", "/cam_1/image", "/cam/1/image/2", "/é", "/ü"
+    records = [
+        record
+        for n, topic in enumerate(topics, 1)
+        for record in camera("mcap", scenes(n), topic, times=stamps(10)[n : 2 * n])
+    ]
+    bag = write_bag(tmp_path / "drive", "mcap", sorted(records, key=lambda record: record[2]))
+    seeds = seeds_file(tmp_path, *({"topic": t, "frame": 0, "mask": truth(0)} for t in topics))
+    result = label(job_of(bag, seeds, tmp_path / "out", formats=("mcap",)))
+    assert len({track["name"] for track in result["tracks"]}) == len(topics)
+    found = messages(tmp_path / "out" / "mcap" / "drive")
+    masks = {name: len(found[name]) for name in found if name.endswith("/mask")}
+    assert sorted(masks.values()) == [1, 2, 3, 4, 5]
+    # what ROS takes for a name
+    assert all(re.fullmatch(r"/stremn/[A-Za-z]\w*/mask", name, re.ASCII) for name in masks)
+    assert {"/stremn/cam_1_image/mask", "/stremn/camera/mask"} < masks.keys()
+
+
+@pytest.mark.parametrize("kind", ["mcap", "sqlite3", "bag1"])
+def test_times_that_no_message_can_hold_do_not_stop_the_bag(kind: str, tmp_path: Path) -> None:
+    frames = scenes(5)
+    odd = camera(kind, frames)
+    stamp = odd[2][3].header.stamp
+    stamp.sec, stamp.nanosec = (1 << 31) - 1, (1 << 32) - 1
+    # one that was recorded in 2100, as its damaged bytes say, and has no stamp
+    whens = [*stamps(5)[:4], 4_102_444_800 * 10**9]
+    late = zip(whens, camera(kind, frames, times=[0] * 5))
+    for name, records in (("odd", odd), ("late", [(a, b, w, m) for w, (a, b, _, m) in late])):
+        bag = write_bag(tmp_path / name, kind, records)
+        seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+        out = tmp_path / f"out_{name}"
+        result = label(job_of(bag, seeds, out, formats=("davis", "mcap", "bag")))
+        assert result["tracks"][0]["labelled"] == 5
+        found = messages(out / "mcap" / name)
+        assert len(found["/stremn/mask"]) == len(found[TOPIC]) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "storage"),
+    [
+        ("x.bag", Storage.ROS1),
+        ("x.BAG", Storage.ROS1),
+        ("x.bag.active", Storage.ROS1),
+        ("x.bag.mcap", Storage.MCAP),
+        ("x.db3.mcap", Storage.MCAP),
+        ("x.mcap.db3", Storage.SQLITE3),
+        ("X.DB3", Storage.SQLITE3),
+        ("clip.mp4", Storage.MCAP),
+        ("x.db3/x_0.mcap", Storage.MCAP),
+        ("x.bag/x.bag.mcap", Storage.MCAP),
+        ("x/x_0.db3.zstd", Storage.SQLITE3),
+        ("x/x_0.mcap.zstd", Storage.MCAP),
+    ],
+)
+def test_the_last_suffix_of_a_recording_is_its_format(
+    name: str, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    assert storage_of(tmp_path / name.partition("/")[0]) is storage
 
 
 @pytest.mark.usefixtures("half_the_threads")

@@ -25,11 +25,14 @@ from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 from stremn_ros.cli import main
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
-from stremn_ros.imaging.video import VideoWriter, open_frames, read_image
+from stremn_ros.hint_masks import HintMasks
+from stremn_ros.imaging.video import VideoWriter, open_frames, read_image, write_image
 from stremn_ros.imaging.visualization import read_label_png
+from stremn_ros.recordings import tasks
 from stremn_ros.recordings.exporting import FORMATS, checked_formats, run_lengths
-from stremn_ros.recordings.job import label
+from stremn_ros.recordings.job import _plan, label
 from stremn_ros.recordings.joining import EDGE, TIE, surer
+from stremn_ros.recordings.manifest import hash_of, read_manifest, write_manifest
 from stremn_ros.recordings.passes import PassFolder, Seen, Settings
 from stremn_ros.recordings.plan import SeedPoint, make_sections
 from stremn_ros.recordings.spec import Job
@@ -39,6 +42,7 @@ from stremn_ros.recordings.workers import Outcome, Processes, Serial
 from stremn_ros.segmenter import ObjectState, Segmenter
 
 KILLS = int(os.environ.get("STREMN_TEST_KILLS", "5"))
+ALL = ("davis", "coco", "cvat", "label-studio")
 OPTIONS = {"processing_size": 64}
 SETTINGS = Settings(
     str(TINY_MODEL), "cpu", "torch", False, tuple(OPTIONS.items()), stretch=7, click_model=""
@@ -319,6 +323,198 @@ def test_a_recording_that_cannot_be_read_does_not_stop_the_others(
     assert len(masks_of(tmp_path / "out")) == 20
 
 
+def test_a_recording_that_is_missing_or_was_mended_is_tried_again(
+    drive: Path, tmp_path: Path
+) -> None:
+    # the recordings have one name, and keep theirs in the results
+    (tmp_path / "other").mkdir()
+    broken, gone = tmp_path / "other" / "drive", tmp_path / "gone.mcap"
+    broken.mkdir()
+    (broken / "drive.mcap").write_bytes(b"no bag at all")
+    named = (broken, gone, drive)
+    entries = ({"recording": str(each), "frame": 0, "mask": truth(0)} for each in named)
+    out = tmp_path / "out"
+    job = job_of(
+        drive, seeds_file(tmp_path, *entries), out, recordings=tuple(map(str, named)), formats=ALL
+    )
+    with pytest.raises(InputError, match="2 of 3 cameras could not be labelled: "):
+        label(job)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert sorted(manifest["errors"]) == sorted(map(str, (broken, gone)))
+    assert [track["name"] for track in manifest["tracks"]] == ["drive-2"]
+    again = replace(job, resume=True)
+    with pytest.raises(InputError, match="2 of 3 cameras could not be labelled: "):
+        label(again)
+    # what was labelled must not change, and what was not may
+    content = file_of(drive).read_bytes()
+    file_of(drive).write_bytes(content[:-2] + b"xx")
+    with pytest.raises(InputError, match="cannot go on: the recordings changed"):
+        label(again)
+    file_of(drive).write_bytes(content)
+    mended = write_bag(tmp_path / "mended", "mcap", camera("mcap", scenes(6)))
+    file_of(mended).rename(broken / "drive.mcap")
+    file_of(write_bag(tmp_path / "third", "mcap", camera("mcap", scenes(4)))).rename(gone)
+    result = label(again)
+    counts = {track["name"]: track["labelled"] for track in result["tracks"]}
+    assert counts == {"drive": 6, "gone": 4, "drive-2": 20}
+    label(replace(job, out=tmp_path / "whole"))
+    assert hashes(out) == hashes(tmp_path / "whole")
+
+
+def test_what_was_made_of_a_damaged_recording_is_not_gone_on_with(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = tmp_path / "clip.mp4"
+    for count in (20, 9):
+        with VideoWriter(tmp_path / f"{count}.mp4", 10) as writer:
+            for frame in scenes(count):
+                writer.write(frame)
+    (tmp_path / "20.mp4").rename(clip)
+    entries = ({"recording": name, "frame": 0, "mask": truth(0)} for name in ("drive", "clip.mp4"))
+    out = tmp_path / "out"
+    recordings = str(drive), str(clip)
+    job = job_of(drive, seeds_file(tmp_path, *entries), out, recordings=recordings)
+    # the last step of the clip fails, when its passes are done and some of its files are there
+    finish = tasks.finish_track
+
+    def fails(track: Track, *others: Any) -> None:
+        finish(track, *others)
+        if track.name == "clip":
+            (track.folder / "finished.json").unlink()
+            raise InputError("it was changed meanwhile")
+
+    monkeypatch.setattr(tasks, "finish_track", fails)
+    with pytest.raises(InputError, match="it was changed meanwhile"):
+        label(job)
+    monkeypatch.undo()
+    (tmp_path / "9.mp4").rename(clip)
+    result = label(replace(job, resume=True))
+    assert [track["labelled"] for track in result["tracks"]] == [20, 9]
+    label(replace(job, out=tmp_path / "whole"))
+    assert hashes(out) == hashes(tmp_path / "whole")
+
+
+def test_results_inside_of_the_recording_s_folder_can_be_gone_on_with(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    for number, frame in enumerate(scenes(6)):
+        write_image(folder / f"{number}.png", frame)
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    job = job_of(folder, seeds, folder / "labels")
+
+    class Stopped(Serial):
+        def run(self, first: Any, *rest: Any) -> None:
+            if any(isinstance(task, PassTask) for task in first):
+                raise KeyboardInterrupt
+            super().run(first, *rest)
+
+    with pytest.raises(KeyboardInterrupt):
+        label(job, Stopped())
+    assert label(replace(job, resume=True))["tracks"][0]["labelled"] == 6
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, frame in enumerate(scenes(3)):
+        write_image(tmp_path / "folder" / f"{number}.png", frame)
+    inner = Path.open
+
+    def refuses(path: Path, *others: Any) -> Any:
+        if path.name == "1.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return inner(path, *others)
+
+    monkeypatch.setattr(Path, "open", refuses)
+    with pytest.raises(InputError, match=r"folder/1\.png: cannot be read \(Permission denied"):
+        hash_of(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("kind", "seed"), [("folder", "file"), ("mcap", "file"), ("mcap", "/stremn/seed")]
+)
+def test_a_damaged_first_picture_costs_one_frame(kind: str, seed: str, tmp_path: Path) -> None:
+    records = camera("mcap", scenes(8), encoding=".png")
+    records[0][3].data = records[0][3].data[:60]
+    mask = camera("mcap", [truth(3)], "/stremn/seed", "mono8", [stamps(8)[3]])
+    recording = tmp_path / "drive"
+    if kind == "mcap":
+        write_bag(recording, "mcap", [*records, *mask])
+    for number, (_, _, _, message) in enumerate(records if kind == "folder" else []):
+        recording.mkdir(exist_ok=True)
+        (recording / f"{number}.png").write_bytes(bytes(message.data))
+    seeds = seed if seed != "file" else seeds_file(tmp_path, {"frame": 3, "mask": truth(3)})
+    formats = (*ALL, "mcap-sidecar")
+    track = label(job_of(recording, seeds, tmp_path / "out", formats=formats))["tracks"][0]
+    assert (track["labelled"], track["undecodable"]) == (7, 1)
+    assert any("frame 0 cannot be decoded" in text for text in track["problems"])
+    assert iou(masks_of(tmp_path / "out")[0], truth(1), DISC) > 0.3
+
+
+def test_a_recorded_seed_is_held_against_its_own_frame(tmp_path: Path) -> None:
+    # the camera is turned at frame 4, and frames 3 and 6 cannot be decoded
+    frames = [*scenes(4), *(np.swapaxes(frame, 0, 1).copy() for frame in scenes(8)[4:])]
+    records = camera("mcap", frames)
+    for number in (3, 6):
+        records[number][3].encoding = "weird8"
+    given = {2: truth(2), 3: truth(3), 4: truth(4), 5: truth(5).T.copy(), 6: truth(6).T.copy()}
+    for number, mask in given.items():
+        records += camera("mcap", [mask], "/stremn/seed", "mono8", [stamps(8)[number]])
+    bag = write_bag(tmp_path / "drive", "mcap", sorted(records, key=lambda record: record[2]))
+    track = label(job_of(bag, "/stremn/seed", tmp_path / "out"))["tracks"][0]
+    assert [seed["frame"] for seed in track["seeds"]] == [2, 5]
+    said = "\n".join(track["problems"])
+    assert "seed 2 on /stremn/seed: " in said
+    assert "frame 3 cannot be decoded: " in said
+    assert "seed 3 on /stremn/seed: the mask is 60x80 (rows x columns), frame 4 is 80x60" in said
+    assert said.count("it is left out") == 3
+    # where none is left, nothing is labelled
+    none = [record for record in records if record[0] != "/stremn/seed"]
+    none += camera("mcap", [truth(3)], "/stremn/seed", "mono8", [stamps(8)[3]])
+    bag = write_bag(tmp_path / "none", "mcap", none)
+    with pytest.raises(InputError, match=r"no seed on /stremn/seed can be used: .* frame 3"):
+        label(job_of(bag, "/stremn/seed", tmp_path / "nothing"))
+
+
+def test_a_recording_whose_recorded_seeds_are_of_no_use_does_not_stop_the_others(
+    tmp_path: Path,
+) -> None:
+    bags = []
+    for name, number in (("good", 1), ("bad", 3)):
+        records = camera("mcap", scenes(5))
+        records[3][3].encoding = "weird8"
+        records += camera("mcap", [truth(number)], "/stremn/seed", "mono8", [stamps(5)[number]])
+        bags.append(str(write_bag(tmp_path / name, "mcap", records)))
+    job = job_of(Path(), "/stremn/seed", tmp_path / "out", recordings=tuple(bags))
+    with pytest.raises(InputError, match=r"1 of 2 cameras could not be .*bad: no seed"):
+        label(job)
+    tracks = json.loads((tmp_path / "out" / "manifest.json").read_text())["tracks"]
+    assert [track["name"] for track in tracks] == ["good"]
+
+
+def test_what_is_said_of_a_mask_is_told(tmp_path: Path) -> None:
+    inverted = np.where(truth(2) > 0, 0, 255).astype(np.uint8)
+    records = camera("mcap", scenes(4))
+    records += camera("mcap", [inverted], "/stremn/seed", "mono8", [stamps(4)[2]])
+    bag = write_bag(tmp_path / "drive", "mcap", records)
+    seeds = seeds_file(tmp_path, {"frame": 2, "id": 1, "mask": inverted})
+    for name, given, where in (
+        ("file", str(seeds), "seeds.yaml: seed 1: the mask mask0.png: "),
+        ("topic", "/stremn/seed", "seed 1 on /stremn/seed: "),
+    ):
+        problems = label(job_of(bag, given, tmp_path / name))["tracks"][0]["problems"]
+        assert [text.partition("the object covers")[0] for text in problems] == [where]
+        assert "if the mask is inverted" in problems[0]
+
+
+def test_a_doubtful_mask_of_hints_is_told(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HintMasks, "agreement", lambda *others, **hints: 0.1)
+    seeds = seeds_file(tmp_path, {"frame": 2, "id": 1, "box": [10, 10, 40, 40]})
+    (problem,) = label(job_of(drive, seeds, tmp_path / "out"))["tracks"][0]["problems"]
+    assert problem.startswith("seeds.yaml: seed 1: the mask made of its hints is doubtful")
+
+
 def test_seeds_that_were_recorded_are_taken_at_their_stamps(tmp_path: Path) -> None:
     frames = scenes(8)
     masks = [
@@ -387,6 +583,12 @@ def test_a_frame_that_cannot_be_decoded_is_left_out_and_named(tmp_path: Path) ->
         ({"frame": 0, "id": 3, "mask": scene(0, SIZE)[1]}, r"holds the objects \[1, 2\]"),
         ({"frame": 0, "topic": "/front", "mask": scene(0, SIZE)[1]}, "no image topic /front"),
         ({"recording": "other", "frame": 0, "id": 1, "box": [1, 1, 9, 9]}, "has no seed of"),
+        ({"time": 1700000000000000000, "id": 1, "box": [1, 1, 9, 9]}, "in seconds, .* nanosec"),
+        ({"time": 1e300, "id": 1, "box": [1, 1, 9, 9]}, "the stamp of a frame in seconds"),
+        ({"time": -1e300, "id": 1, "box": [1, 1, 9, 9]}, "the stamp of a frame in seconds"),
+        ({"frame": 0, "mask": "a\0b.png"}, "seed 1: a text of it has a zero"),
+        ({"frame": 0, "recording": "a\0b", "mask": "b.png"}, "seed 1: a text of it has a zero"),
+        ({"frame": 0, "mask": ""}, "say where the object is"),
     ],
 )
 def test_a_wrong_seed_is_told_with_what_would_be_right(
@@ -399,6 +601,56 @@ def test_a_wrong_seed_is_told_with_what_would_be_right(
     seeds_file(tmp_path, {"frame": 19, "mask": truth(19)})
     if said == "is empty":
         assert label(job)["state"] == "complete"
+
+
+def test_a_seed_is_of_the_recording_that_it_names(tmp_path: Path) -> None:
+    for name in ("x", "y", "z"):
+        (tmp_path / name).mkdir()
+        for number, frame in enumerate(scenes(2)):
+            write_image(tmp_path / name / "drive" / f"{number}.png", frame)
+    paths = [str(tmp_path / name / "drive") for name in ("x", "y")]
+
+    def planned(folder: str, *named: str) -> list[str]:
+        entries = ({"recording": name, "frame": 0, "mask": truth(0)} for name in named)
+        seeds = seeds_file(tmp_path / folder, *entries)
+        job = job_of(Path(), seeds, tmp_path / "out", recordings=tuple(paths))
+        return [f"{each.recording} {len(each.entries)}" for each in _plan(job)[0]]
+
+    # beside one of them its name is that one's path, and says nothing of the other
+    with pytest.raises(InputError, match=rf"has no seed of {paths[1]}"):
+        planned("x", "drive")
+    with pytest.raises(InputError, match=rf"has no seed of {paths[0]}"):
+        planned("y", "drive")
+    assert planned("x", "drive", "y/drive") == [f"{paths[0]} 1", f"{paths[1]} 1"]
+    assert planned("z", "x/drive", paths[1]) == [f"{paths[0]} 1", f"{paths[1]} 1"]
+    for folder in ("z", "z/drive"):
+        with pytest.raises(
+            InputError, match=rf"drive, which may be {paths[0]} or {paths[1]}: give"
+        ):
+            planned(folder, "drive")
+    # a link has the name that it was given by, and that of what it leads to
+    (tmp_path / "link").symlink_to(tmp_path / "x" / "drive")
+    paths[0] = str(tmp_path / "link")
+    for name in ("link", "x/drive"):
+        assert planned("z", name, "y/drive") == [f"{paths[0]} 1", f"{paths[1]} 1"]
+
+
+@pytest.mark.parametrize("kind", ["a video", "a bag"])
+def test_a_seeds_file_that_is_missing_is_no_topic(kind: str, tmp_path: Path) -> None:
+    recording = tmp_path / "clip.mp4"
+    with VideoWriter(recording, 10) as writer:
+        for frame in scenes(2):
+            writer.write(frame)
+    if kind == "a bag":
+        recording = write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(2)))
+    for name in ("typo.yaml", "typo.yml"):
+        with pytest.raises(InputError, match=rf"{name} cannot be read: No such file"):
+            label(job_of(recording, str(tmp_path / name), tmp_path / "out"))
+    said = "which has no topics, and there is no seeds file /stremn/seed"
+    if kind == "a bag":
+        said = "has no topic /stremn/seed of type"
+    with pytest.raises(InputError, match=said):
+        label(job_of(recording, "/stremn/seed", tmp_path / "out"))
 
 
 def test_an_object_has_one_name(drive: Path, tmp_path: Path) -> None:
@@ -516,9 +768,6 @@ def test_what_is_written_is_what_training_reads(drive: Path, tmp_path: Path) -> 
 # ---------------------------------------------------------------- stops
 
 
-ALL = ("davis", "coco", "cvat", "label-studio")
-
-
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
     with Forks() as made:
@@ -576,7 +825,14 @@ def test_a_run_killed_again_and_again_ends_with_the_same_files(
 def test_a_run_goes_on_only_with_what_it_was_made_from(
     drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    # two masks of one name, in folders of their own
+    (tmp_path / "right").mkdir()
+    seeds_file(tmp_path / "right", {"frame": 5, "mask": truth(5)})
+    seeds = seeds_file(
+        tmp_path, {"frame": 5, "mask": "right/mask0.png"}, {"frame": 0, "mask": truth(0)}
+    )
+    (tmp_path / "mask1.png").rename(tmp_path / "mask0.png")
+    seeds.write_text(seeds.read_text().replace("mask1", "mask0"))
     out = tmp_path / "out"
     job = job_of(drive, seeds, out)
 
@@ -596,6 +852,13 @@ def test_a_run_goes_on_only_with_what_it_was_made_from(
     with pytest.raises(InputError, match="cannot go on: the seeds changed"):
         label(again)
     seeds.write_text(text)
+    masks = [tmp_path / "mask0.png", tmp_path / "right" / "mask0.png"]
+    for mask, other in (masks, masks[::-1]):
+        kept = mask.read_bytes()
+        mask.write_bytes(other.read_bytes())
+        with pytest.raises(InputError, match="cannot go on: the seeds changed"):
+            label(again)
+        mask.write_bytes(kept)
     with pytest.raises(InputError, match="the options of the model differ"):
         label(replace(again, settings=replace(SETTINGS, options=(("processing_size", 48),))))
     with pytest.raises(InputError, match="--format was davis and is davis,coco"):
@@ -608,6 +871,41 @@ def test_a_run_goes_on_only_with_what_it_was_made_from(
     assert label(again)["state"] == "complete"
     assert label(again)["state"] == "complete"  # nothing is left to do
     assert not (out / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("run", []),
+        ("run", {}),
+        ("run", {"recordings": {}}),
+        ("run", {"recordings": [3]}),
+        ("run", {"recordings": [{"path": 3}]}),
+        ("state", "done"),
+        ("state", []),
+        ("errors", []),
+        ("tracks", None),
+        ("tracks", [{}]),
+        ("tracks", [{"name": "drive", "labelled": None, "problems": []}]),
+        ("format", None),
+    ],
+)
+def test_a_manifest_that_was_changed_is_no_manifest(name: str, value: Any, tmp_path: Path) -> None:
+    run = {"recordings": [{"path": "drive"}]}
+    track = {"name": "drive", "labelled": 3, "problems": []}
+    write_manifest(tmp_path, "complete", run, [track], {})
+    values = read_manifest(tmp_path)
+    assert values is not None
+    (tmp_path / "manifest.json").write_text(json.dumps({**values, name: value}))
+    with pytest.raises(InputError, match=r"manifest\.json: is no manifest of `stremn label`"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
+def test_a_manifest_that_is_no_json_is_damaged(text: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=r"manifest\.json: is damaged"):
+        read_manifest(tmp_path)
 
 
 def test_a_disk_that_refuses_leaves_what_is_whole_and_says_how_to_go_on(

@@ -17,7 +17,7 @@ from stremn_ros.errors import InputError
 from stremn_ros.imaging.video import VideoWriter, open_frames, write_image
 from stremn_ros.messages import compressed_read, image_read
 from stremn_ros.recordings import damaged, sources
-from stremn_ros.recordings.bags import open_bag
+from stremn_ros.recordings.bags import is_bag, open_bag
 from stremn_ros.recordings.sources import open_source, read_indexes
 
 TOPIC = "/camera/image_raw"
@@ -132,6 +132,57 @@ def test_a_header_without_a_stamp_gets_the_time_of_the_recording(tmp_path: Path)
     assert "4 of 4 messages have no stamp" in index.problems[0]
 
 
+@pytest.mark.parametrize(
+    ("times", "found"),
+    [
+        # a simulation begins at zero, and its first image may come before its clock
+        ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]),
+        ([0, 0, 0, 1, 2], [0, 0, 0, 1, 2]),
+        ([0, 1, 0, 3, 4], [0, 1, 2, 3, 4]),
+        ([0, 1, 2, 3, 0], [0, 1, 2, 3, 4]),
+        ([0, 4, 5, 6, 7], [3, 4, 5, 6, 7]),
+        ([0, 1, 2, 0, 1, 2], [0, 1, 2, 0, 1, 2]),
+        ([50, 0, 52, 53, 0], [50, 51, 52, 53, 54]),
+        ([0, 51, 52], [50, 51, 52]),
+    ],
+)
+def test_a_zero_is_read_by_the_clock_of_the_other_headers(
+    times: list[int], found: list[int], tmp_path: Path
+) -> None:
+    records = camera("mcap", scenes(len(times)), times=[t * rec.STEP for t in times])
+    records = [(a, b, when, m) for when, (a, b, _, m) in zip(stamps(len(times)), records)]
+    index = read_indexes(write_bag(tmp_path / "drive", "mcap", records))[TOPIC]
+    order = np.argsort(found, kind="stable")
+    assert index.stamps.tolist() == [found[n] * rec.STEP for n in order]
+    assert index.places.tolist() == order.tolist()
+    taken = sum(before == 0 < after for before, after in zip(times, found))
+    said = [text for text in index.problems if "have no stamp" in text]
+    assert len(said) == bool(taken)
+    assert all(f"{taken} of {len(times)} " in text for text in said)
+
+
+def test_the_first_image_of_a_simulation_stays_the_first(tmp_path: Path) -> None:
+    frames = scenes(10)
+    records = camera("mcap", frames, times=[n * rec.STEP for n in range(10)])
+    late = [0, 70, 0, 30, 0, 0, 0, 0, 0, 0]  # milliseconds on the way to the recorder
+    records = [
+        (a, b, when + ms * 10**6, m) for when, ms, (a, b, _, m) in zip(stamps(10), late, records)
+    ]
+    times, read = all_frames(write_bag(tmp_path / "drive", "mcap", records))
+    assert times == [n * rec.STEP for n in range(10)]
+    assert all(np.array_equal(a, b) for a, b in zip(read, frames, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["mcap", "bag1"])
+def test_a_stamp_that_ros_2_cannot_hold_is_none(kind: str, tmp_path: Path) -> None:
+    records = camera(kind, scenes(4))
+    stamp = records[2][3].header.stamp
+    stamp.sec, stamp.nanosec = (1 << 31) - 1, (1 << 32) - 1
+    index = read_indexes(write_bag(tmp_path / "drive", kind, records))[TOPIC]
+    assert index.stamps.tolist() == stamps(4)
+    assert "1 of 4 messages have no stamp in their header (or one after 2038)" in index.problems[0]
+
+
 def test_a_loop_keeps_the_order_of_the_recording(tmp_path: Path) -> None:
     frames = scenes(100)
     records = camera("mcap", frames) + camera("mcap", frames)
@@ -173,7 +224,59 @@ def test_videos_and_folders_are_recordings_too(tmp_path: Path) -> None:
         read_indexes(tmp_path / "clip.mp4", ["/camera"])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_suffix_in_capital_letters_is_the_same_suffix(kind: str, tmp_path: Path) -> None:
+    frames = scenes(6)
+    file = file_of(write_bag(tmp_path / "drive", kind, camera(kind, frames)))
+    file = file.rename(tmp_path / f"DRIVE{file.suffix.upper()}")
+    index = read_indexes(file)[TOPIC]
+    assert (index.scanned, index.problems) == (False, [])
+    times, read = all_frames(file)
+    assert times == stamps(6)
+    if kind != "sqlite3_zstd":  # compression is told in the folder's metadata only
+        assert all(np.array_equal(a, b) for a, b in zip(read, frames, strict=True))
+
+
+def test_a_folder_of_images_may_hold_a_tool_s_metadata(tmp_path: Path) -> None:
+    for number, frame in enumerate(scenes(3)):
+        write_image(tmp_path / "folder" / f"{number}.png", frame)
+    (tmp_path / "folder" / "metadata.yaml").write_text("camera: left\n")
+    assert len(read_indexes(tmp_path / "folder")[""].stamps) == 3
+    # a bag stays one, whatever lies beside it, and so does what is left of one
+    bag = write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(3)))
+    write_image(bag / "shot.png", scenes(1)[0])
+    assert list(read_indexes(bag)) == [TOPIC]
+    file_of(bag).unlink()
+    (bag / "shot.png").unlink()
+    assert is_bag(bag)
+
+
 # ---------------------------------------------------------------- damage
+
+
+def test_a_damaged_first_image_is_a_frame_that_cannot_be_decoded(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    for number, frame in enumerate(scenes(4)):
+        write_image(folder / f"{number}.png", frame)
+    for number in (0, 1):
+        (folder / f"{number}.png").write_bytes(b"no image")
+    read = all_frames(folder, "")[1]
+    assert [frame is None for frame in read] == [True, True, False, False]
+    for number in (2, 3):
+        (folder / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"0\.png: cannot be decoded"):
+        read_indexes(folder)
+
+
+def test_a_frame_says_why_it_cannot_be_decoded_each_time(tmp_path: Path) -> None:
+    records = camera("mcap", scenes(5), encoding=".png")
+    records[1][3].data = records[1][3].data[:100]
+    records[3][3].data = records[3][3].data[:0]
+    bag = write_bag(tmp_path / "drive", "mcap", records)
+    source = open_source(bag, read_indexes(bag)[TOPIC])
+    for number in (1, 3, 1):
+        with pytest.raises(InputError, match=rf"drive: frame {number} cannot be decoded: "):
+            source.frame(number)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -227,6 +330,24 @@ def test_bytes_changed_in_the_middle_cost_a_part_only(kind: str, tmp_path: Path)
     assert same > 0.5 * len(frames)
     assert numbers[0] == 0
     assert numbers[-1] == len(frames) - 1
+
+
+@pytest.mark.parametrize("late", [(1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_message_from_beyond_all_time_is_damaged(scan: bool, late: int, tmp_path: Path) -> None:
+    frames = scenes(4)
+    records = camera("mcap", frames)
+    records[3] = (*records[3][:2], 1 << 61, records[3][3])
+    bag = write_bag(tmp_path / "drive", "mcap", records)
+    content = file_of(bag).read_bytes()
+    assert content.count((1 << 61).to_bytes(8, "little")) > 1  # of the message, and the summary
+    content = content.replace((1 << 61).to_bytes(8, "little"), late.to_bytes(8, "little"))
+    file_of(bag).write_bytes(content[:-9] if scan else content)
+    index = read_indexes(file_of(bag))[TOPIC]
+    assert f"{TOPIC}: 1 messages are damaged" in index.problems
+    times, read = all_frames(file_of(bag))
+    assert times == stamps(4)[:3]
+    assert all(np.array_equal(a, b) for a, b in zip(read, frames[:3], strict=True))
 
 
 def test_a_damaged_first_chunk_costs_no_other_as_the_summary_names_the_topics(

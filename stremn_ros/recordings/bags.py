@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import InputError
-from stremn_ros.imaging.listing import in_order, is_tools
+from stremn_ros.imaging.listing import in_order, is_tools, list_images
 from stremn_ros.recordings import damaged
 from stremn_ros.recordings.bag import (
     BAG_SUFFIXES,
@@ -31,8 +31,12 @@ class HealthyBag(Bag):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.ros1 = path.suffix in (".bag", ".active")
-        self._reader = rosbags_part("rosbag1" if self.ros1 else "rosbag2").Reader(path)
+        self.ros1 = path.suffix.lower() in (".bag", ".active")
+        kind = rosbags_part("rosbag1" if self.ros1 else "rosbag2").Reader
+        if not self.ros1 and path.suffix != path.suffix.lower():
+            # rosbags knows small letters only; this is what it chooses by them
+            kind = kind.STORAGE_PLUGINS[path.suffix.lower()]
+        self._reader = kind(path)
         self._reader.open()
         # of a folder the files themselves: rosbags passes over the messages of a topic whose QoS
         # is written otherwise in the metadata than in the file
@@ -97,17 +101,24 @@ class ChainedBags(Bag):
 
 def is_bag(path: Path) -> bool:
     """Whether a path is a recording of ROS messages, rather than a video or a folder of images."""
-    if path.is_dir():
-        return (path / METADATA).is_file() or bool(_storage_files(path))
-    return path.suffix in BAG_SUFFIXES
+    if not path.is_dir():
+        return path.suffix.lower() in BAG_SUFFIXES
+    if _storage_files(path) or _packed_files(path):
+        return True
+    # other tools write a file of that name as well
+    return (path / METADATA).is_file() and not list_images(path)
 
 
 def _storage_files(folder: Path) -> list[Path]:
     return in_order(
         path
         for path in folder.iterdir()
-        if path.suffix in (".mcap", ".db3") and not is_tools(path.name) and path.is_file()
+        if path.suffix.lower() in (".mcap", ".db3") and not is_tools(path.name) and path.is_file()
     )
+
+
+def _packed_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix == ".zstd")
 
 
 def open_bag(path: Path, scan: bool = False) -> Bag:
@@ -134,7 +145,7 @@ def open_bag(path: Path, scan: bool = False) -> Bag:
                 problem = f"{path.name}: has no {METADATA} (was the recorder killed?)"
     bag = _chained(path, scan) if path.is_dir() else _scanned(path)
     # an MCAP file of another profile, or without a summary, may be whole all the same
-    if problem and (bag.problems or path.suffix != ".mcap"):
+    if problem and (bag.problems or path.suffix.lower() != ".mcap"):
         bag.problems.insert(0, problem)
     return bag
 
@@ -148,8 +159,7 @@ def _chained(folder: Path, scan: bool) -> Bag:
             parts.append(open_bag(path, scan))
         except InputError as error:
             broken.append(str(error))
-    packed = sorted(path.name for path in folder.iterdir() if path.suffix == ".zstd")
-    if packed:
+    if packed := _packed_files(folder):
         broken.append(f"{folder}: {packed} are not read without {METADATA}; unpack them by unzstd")
     if not parts:
         raise InputError(

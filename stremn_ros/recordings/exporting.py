@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ class Davis:
         inner = Path("480p") / target.track.name
         self.images = target.out / "davis" / "JPEGImages" / inner
         self.masks = target.out / "davis" / "Annotations" / inner
+        for folder in (self.images, self.masks):  # of a step that did not end, of other frames
+            shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, item: Labelled, frame: Frame | None) -> None:
         if frame is None or item.labels is None:

@@ -25,6 +25,7 @@ from stremn_ros.errors import InputError, StremnError
 from stremn_ros.files import write_text
 from stremn_ros.hint_masks import HintMasks
 from stremn_ros.recordings import manifest
+from stremn_ros.recordings.bags import is_bag
 from stremn_ros.recordings.exporting import BAG_FORMATS, CSV_HEADER, EXPORTERS, assemble
 from stremn_ros.recordings.finishing import FINISHED
 from stremn_ros.recordings.labelled_bag import check_messages
@@ -34,10 +35,10 @@ from stremn_ros.recordings.seeds import (
     Seed,
     SeedEntry,
     make_seeds,
-    matches,
     names_of,
     read_seeds,
     recorded_seeds,
+    recordings_of,
 )
 from stremn_ros.recordings.sources import Index, image_topics, open_source
 from stremn_ros.recordings.spec import Job
@@ -54,9 +55,13 @@ _LOOK_EVERY = 0.5  # seconds
 
 @dataclass(frozen=True)
 class _Planned:
-    """A track before its recording is read."""
+    """A track before its recording is read.
+
+    Attributes: bag, what the bag of its recording is called in the results.
+    """
 
     name: str
+    bag: str
     recording: str
     topic: str
     camera: str
@@ -97,17 +102,28 @@ def _label(job: Job, runner: Runner, quiet: bool) -> dict[str, Any]:
             f"{job.place}: holds a run already: --resume goes on with it; for a new one choose "
             "another --out"
         )
-    origin = _origin(job, runner, quiet)
+    origin, unread = _origin(job, runner, quiet)
+    errors = {**unread, **errors}
+    mended: set[str] = set()
     if before is not None:
-        manifest.check_same(job.place, before["run"], origin)
+        failed = _failed(job, planned, before["errors"])
+        mended = manifest.check_same(job.place, before["run"], origin, failed)
         if before["state"] == manifest.COMPLETE:
             _clean(job.out)
             return before
     else:  # of a run that ended before it was one: a seed was wrong, perhaps
         shutil.rmtree(job.out / WORK, ignore_errors=True)
+    planned = [each for each in planned if each.recording not in errors]
+    again = {each.name for each in planned if job.name_of(each.recording) in mended}
+    for name in again:  # what was made of a recording as it was
+        shutil.rmtree(job.out / WORK / name, ignore_errors=True)
     tracks = _prepare(job, planned, errors, runner, quiet)
     if before is None:
         manifest.write_manifest(job.out, manifest.RUNNING, origin, [], _told(job, errors))
+    elif mended:
+        left = {n: text for n, text in before["errors"].items() if n not in again | mended}
+        left.update(_told(job, errors))
+        manifest.write_manifest(job.out, manifest.RUNNING, origin, before["tracks"], left)
     labelling = _Labelling(job, tracks, planned, errors)
     labelling.run(runner, quiet)
     if errors:
@@ -128,33 +144,53 @@ def _told(job: Job, errors: dict[str, str]) -> dict[str, str]:
     return {job.told(name): job.told(text) for name, text in errors.items()}
 
 
+def _failed(job: Job, planned: Sequence[_Planned], errors: Mapping[str, str]) -> set[str]:
+    """Recordings, as people know them, of which a run that had these errors labelled nothing."""
+    names: dict[str, list[str]] = {}
+    for each in planned:
+        names.setdefault(job.name_of(each.recording), []).append(each.name)
+    whole = {name for name, tracks in names.items() if all(track in errors for track in tracks)}
+    return whole | set(errors)
+
+
 def _plan(job: Job) -> tuple[list[_Planned], dict[str, str]]:
     """The cameras that are labelled, with the entries of each; recordings that cannot be read."""
     errors: dict[str, str] = {}
     entries = [] if job.seed_topic else read_seeds(Path(job.seeds))
     planned: list[_Planned] = []
-    used: set[str] = set()
-    for recording in dict.fromkeys(job.recordings):
+    recordings = list(dict.fromkeys(job.recordings))
+    if len(recordings) > 1 and (unnamed := [e for e in entries if e.recording is None]):
+        raise InputError(
+            f"{unnamed[0].where}: recording is missing, as {len(recordings)} recordings are given"
+        )
+    entries_of: dict[str, list[SeedEntry]] = {recording: [] for recording in recordings}
+    places = {recording: Path(recording).resolve() for recording in recordings}
+    for entry in entries:
+        for recording in recordings_of(entry, places):
+            entries_of[recording].append(entry)
+    used = {entry.where for own in entries_of.values() for entry in own}
+    bases: dict[str, str] = {}
+    for recording in recordings:
+        # also of one that cannot be read yet, so that the others keep their names when it can
+        bases[recording] = _name(Path(recording), "", bases.values())
+    for recording, own in entries_of.items():
         path = Path(recording)
-        own = [entry for entry in entries if matches(entry, path)]
-        if unnamed := [e for e in own if e.recording is None and len(set(job.recordings)) > 1]:
-            raise InputError(
-                f"{unnamed[0].where}: recording is missing, as {len(set(job.recordings))} "
-                "recordings are given"
-            )
         try:
             images, cameras = image_topics(path)
         except InputError as error:
-            if len(set(job.recordings)) == 1:
+            if len(recordings) == 1:
                 raise
             errors[recording] = str(error)
-            used |= {entry.where for entry in own}
             continue
         by_topic: dict[str, list[SeedEntry]] = {}
         if job.seed_topic:
+            if not is_bag(path):
+                raise InputError(
+                    f"{path}: is a video or a folder of images, which has no topics, and there is "
+                    f"no seeds file {job.seeds}"
+                )
             by_topic = {_only_camera(job, path, cameras, job.seed_topic): []}
         for entry in own:
-            used.add(entry.where)
             topic = entry.topic or _only_camera(job, path, cameras, entry.where)
             if topic and topic not in images:
                 raise InputError(
@@ -166,11 +202,16 @@ def _plan(job: Job) -> tuple[list[_Planned], dict[str, str]]:
         if not by_topic:
             where = f" on {', '.join(job.topics)}" if job.topics and own else ""
             raise InputError(f"{job.seeds}: has no seed of {recording}{where}")
+        cameras_of: list[str] = []
         for topic, chosen in sorted(by_topic.items()):
             names_of(chosen)
-            name = _name(path, topic if len(by_topic) > 1 else "", [p.name for p in planned])
-            camera = _word(topic) if len(by_topic) > 1 else ""
-            planned.append(_Planned(name, recording, topic, camera, tuple(chosen)))
+            name, camera = bases[recording], ""
+            if len(by_topic) > 1:
+                camera = _free(_word(topic) or "camera", cameras_of, "_")
+                name = _name(path, camera, [*bases.values(), *(p.name for p in planned)])
+            cameras_of.append(camera)
+            bag = bases[recording]
+            planned.append(_Planned(name, bag, recording, topic, camera, tuple(chosen)))
     if unused := [entry for entry in entries if entry.where not in used]:
         log.warning(
             "%s is of the recording %s, which is not labelled (%d such seeds)",
@@ -197,14 +238,18 @@ def _only_camera(job: Job, path: Path, cameras: Sequence[str], where: str) -> st
     return chosen[0] if chosen else ""
 
 
-def _name(path: Path, topic: str, taken: Sequence[str]) -> str:
+def _name(path: Path, camera: str, taken: Collection[str]) -> str:
     """A name for the files of a track: letters that every file system and tool takes."""
-    stem = path.stem if path.is_file() else path.name or path.resolve().name
-    name = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{stem}_{_word(topic)}" if topic else stem)
-    name = name.strip("._") or "recording"
+    stem = (path.name or path.resolve().name) if path.is_dir() else path.stem
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{stem}_{camera}" if camera else stem)
+    return _free(name.strip("._") or "recording", taken, "-")
+
+
+def _free(name: str, taken: Collection[str], joint: str) -> str:
+    """A name, with a number after it where it is taken."""
     number, free = 2, name
     while free in taken:
-        free, number = f"{name}-{number}", number + 1
+        free, number = f"{name}{joint}{number}", number + 1
     return free
 
 
@@ -234,21 +279,24 @@ def _for_recordings(
     runner.run(tasks, done, lambda running: None, lambda count: None)
 
 
-def _origin(job: Job, runner: Runner, quiet: bool) -> dict[str, Any]:
-    """All that the result depends on."""
+def _origin(job: Job, runner: Runner, quiet: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """All that the result depends on; of several recordings, why some cannot be read."""
     runtime = loaded_segmenter(job.settings, 1).runtime_name
     recordings = list(dict.fromkeys(job.recordings))
     tasks = [HashTask(f"hash of {Path(each).name}", each) for each in recordings]
     hashes: dict[str, Any] = {}
+    errors: dict[str, str] = {}
 
     def use(task: HashTask, outcome: Outcome) -> None:
-        if outcome.error:
+        if outcome.error and len(recordings) == 1:
             raise InputError(outcome.error)
-        hashes[task.recording] = outcome.value
+        if outcome.error:
+            errors[task.recording] = outcome.error
+        hashes[task.recording] = outcome.value or {}
 
     with _bar(quiet or len(tasks) == 1, len(tasks), "hash") as bar:
         _for_recordings(runner, tasks, use, bar)
-    return manifest.described(
+    origin = manifest.described(
         {
             "model": manifest.model_hash(job.settings.model),
             "runtime": runtime,
@@ -260,6 +308,7 @@ def _origin(job: Job, runner: Runner, quiet: bool) -> dict[str, Any]:
             "recordings": [{"path": job.name_of(each), **hashes[each]} for each in recordings],
         }
     )
+    return origin, errors
 
 
 def _prepare(
@@ -268,7 +317,7 @@ def _prepare(
     """The folders of work of all tracks; errors gets why there is none of some."""
     missing: dict[str, list[_Planned]] = {}
     for each in planned:
-        if not (job.out / WORK / each.name / TRACK).is_file():
+        if not _is_track_of(job.out / WORK / each.name, each):
             missing.setdefault(each.recording, []).append(each)
     tasks = []
     for recording, group in missing.items():
@@ -282,8 +331,14 @@ def _prepare(
         for each in missing[task.recording]:
             if outcome.error:
                 errors[each.name] = outcome.error
-            else:
+                continue
+            try:
                 _write_track(job, each, outcome.value[each.topic])
+            except InputError as error:
+                # a wrong seeds file is put right before the long work; what was recorded cannot be
+                if alone or not job.seed_topic:
+                    raise
+                errors[each.name] = str(error)
 
     with _bar(quiet or len(tasks) < 2, len(tasks), "index") as bar:
         _for_recordings(runner, tasks, use, bar)
@@ -291,21 +346,27 @@ def _prepare(
     return [Track.load(folder) for name, folder in folders.items() if name not in errors]
 
 
+def _is_track_of(folder: Path, each: _Planned) -> bool:
+    """Whether a folder of work is there, and of this camera: a name may have been another's."""
+    if not (folder / TRACK).is_file():
+        return False
+    track = Track.load(folder)
+    return (track.recording, track.topic) == (each.recording, each.topic)
+
+
 def _write_track(job: Job, each: _Planned, index: Index) -> None:
     """Makes the folder of work of a track."""
     folder = job.out / WORK / each.name
     shutil.rmtree(folder, ignore_errors=True)
     path = Path(each.recording)
-    notes: list[str] = []
     names: dict[int, str] = {}
     source = open_source(path, index)
     try:
         if job.seed_topic:
-            shape = source.frame(0).shape
-            seeds, notes = recorded_seeds(path, job.seed_topic, index, (shape[0], shape[1]))
+            seeds, notes = recorded_seeds(source, job.seed_topic)
         else:
             masks = partial(HintMasks.load, job.settings.click_model, device=job.settings.device)
-            seeds = make_seeds(each.entries, source, masks)
+            seeds, notes = make_seeds(each.entries, source, masks)
             names = names_of(each.entries)
     finally:
         source.close()
@@ -328,18 +389,6 @@ def _left_out(seeds: Sequence[Seed]) -> list[str]:
     return notes
 
 
-def _bag_names(planned: Sequence[_Planned]) -> dict[str, str]:
-    """What the bag of each recording is called in the results: as its track, if it has only one."""
-    tracks: dict[str, list[_Planned]] = {}
-    for each in planned:
-        tracks.setdefault(each.recording, []).append(each)
-    names = {recording: own[0].name for recording, own in tracks.items() if not own[0].camera}
-    for recording, own in tracks.items():
-        if own[0].camera:
-            names[recording] = _name(Path(recording), "", list(names.values()))
-    return names
-
-
 class _Labelling:
     """The tasks of all tracks: the passes, then the files of each, then its recording's bag.
 
@@ -358,7 +407,7 @@ class _Labelling:
         errors: dict[str, str],
     ) -> None:
         self._job, self._tracks, self._errors = job, tracks, errors
-        self._names = _bag_names(planned)
+        self._names = {each.recording: each.bag for each in planned}
         self.alone: dict[str, str] = {}
         self._of_folder = {str(track.folder): track for track in tracks}
         self._left: dict[str, int] = {}  # passes of a track

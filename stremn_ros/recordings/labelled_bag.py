@@ -27,7 +27,7 @@ from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.recordings.bag import IMAGE, full_type, rosbags_part
 from stremn_ros.recordings.bags import is_bag, open_bag
 from stremn_ros.recordings.joining import Labelled
-from stremn_ros.recordings.sources import Frame
+from stremn_ros.recordings.sources import LAST_STAMP, Frame
 from stremn_ros.recordings.track import Track
 from stremn_ros.resources import shared_places
 
@@ -90,11 +90,12 @@ class Storage(enum.Enum):
 
 def storage_of(recording: Path) -> Storage:
     """The format of a bag; MCAP for a video."""
-    files = [recording, *recording.iterdir()] if recording.is_dir() else [recording]
-    suffixes = {suffix for path in files for suffix in path.suffixes}
-    if not recording.is_dir() and suffixes & {".bag", ".active"}:
+    files = list(recording.iterdir()) if recording.is_dir() else [recording]
+    # the last suffix counts: x.bag.mcap is MCAP, but x.db3.zstd is a packed database
+    kinds = {Path(path.name.lower().removesuffix(".zstd")).suffix for path in files}
+    if not recording.is_dir() and kinds & {".bag", ".active"}:
         return Storage.ROS1
-    return Storage.SQLITE3 if ".db3" in suffixes else Storage.MCAP
+    return Storage.SQLITE3 if ".db3" in kinds else Storage.MCAP
 
 
 class _Messages:
@@ -111,7 +112,9 @@ class _Messages:
         return message
 
     def header(self, stamp: int, frame_id: str) -> Any:
-        time = self.make(TIME, sec=stamp // NANOSECONDS, nanosec=stamp % NANOSECONDS)
+        # a damaged bag may say that it was recorded in a year that no message can hold
+        seconds, rest = divmod(stamp if 0 <= stamp <= LAST_STAMP else 0, NANOSECONDS)
+        time = self.make(TIME, sec=seconds, nanosec=rest)
         return self.make(HEADER, stamp=time, frame_id=frame_id)
 
     def image(self, header: Any, labels: Any) -> Any:

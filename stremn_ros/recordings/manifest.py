@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from stremn_ros import __version__
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
 from stremn_ros.model_folder import find_model
-from stremn_ros.recordings.seeds import mask_files, read_seeds
+from stremn_ros.recordings.seeds import read_seeds, topic_of
 from stremn_ros.text_files import read_text
 
 MANIFEST = "manifest.json"
@@ -38,32 +38,37 @@ _CHANGED = {
 
 
 def hash_of(path: Path) -> dict[str, Any]:
-    """Bytes and SHA-256 of a file, or of all files of a folder with their names.
+    """Bytes and SHA-256 of a file, or of the files of a folder with their names.
+
+    Folders in it count for nothing: no recording is read from them, and the results may be there.
 
     Raises:
         InputError: it cannot be read.
     """
     total, size = hashlib.sha256(), 0
+    file = path
     try:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
         for file in files:
             if path.is_dir():
-                total.update(str(file.relative_to(path)).encode(errors="surrogateescape") + b"\0")
+                total.update(file.name.encode(errors="surrogateescape") + b"\0")
             with file.open("rb") as opened:
                 while part := opened.read(_PART):
                     total.update(part)
                     size += len(part)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
     return {"bytes": size, "sha256": total.hexdigest()}
 
 
 def seeds_hash(seeds: str) -> dict[str, Any]:
     """Of a seeds file and the masks that it names; a topic is part of its recording."""
-    if seeds.startswith("/") and not Path(seeds).is_file():
-        return {"topic": seeds}
+    if topic := topic_of(seeds):
+        return {"topic": topic}
     path = Path(seeds)
-    masks = {str(file.name): hash_of(file)["sha256"] for file in mask_files(read_seeds(path))}
+    # by the word of the seeds file, as two of them may have the same name in other folders
+    named = sorted({entry.mask for entry in read_seeds(path) if entry.mask})
+    masks = {mask: hash_of(path.parent / mask)["sha256"] for mask in named}
     return {"file": path.name, **hash_of(path), "masks": masks}
 
 
@@ -90,11 +95,34 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
         return None
     try:
         values = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is damaged ({error})") from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT or "run" not in values:
-        raise InputError(f"{path}: is no manifest of `stremn label` of this version")
+    if not isinstance(values, dict) or values.get("format") != FORMAT or not _is_whole(values):
+        raise InputError(
+            f"{path}: is no manifest of `stremn label` of this version, or is damaged; choose "
+            "another --out"
+        )
     return values
+
+
+def _is_whole(values: Mapping[str, Any]) -> bool:
+    """Whether a manifest has what ``write_manifest`` writes and others read of it."""
+    run, tracks = values.get("run"), values.get("tracks")
+    return (
+        values.get("state") in (RUNNING, COMPLETE)
+        and isinstance(values.get("errors"), dict)
+        and isinstance(run, dict)
+        and _are(run.get("recordings"), path=str)
+        and _are(tracks, name=str, labelled=int, problems=list)
+    )
+
+
+def _are(values: Any, **kinds: type) -> bool:
+    """Whether values are a list of mappings that have entries of these kinds."""
+    return isinstance(values, list) and all(
+        isinstance(value, dict) and all(isinstance(value.get(n), k) for n, k in kinds.items())
+        for value in values
+    )
 
 
 def write_manifest(
@@ -111,8 +139,25 @@ def write_manifest(
     write_json(out / MANIFEST, values)
 
 
-def check_same(out: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """InputError, in words, where a run cannot go on as it was made from other things."""
+def check_same(
+    out: str, old: Mapping[str, Any], new: Mapping[str, Any], failed: Collection[str]
+) -> set[str]:
+    """The recordings that are others than a run was made from, which may be so.
+
+    Args:
+        failed: recordings of which nothing was labelled, as they could not be read.
+
+    Raises:
+        InputError: in words, as other things that it was made from are not what they were.
+    """
+    was = {each["path"]: each for each in old["recordings"]}
+    mended = {
+        each["path"]
+        for each in new["recordings"]
+        if each["path"] in failed and each != was.get(each["path"], each)
+    }
+    kept = [was[e["path"]] if e["path"] in mended else e for e in new["recordings"]]
+    new = {**new, "recordings": kept}
     for name, text in _CHANGED.items():
         if old.get(name) != new.get(name):
             why = text.format(old=_shown(old.get(name)), new=_shown(new.get(name)))
@@ -120,6 +165,7 @@ def check_same(out: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
                 f"{out}: cannot go on: {why}. Put it back as it was, or start a new run with "
                 "another --out"
             )
+    return mended
 
 
 def _shown(value: Any) -> str:

@@ -27,13 +27,14 @@ from stremn_ros.hint_masks import HintMasks
 from stremn_ros.imaging.mask_reading import VOID, clean, read_mask
 from stremn_ros.mappings import build
 from stremn_ros.messages import image_read
-from stremn_ros.messages.reading import NANOSECONDS, stamp_of
+from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.recordings.bag import IMAGE
 from stremn_ros.recordings.bags import open_bag
-from stremn_ros.recordings.sources import Index, Source
+from stremn_ros.recordings.sources import Index, Source, usable_stamp
 from stremn_ros.text_files import read_yaml
 
 MAX_ID = 255
+_MOST_SECONDS = 1 << 32  # of a ROS time
 _LEAST_TOLERANCE = 1_000_000  # nanoseconds by which a time may miss a frame's stamp
 Labels = NDArray[np.uint8]
 
@@ -68,10 +69,17 @@ class SeedEntry:
             raise InputError("give either time (a stamp in seconds) or frame (a number from 0)")
         if self.frame is not None and self.frame < 0:
             raise InputError(f"frame is {self.frame}; the first frame is 0")
+        if self.time is not None and not 0 <= self.time < _MOST_SECONDS:
+            raise InputError(
+                f"time is {self.time:g}; it is the stamp of a frame in seconds, such as "
+                "1700000012.4, not in milliseconds or nanoseconds"
+            )
+        if any("\0" in text for text in (self.recording, self.topic, self.mask, self.name) if text):
+            raise InputError(r"a text of it has a zero byte (\0), which no name may have")
         if self.id is not None and not 1 <= self.id <= MAX_ID:
             raise InputError(f"id is {self.id}; ids are 1..{MAX_ID}")
         hints = self.box is not None or bool(self.points) or bool(self.polygon)
-        if (self.mask is None) == (not hints):
+        if bool(self.mask) == hints:
             raise InputError(
                 "say where the object is: by a mask (a file), or by box, points, polygon (any of "
                 "these three, or several)"
@@ -122,6 +130,13 @@ def read_seeds(path: Path) -> list[SeedEntry]:
     return entries
 
 
+def topic_of(seeds: str) -> str:
+    """The topic that seeds are on; empty where they are in a file."""
+    path = Path(seeds)
+    is_file = path.is_file() or path.suffix.lower() in (".yaml", ".yml")  # it may be missing
+    return seeds if seeds.startswith("/") and not is_file else ""
+
+
 def mask_files(entries: Sequence[SeedEntry]) -> list[Path]:
     """The files of masks that the entries name, each once, sorted."""
     return sorted({entry.folder / entry.mask for entry in entries if entry.mask})
@@ -145,16 +160,38 @@ def names_of(entries: Sequence[SeedEntry]) -> dict[int, str]:
     return names
 
 
-def matches(entry: SeedEntry, recording: Path) -> bool:
-    """Whether an entry is of a recording: it names its path, or the last parts of that."""
+def recordings_of(entry: SeedEntry, places: Mapping[str, Path]) -> list[str]:
+    """The recordings that an entry is of: it names a path, or the last parts of one.
+
+    There are several only where it names none, or where one is given by several paths.
+
+    Args:
+        places: of the recordings: their paths without links, by the paths that were given.
+
+    Raises:
+        InputError: the last parts are those of several.
+    """
     if entry.recording is None:
-        return True
+        return list(places)
     named = Path(entry.recording.replace("://", "/"))  # what is at a URL is fetched (``remote``)
     for base in (entry.folder, Path()):
-        if (base / named).resolve() == recording.resolve():
-            return True
-    parts, own = named.parts, recording.resolve().parts
-    return own[-len(parts) :] == parts or (len(parts) == 1 and named.name == recording.stem)
+        wanted = (base / named).resolve()
+        if exact := [each for each, place in places.items() if place == wanted]:
+            return exact
+    parts = named.parts
+    found = [
+        each
+        for each, place in places.items()
+        if parts in (place.parts[-len(parts) :], Path(each).absolute().parts[-len(parts) :])
+    ]
+    if not found and len(parts) == 1:
+        found = [each for each in places if Path(each).stem == named.name]
+    if len({places[each] for each in found}) > 1:
+        raise InputError(
+            f"{entry.where}: recording is {entry.recording}, which may be {' or '.join(found)}: "
+            "give more of its path"
+        )
+    return found
 
 
 def frame_of(entry: SeedEntry, index: Index) -> int:
@@ -187,8 +224,9 @@ def frame_of(entry: SeedEntry, index: Index) -> int:
 
 def make_seeds(
     entries: Sequence[SeedEntry], source: Source, masks: Callable[[], HintMasks]
-) -> list[Seed]:
-    """The seeds of a camera, one for each frame that has any, in the order of the frames.
+) -> tuple[list[Seed], list[str]]:
+    """The seeds of a camera, one for each frame that has any, in the order of the frames, and what
+    people should know of their masks.
 
     Where masks of one frame overlap, the later in the list has the pixels.
 
@@ -203,6 +241,7 @@ def make_seeds(
         by_frame.setdefault(frame_of(entry, source.index), []).append(entry)
     masks = functools.cache(masks)
     seeds = []
+    notes: list[str] = []
     for number in sorted(by_frame):
         try:
             frame = source.frame(number)
@@ -210,7 +249,8 @@ def make_seeds(
             raise InputError(f"{by_frame[number][0].where}: {error}") from None
         labels = np.zeros(frame.shape[:2], np.uint8)
         for entry in by_frame[number]:
-            own = _mask_of(entry, frame, masks)
+            own, said = _mask_of(entry, frame, masks)
+            notes += [f"{entry.where}: {text}" for text in said]
             labels = np.where(own, own, labels)
         given = {entry.id for entry in by_frame[number] if entry.id is not None}
         if hidden := sorted(given - set(np.unique(labels).tolist())):
@@ -220,16 +260,17 @@ def make_seeds(
             )
         accepted = any(entry.accepted for entry in by_frame[number])
         seeds.append(Seed(number, labels, accepted))
-    return seeds
+    return seeds, notes
 
 
-def _mask_of(entry: SeedEntry, frame: NDArray[np.uint8], masks: Callable[[], HintMasks]) -> Labels:
-    """The labels that an entry gives."""
+def _mask_of(
+    entry: SeedEntry, frame: NDArray[np.uint8], masks: Callable[[], HintMasks]
+) -> tuple[Labels, list[str]]:
+    """The labels that an entry gives, and what people should know of them."""
     try:
-        if entry.mask is None:
-            made = masks().make(frame, box=entry.box, polygon=entry.polygon, inside=entry.points)
-            return made.mask * np.uint8(entry.id or 0)
-        labels = read_mask(entry.folder / entry.mask).labels()[0]
+        if not entry.mask:
+            return _mask_of_hints(entry, frame, masks())
+        labels, said = read_mask(entry.folder / entry.mask).labels()
     except InputError as error:
         raise InputError(f"{entry.where}: {error}") from None
     if labels.shape != frame.shape[:2]:
@@ -240,33 +281,44 @@ def _mask_of(entry: SeedEntry, frame: NDArray[np.uint8], masks: Callable[[], Hin
     present = [int(value) for value in np.unique(labels) if value]
     if not present:
         raise InputError(f"{entry.where}: the mask {entry.mask} is empty (all zero)")
+    notes = [f"the mask {entry.mask}: {text}" for text in said]
     if entry.id is None:
-        return labels
+        return labels, notes
     if len(present) > 1 and entry.id not in present:
         raise InputError(
             f"{entry.where}: the mask {entry.mask} holds the objects {present}, and none of them "
             f"is {entry.id}"
         )
     own = labels == entry.id if entry.id in present else labels > 0
-    return own.astype(np.uint8) * np.uint8(entry.id)
+    return own.astype(np.uint8) * np.uint8(entry.id), notes
 
 
-def recorded_seeds(
-    recording: Path, topic: str, index: Index, shape: tuple[int, int]
-) -> tuple[list[Seed], list[str]]:
+def _mask_of_hints(
+    entry: SeedEntry, frame: NDArray[np.uint8], masks: HintMasks
+) -> tuple[Labels, list[str]]:
+    hints: dict[str, Any] = {"box": entry.box, "polygon": entry.polygon, "inside": entry.points}
+    made = masks.make(frame, **hints)
+    # how little the mask depends on its hints is costly to find, and a predicted IoU says more
+    agreement = 1.0 if made.predicted is not None else masks.agreement(frame, made.mask, **hints)
+    doubt = made.doubt(agreement)
+    notes = [f"the mask made of its hints is doubtful, as {doubt}: look at it"] if doubt else []
+    return made.mask * np.uint8(entry.id or 0), notes
+
+
+def recorded_seeds(source: Source, topic: str) -> tuple[list[Seed], list[str]]:
     """The seeds that a topic of a bag holds (the node's ``~/seed``), and what is wrong with some.
 
     A mask is of the frame whose stamp it carries; one without a stamp is of the newest frame that
-    had been recorded. One of a stamp that no frame has is left out, as the node refuses it.
-
-    Args:
-        shape: (rows, columns) of the frames.
+    had been recorded. One of a stamp that no frame has is left out, as the node refuses it, and so
+    is one of a frame that cannot be decoded or has another size.
 
     Raises:
         InputError: the recording has no such topic, or no seed on it can be used.
     """
+    recording, index = source.path, source.index
     seeds: dict[int, Labels] = {}
     notes: list[str] = []
+    shape_of = functools.cache(lambda number: source.frame(number).shape[:2])
     with open_bag(recording, index.scanned) as bag:
         if bag.topics.get(topic) != IMAGE:
             images = sorted(name for name, kind in bag.topics.items() if kind == IMAGE)
@@ -280,23 +332,25 @@ def recorded_seeds(
             where = f"seed {count} on {topic}"
             try:
                 message = bag.decode(topic, data)
-                labels = clean(image_read.decode_labels(message)).labels(alone=VOID)[0]
-                number = _frame_at(index, stamp_of(message), when)
+                labels, said = clean(image_read.decode_labels(message)).labels(alone=VOID)
+                number = _frame_at(index, usable_stamp(message), when)
+                shape = shape_of(number)
                 if labels.shape != shape:
                     raise InputError(
-                        f"the mask is {labels.shape[0]}x{labels.shape[1]} (rows x columns), the "
-                        f"frames are {shape[0]}x{shape[1]}"
+                        f"the mask is {labels.shape[0]}x{labels.shape[1]} (rows x columns), frame "
+                        f"{number} is {shape[0]}x{shape[1]}"
                     )
                 if not labels.any():
                     raise InputError("the mask is all zero")
             except InputError as error:
                 notes.append(f"{where}: {error}; it is left out")
                 continue
+            notes += [f"{where}: {text}" for text in said]
             before = seeds.get(number)
             seeds[number] = labels if before is None else np.where(labels, labels, before)
     if not seeds:
-        said = "; ".join(notes[:3]) or f"{topic} has no message"
-        raise InputError(f"{recording}: no seed on {topic} can be used: {said}")
+        why = "; ".join(notes[:3]) or f"{topic} has no message"
+        raise InputError(f"{recording}: no seed on {topic} can be used: {why}")
     return [Seed(number, seeds[number]) for number in sorted(seeds)], notes
 
 

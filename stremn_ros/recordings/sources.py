@@ -5,9 +5,11 @@ once for its index: how many frames each camera has, and their stamps. Whatever 
 than a block of frames is in memory.
 
 Stamps are those of the messages' headers, in nanoseconds. A header without one (zero) gets the time
-at which the message was recorded. Frames are in the order of their stamps, as messages may overtake
-each other on the way to the recorder; where stamps jump back for longer than that (a bag that was
-recorded from a loop), the order is that of the recording. Frame n of a video is at n / its rate.
+at which the message was recorded, by the clock of the headers that have one; in a clock that begins
+at zero, as a simulation's does, the zero is a stamp. Frames are in the order of their stamps, as
+messages may overtake each other on the way to the recorder; where stamps jump back for longer than
+that (a bag that was recorded from a loop), the order is that of the recording. Frame n of a video
+is at n / its rate.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ Frame = NDArray[np.uint8]
 Numbered = tuple[int, "Frame | None"]
 
 OVERTAKES = 64  # frames by which a message may be late and still be put in its place
+LAST_STAMP = (1 << 31) * NANOSECONDS - 1  # the latest that a message of ROS 2 can hold, in 2038
+_LATEST = 1 << 62  # nanoseconds; a message that was recorded later, in 2116, is damaged
 _OURS = ("seed", "mask", "overlay", "predicted_mask", "masked_depth")  # what the node adds
 
 
@@ -71,7 +75,7 @@ class Source(ABC):
     def __init__(self, path: Path, index: Index) -> None:
         self.path, self.index = path, index
         self.problems: list[str] = []
-        self._said: set[int] = set()
+        self._said: dict[int, str] = {}  # of frames that cannot be decoded
 
     def __len__(self) -> int:
         return len(self.index.stamps)
@@ -101,8 +105,8 @@ class Source(ABC):
         for _, frame in self.frames(number, number):
             if frame is not None:
                 return frame
-        said = self.problems[-1] if self.problems else "it cannot be read"
-        raise InputError(f"{self.path}: frame {number}: {said}")
+        said = self._said.get(number, f"frame {number} cannot be read")
+        raise InputError(f"{self.path}: {said}")
 
     def nearest(self, stamp: int) -> int:
         """The number of the frame whose stamp is nearest."""
@@ -113,8 +117,8 @@ class Source(ABC):
 
     def _unreadable(self, number: int, why: str) -> None:
         if number not in self._said and len(self._said) < 1000:
-            self._said.add(number)
-            self.problems.append(f"frame {number} cannot be decoded: {why}")
+            self._said[number] = f"frame {number} cannot be decoded: {why}"
+            self.problems.append(self._said[number])
 
 
 class BagSource(Source):
@@ -199,6 +203,12 @@ def decode_image(bag: Bag, topic: str, data: bytes) -> Frame:
     return codec.decode_rgb(bag.decode(topic, data))
 
 
+def usable_stamp(message: Any) -> int:
+    """Nanoseconds; 0 for none, and for one that no message of ROS 2 can hold."""
+    stamp = stamp_of(message)
+    return stamp if stamp <= LAST_STAMP else 0
+
+
 def is_camera(topic: str, kind: str) -> bool:
     """Whether a topic of a bag may be a camera's: an image topic that is none of the node's own."""
     words = topic.strip("/").split("/")
@@ -259,8 +269,11 @@ def _bag_indexes(bag: Bag, topics: Sequence[str], scanned: bool) -> dict[str, In
     bad = dict.fromkeys(chosen, 0)
     try:
         for topic, when, data in bag.messages(chosen):
+            if when > _LATEST:
+                bad[topic] += 1
+                continue
             try:
-                stamp = stamp_of(bag.decode(topic, data))
+                stamp = usable_stamp(bag.decode(topic, data))
             except InputError:
                 bad[topic] += 1
                 stamp = 0
@@ -291,13 +304,14 @@ def _bag_indexes(bag: Bag, topics: Sequence[str], scanned: bool) -> dict[str, In
 def _ordered(topic: str, recorded: NDArray[np.int64], stamps: NDArray[np.int64]) -> Index:
     """The order of a topic's messages, from what was recorded."""
     problems = []
-    zero = stamps == 0
-    if zero.any():
-        problems.append(
-            f"{topic}: {int(zero.sum())} of {len(stamps)} messages have no stamp in their header; "
-            "the time at which they were recorded is taken"
-        )
-        stamps = np.where(zero, recorded, stamps)
+    if (stamps == 0).any():
+        stamps, taken = _stamped(recorded, stamps)
+        if taken:
+            problems.append(
+                f"{topic}: {taken} of {len(stamps)} messages have no stamp in their header (or one "
+                "after 2038); the time at which they were recorded is taken"
+                + ("" if taken == len(stamps) else ", by the clock of the others")
+            )
     places = np.argsort(stamps, kind="stable")
     moved = np.abs(places - np.arange(len(places)))
     if moved.size and moved.max() > OVERTAKES:
@@ -312,6 +326,29 @@ def _ordered(topic: str, recorded: NDArray[np.int64], stamps: NDArray[np.int64])
             "stamps; they are put in that order"
         )
     return Index(topic, stamps[places], recorded, places.astype(np.int64), problems=problems)
+
+
+def _stamped(
+    recorded: NDArray[np.int64], stamps: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], int]:
+    """Stamps in the place of those that are zero, and how many that are stamps no longer.
+
+    The headers' clock may be another than the recorder's. The next message that has a stamp tells
+    by how much, as at a place where stamps jump the clock is that of what follows.
+    """
+    known = np.flatnonzero(stamps)
+    if not known.size:
+        return recorded, len(stamps)
+    zero = np.flatnonzero(stamps == 0)
+    near = known[np.minimum(np.searchsorted(known, zero), known.size - 1)]
+    taken = np.maximum(stamps[near] - (recorded[near] - recorded[zero]), 0)
+    # a clock that begins there: the next stamp comes as soon after zero as stamps do
+    steps = np.diff(stamps[known])
+    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    taken[(near > zero) & (stamps[near] <= 1.5 * usual)] = 0
+    made = stamps.copy()
+    made[zero] = taken
+    return made, int(np.count_nonzero(taken))
 
 
 def _video_index(path: Path) -> Index:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stremn_ros.recordings.passes import Settings
+from stremn_ros.recordings.seeds import topic_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Job:
     @property
     def seed_topic(self) -> str:
         """The topic that holds the seeds; empty where they are in a file."""
-        return self.seeds if self.seeds.startswith("/") and not Path(self.seeds).is_file() else ""
+        return topic_of(self.seeds)
 
     @property
     def place(self) -> str:

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.hint_masks import HintMasks
-from stremn_ros.results import MAX_ID
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.web.export import GivenMask, write_results
 from stremn_ros.web.frames import Frames
@@ -366,7 +365,9 @@ class VideoSource:
         """One that no mask has, either: of an object that was removed later on."""
         recorded = {item["id"] for record in self._records.values() for item in record.objects}
         taken = {*ids, *self._names}
-        return free_id(taken if len(taken | recorded) >= MAX_ID else taken | recorded)
+        with contextlib.suppress(InputError):  # all were used some time
+            return free_id(taken | recorded)
+        return free_id(taken)
 
     def _check_room(self, ids: list[int], object_id: int) -> None:
         """Before anything is changed."""
