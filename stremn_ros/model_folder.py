@@ -75,14 +75,15 @@ def find_model(model: str) -> Path:
     """
     if not model:
         raise ModelError(f"no model was named; available are {available_models()}")
-    candidates = []
-    if os.sep in model:
-        with contextlib.suppress(RuntimeError):  # ~nobody
-            candidates.append(Path(model).expanduser())
-    candidates += [folder / model for folder in model_folders()]
+    candidates = [folder / model for folder in model_folders()]
+    with contextlib.suppress(RuntimeError):  # ~nobody
+        # a folder of the working directory that is called as a model is does not hide it
+        candidates.insert(0 if os.sep in model else len(candidates), Path(model).expanduser())
     for candidate in candidates:
-        if (candidate / CONFIG).is_file():
-            return candidate
+        if os.path.isfile(candidate / CONFIG):  # False for a name too long, too
+            # "." has no name, and results and exports are called as the model is
+            nameless = candidate.name in ("", os.pardir)
+            return candidate.resolve() if nameless else candidate
     raise ModelError(
         f"no model {model!r}: it must be a folder with {CONFIG} and {WEIGHTS}, or one of "
         f"{available_models()}"

@@ -176,6 +176,8 @@ class SegmenterOptions:
             value = getattr(self, name)
             if isinstance(tunable.default, bool) and not isinstance(value, bool):
                 raise InputError(f"{name} is {value!r}; it must be true or false")
+            if isinstance(value, float) and type(tunable.default) is int:
+                raise InputError(f"{name} is {value}; it must be a whole number")
             if tunable.low is None or isinstance(value, tuple):
                 continue
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,7 +17,7 @@ from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
 from stremn_ros.imaging.checks import check_frame
 from stremn_ros.imaging.resize import resize
 from stremn_ros.imaging.sizes import checked_size, fitted_size
-from stremn_ros.model_folder import find_model, load_prediction_network
+from stremn_ros.model_folder import CONFIG, find_model, load_prediction_network
 from stremn_ros.network.conv_lstm import ConvLstm
 from stremn_ros.network.flow_prediction import FlowPredictionNetwork
 from stremn_ros.network.prediction import STACK, PredictionNetwork
@@ -138,6 +139,9 @@ class Predictor:
         if isinstance(network, ConvLstm):
             raise ModelError(f"{model} is the ConvLSTM baseline, which only `evaluate` runs")
         given = {key: value for key, value in options.items() if value is not None}
+        known = inspect.signature(cls).parameters
+        if unknown := sorted(spec.defaults.keys() - known.keys()):
+            raise ModelError(f"{folder / CONFIG}: defaults: unknown entries {unknown}")
         given = {**spec.defaults, **given}
         if isinstance(network, FlowPredictionNetwork):
             return cls(make_flow_stages(network, runtime, device, folder, auto_build), **given)

@@ -87,10 +87,11 @@ class Snapshot:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 with os.fdopen(os.open(temporary, flags, 0o644), "wb") as file:
                     file.write(data)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no name of a file
+            reason = getattr(error, "strerror", None) or error
             raise InputError(
-                f"the snapshot cannot be written to {target}: {error.strerror or error}; what was "
-                "there before is unchanged"
+                f"the snapshot cannot be written to {str(target)!r}: {reason}; what was there "
+                "before is unchanged"
             ) from None
         return len(data)
 

@@ -84,8 +84,19 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: 4e-4 is one, which YAML 1.1 takes for a text. Names must not repeat."""
+    """YAML 1.2's numbers. Names must not repeat.
+
+    In YAML 1.1 the frame 00012 is the tenth, 1:30 is ninety, and 4e-4 is a text.
+    """
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        text = str(self.construct_scalar(node)).lower()
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return int(text[2:] if base != 10 else text, base)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -96,9 +107,23 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_constructor(_INT, _Loader.construct_yaml_int)
+# whole numbers first: the first that fits is taken
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    _INT,
+    re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(
+        r"^(?:[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
     list("-+0123456789."),
 )
 
@@ -116,3 +141,5 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
             raise
         text = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as YAML: {text}") from None
+    except RecursionError:
+        raise InputError(f"{path} cannot be read as YAML: it is nested too deeply") from None

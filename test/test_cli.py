@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 from evaluation_helpers import moving_shapes, write_davis
 from PIL import Image
 
+from stremn_ros.cli import main
+from stremn_ros.errors import InputError
 from stremn_ros.imaging.video import VideoWriter, open_frames, read_image, write_image
 from stremn_ros.imaging.visualization import read_label_png, write_label_png
 from stremn_ros.segmenter import Segmenter
@@ -546,3 +549,50 @@ def test_a_build_that_failed_is_told(shapes, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "nothing was built, so runtime auto takes PyTorch: nothing can be written" in done.stderr
     assert "STREMN_CACHE" in done.stderr
+
+
+def test_a_result_that_could_not_be_written_is_told_before_the_work(shapes, tmp_path):
+    folder, _, mask, _ = shapes
+    root = write_davis(tmp_path / "davis", {"a": moving_shapes(5, 96, 160)})
+    place, file = tmp_path / "place", tmp_path / "file"
+    place.mkdir()
+    file.write_text("of somebody")
+    davis = ["evaluate", "davis", "--root", root, "--model", "nothing"]
+    segment = ["segment", folder, "--mask", mask, "--model", "nothing", "--out"]
+    for said, arguments in (
+        ("'.*place': is a folder, the name of a file is needed", [*davis, "--json", place]),
+        ("file: is a file, a folder is needed", [*davis, "--masks", file]),
+        ("file: is a file, a folder is needed", [*davis, "--pictures", file]),
+        ("x.json: .*file: is a file, a folder is needed", [*davis, "--json", file / "x.json"]),
+        ("is a folder", ["bench", "--model", "nothing", "--json", place]),
+        ("is a folder", ["bench", "--model", "nothing", "--plot", place]),
+        ("is a folder", ["sweep", "--root", root, "--model", "nothing", "--json", place]),
+        ("is a file", ["inspect", folder, "--mask", mask, "--out", file]),
+        ("is a file", [*segment, file]),
+    ):
+        assert re.search(said, fails(*arguments)), arguments
+    (place / "summary.json").mkdir()
+    assert "summary.json': is a folder" in fails(*segment, place)
+    assert file.read_text() == "of somebody"
+
+
+def test_what_was_scored_is_kept_when_the_pictures_fail(tmp_path, monkeypatch, capsys):
+    root = write_davis(tmp_path / "davis", {"a": moving_shapes(5, 96, 160)})
+    out = tmp_path / "out.json"
+
+    def full(*_):
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr("stremn_ros.evaluation.davis.draw", full)
+    arguments = ["evaluate", "davis", "--root", root, "--model", TINY, "--json", out, "--quiet"]
+    assert main([*map(str, arguments), "--pictures", str(tmp_path / "pictures")]) == 2
+    found = json.loads(out.read_text())
+    assert (set(found["sequences"]), found["partial"]) == ({"a"}, False)
+    assert f"{found['j_and_f']:.1f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("frames", [0, -1])
+def test_export_of_no_frames_is_refused_first(frames, tmp_path, capsys):
+    arguments = ["export", TINY, "--runtime", "onnx", "--frames", str(frames)]
+    assert main([*arguments, "--int8", "none", "--mask", "none.png"]) == 2
+    assert f"--frames is {frames}; it must be 1 or more" in capsys.readouterr().err

@@ -134,6 +134,20 @@ def test_255_beside_ids_is_not_scored(tmp_path):
     assert evaluate_davis(open_davis(root), OutsideWrong()).sequences[0].j > 0.9
 
 
+def test_a_thin_object_in_one_gray_annotation_is_an_object_there_too(tmp_path):
+    frames, labels = moving_shapes(5, objects=1)
+    labels = [np.zeros_like(mask) for mask in labels]
+    for index, mask in enumerate(labels):
+        mask[20:45, 30:60] = 3
+        mask[20:45, 29 if index == 2 else slice(20, 30)] = 1
+    root = write_davis(tmp_path, {"a": (frames, labels)})
+    for index, mask in enumerate(labels):
+        write_image(root / "Annotations" / "480p" / "a" / f"{index:05d}.png", np.dstack([mask] * 3))
+    truth = open_davis(root).sequences[0].truth()
+    assert [np.unique(mask).tolist() for mask in truth.labels] == [[0, 1, 3]] * 5
+    assert truth.void == [None] * 5
+
+
 def test_an_object_that_comes_later_is_neither_given_nor_scored(tmp_path, caplog):
     frames, labels = moving_shapes(6, objects=2)
     labels = labels.copy()
@@ -337,9 +351,10 @@ def test_meta_json_can_give_an_object_later_than_it_shows(tmp_path):
     segmenter = Told(labels)
     evaluate_davis(open_davis(tmp_path), segmenter)
     assert segmenter.given == {1: 0, 2: 6}
-    (tmp_path / "meta.json").write_text('{"videos": [1]}')
-    with pytest.raises(InputError, match=r"meta\.json: is not of YouTube-VOS"):
-        open_davis(tmp_path)
+    for wrong in ('{"videos": [1]}', 100_000 * "["):
+        (tmp_path / "meta.json").write_text(wrong)
+        with pytest.raises(InputError, match=r"meta\.json: is not of YouTube-VOS"):
+            open_davis(tmp_path)
 
 
 def test_a_validation_set_without_its_masks_is_told(tmp_path):
@@ -350,3 +365,5 @@ def test_a_validation_set_without_its_masks_is_told(tmp_path):
         open_davis(tmp_path)
     with pytest.raises(InputError, match="sequences b: not in"):
         open_davis(tmp_path, sequences=["b"])
+    with pytest.raises(InputError, match=r"sequences \(none\): not in .*, which has a$"):
+        open_davis(tmp_path, sequences=[])

@@ -124,6 +124,7 @@ def test_the_command_scores_all_sets_and_compares(
         ("sets: {a: {kind: twins, root: x, clips: many}}", "sets: a: clips is the text 'many'"),
         ("sets: {a: {kind: twins, root: x, clips: 0}}", "sets: a: clips is 0; it must be 1"),
         ("sets: {a: shapes}", "sets: a: must be a mapping"),
+        ("sets: {}", "'sets' is empty; name at least one set"),
     ],
 )
 def test_a_wrong_suite_file_says_what_is_wrong(text: str, said: str, tmp_path: Path) -> None:
@@ -131,6 +132,20 @@ def test_a_wrong_suite_file_says_what_is_wrong(text: str, said: str, tmp_path: P
     path.write_text(text)
     with pytest.raises(InputError, match=said):
         suite.read_suite(path)
+
+
+def test_a_choice_of_no_set_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "suite.yaml").write_text("sets: {a: {kind: davis, root: shapes}}")
+    command = ["evaluate", "suite", "--config", str(tmp_path / "suite.yaml"), "--data", "."]
+    assert main([*command, "--sets", ","]) == 2
+    assert "--sets names no set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[", 100_000 * "[", "[]"], ids=["cut", "deep", "list"])
+def test_what_is_no_result_is_not_compared_with(text: str, tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text(text)
+    with pytest.raises(InputError, match=r"old\.json.*(cannot be read|is not a result)"):
+        suite.read_result(tmp_path / "old.json")
 
 
 def copied(data: Path, to: Path) -> Path:
@@ -155,6 +170,13 @@ def test_a_damaged_file_of_the_last_set_is_found_before_the_first_is_scored(
     root = copied(data, tmp_path)
     with pytest.raises(InputError, match=r"set bad: .*two/00007.jpg: the JPEG is cut short"):
         suite.run_suite(sets, root, load)  # type: ignore[arg-type]
+    single = suite.SuiteSet("single", "twins", "shapes", "val", sequences=["one"])
+    with pytest.raises(InputError, match=r"set single: .*two or more are needed, not 1"):
+        suite.run_suite([sets[0], single], root, load)  # type: ignore[arg-type]
+    (root / "shapes" / "Annotations" / "480p" / "two" / "00005.png").unlink()
+    away = suite.SuiteSet("away", "leaving", "shapes", "val")
+    with pytest.raises(InputError, match=r"set away: .*two: .*every frame needs a mask"):
+        suite.run_suite([sets[0], away], root, load)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="set gone: "):
         suite.run_suite([suite.SuiteSet("gone", "davis", "nowhere")], root, load)  # type: ignore[arg-type]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -123,6 +125,19 @@ def test_a_damaged_image_is_named(tmp_path):
     next(frames), next(frames)
     with pytest.raises(InputError, match=r"00002\.png"):
         next(frames)
+
+
+def test_a_folder_whose_first_image_is_damaged_has_the_size_of_the_next(tmp_path):
+    folder = write_folder(tmp_path / "f", make_frames(4))
+    for name in ("00000.png", "00001.png"):
+        (folder / name).write_bytes(b"damaged")
+    frames = video.open_frames(folder)
+    assert (frames.size, frames.count) == ((48, 64), 4)
+    assert frames.names[0] == "00000.png"
+    assert video.open_frames(folder, size=24).size == (24, 32)
+    with pytest.raises(InputError, match=r"00000\.png: cannot be decoded"):
+        next(iter(frames))
+    assert len(list(video.open_frames(folder, 2))) == 2
 
 
 def test_a_video_cut_short_is_an_error_and_not_a_short_video(tmp_path):
@@ -285,9 +300,58 @@ def test_an_end_of_zeros_is_a_download_that_was_not_finished(tmp_path, suffix):
         list(video.open_frames(path))
 
 
+VOID = b"\xec" + struct.pack(">Q", (1 << 56) | 8192) + bytes(8192)  # Matroska's room left free
+
+
+@pytest.mark.parametrize(
+    ("suffix", "more"),
+    [
+        ("mp4", struct.pack(">I4s", 8200, b"free") + bytes(8192)),
+        ("mp4", bytes(8192)),
+        ("mkv", VOID),
+        ("mkv", bytes(8192)),
+        ("avi", bytes(8192)),
+        ("avi", None),
+    ],
+    ids=["free", "mp4-zeros", "void", "mkv-zeros", "avi-zeros", "own-header"],
+)
+def test_a_whole_video_is_not_damaged_whatever_follows_it(tmp_path, suffix, more):
+    path = tmp_path / f"a.{suffix}"
+    code = cv2.VideoWriter.fourcc(*("MJPG" if suffix == "avi" else "mp4v"))
+    writer = cv2.VideoWriter(str(path), code, 10, (64, 48))
+    noise = np.random.default_rng(0)
+    for _ in range(12):
+        writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    data = bytearray(path.read_bytes())
+    if more is None:  # a length that counts its own 8 bytes
+        data[4:8] = len(data).to_bytes(4, "little")
+    path.write_bytes(data + (more or b""))
+    assert len(list(video.open_frames(path))) == 12
+
+
+def test_what_is_no_file_is_not_read_to_its_end(tmp_path):
+    """A device may have none."""
+    code = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
+        "from pathlib import Path\n"
+        "from stremn_ros.imaging import video\n"
+        "assert video._cut_short(Path('/dev/zero')) == ''\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    (tmp_path / "a.png").symlink_to("/dev/null")
+    with pytest.raises(InputError, match="is no file, an image file is needed"):
+        video.read_image(tmp_path / "a.png")
+
+
 def test_what_comes_raises_where_nothing_came(tmp_path):
     folder = write_folder(tmp_path / "f", make_frames(3))
     (folder / "00000.png").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"00000\.png"):
+        list(video.WhatComes(video.open_frames(folder)))
+    for path in folder.iterdir():
+        path.write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"00000\.png"):
         video.open_frames(folder)
     readable = video.WhatComes(iter([]))

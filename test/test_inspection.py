@@ -126,6 +126,9 @@ def test_inspect_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stremn_ros.cli", "inspect", str(tmp_path / "video")]
     command += ["--mask", str(tmp_path / "mask.png"), "--out", str(tmp_path / "out"), "--quiet"]
     command += ["--model", str(TINY_MODEL), "--slots", "3"]
+    (tmp_path / "out").mkdir()
+    for name in ("object_9.png", "object_of_mine.png"):
+        (tmp_path / "out" / name).write_bytes(b"")
     done = subprocess.run(
         command,
         capture_output=True,
@@ -140,3 +143,5 @@ def test_inspect_command(tmp_path: Path) -> None:
     assert found["objects"][0]["fusions"][0]["frame"] == 3
     assert (tmp_path / "out" / f"object_{SQUARE}.png").is_file()
     assert "object 1: 7 updates; seed" in done.stdout
+    assert not (tmp_path / "out" / "object_9.png").exists(), "of an earlier run"
+    assert (tmp_path / "out" / "object_of_mine.png").exists()

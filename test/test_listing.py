@@ -124,7 +124,10 @@ def test_a_list_in_no_encoding_is_named(tmp_path: Path) -> None:
     [
         ("4e-4", 4e-4), ("1e3", 1e3), ("1.5e+3", 1500.0), ("-2E5", -2e5), (".5e1", 5.0),
         ("1.0e5", 1e5), ("4", 4), ("0.5", 0.5), ("4e", "4e"), ("e4", "e4"), ("1e-4x", "1e-4x"),
-        ("'4e-4'", "4e-4"), ("12e03", 12e3),
+        ("'4e-4'", "4e-4"), ("12e03", 12e3), ("00012", 12), ("010", 10), ("00019", 19), ("-07", -7),
+        ("+5", 5), ("0o17", 15), ("0x1F", 31), ("007.5", 7.5), ("1:30", "1:30"), ("5.", 5.0),
+        ("1:30.5", "1:30.5"), ("1_000", "1_000"), ("0b11", "0b11"), (".inf", float("inf")),
+        ("-.INF", float("-inf")), ("!!int 010", 10), ("true", True), ("~", None), (".", "."),
     ],
 )  # fmt: skip
 def test_numbers_of_yaml_are_numbers(tmp_path: Path, text: str, value: object) -> None:
@@ -141,6 +144,8 @@ def test_yaml_that_cannot_be_is_named(tmp_path: Path) -> None:
         ("a: [1, 2", "cannot be read as YAML"),
         ("rate: 1\nother: 2\nrate: 3", "rate stands there twice"),
         ("a: !!python/object:os.system x", "cannot be read as YAML"),
+        ("a: " + 5000 * "[" + 5000 * "]", "it is nested too deeply"),
+        ("a: !!int 1:30", "cannot be read as YAML"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=said):

@@ -127,6 +127,36 @@ def test_ids_that_are_ids_stay_as_they_are(tmp_path: Path) -> None:
             assert mask.notes == ()
 
 
+@pytest.mark.parametrize("ids", [(1, 3), (1, 2), (2, 3), (3, 9), (1, 70), (1, 200)], ids=str)
+@pytest.mark.parametrize("shape", ["strip", "ring", "line"])
+def test_a_thin_object_beside_another_keeps_its_number(
+    tmp_path: Path, ids: tuple[int, int], shape: str
+) -> None:
+    """It has no inside and lies between the background and the other, as a soft edge does."""
+    thin, other = ids
+    values = np.zeros(SIZE, np.uint8)
+    if shape == "ring":
+        cv2.circle(values, (80, 60), 30, other, -1)
+        cv2.circle(values, (80, 60), 30, thin, 1)
+    else:
+        values[30:80, 40:90] = other
+        values[30:80, 39] = thin
+        if shape == "line":
+            values[29, 40:90] = thin
+    for mask in (clean(values), read_mask(saved(tmp_path, Image.fromarray(values)))):
+        labels, notes = mask.labels()
+        np.testing.assert_array_equal(labels, values)
+        assert notes == ()
+
+
+def test_several_thin_objects_keep_their_numbers() -> None:
+    values = np.zeros(SIZE, np.uint8)
+    values[30:80, 40:90] = 4
+    values[30:80, 39], values[29, 40:90], values[30:80, 90] = 1, 2, 3
+    values[100:110, 10:40] = 9
+    np.testing.assert_array_equal(clean(values).labels()[0], values)
+
+
 # ---------------------------------------------------------------- JPEG
 
 

@@ -37,6 +37,9 @@ def test_options_are_frozen_and_checked() -> None:
         ({"processing_size": 16}, "processing_size is 16; it must be the shorter side"),
         ({"update_rule": "best"}, "update rule 'best' is unknown; known are"),
         ({"mirrored_seed": "yes"}, "mirrored_seed is 'yes'; it must be true or false"),
+        ({"slots": 4.0}, "slots is 4.0; it must be a whole number"),
+        ({"lost_after": 1e30}, "lost_after is 1e+30; it must be a whole number"),
+        ({"processing_size": None}, "processing_size is None; it must be the shorter side"),
     ):
         with pytest.raises(InputError) as caught:
             SegmenterOptions(**wrong)

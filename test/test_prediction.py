@@ -33,7 +33,7 @@ from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork, correlate
 from stremn_ros.network.steering import Steer
 from stremn_ros.predictor import Predictor
-from stremn_ros.training.predict import PredictTraining, train
+from stremn_ros.training.predict import PredictTask, PredictTraining, train
 from stremn_ros.training.prediction_losses import (
     PredictionLoss,
     scale_invariant_gradient,
@@ -468,6 +468,12 @@ def test_options_out_of_range_and_wrong_models_say_so(tmp_path: Path) -> None:
     network, spec = load_prediction_network(tmp_path / "base")
     assert isinstance(network, ConvLstm)
     assert spec.architecture == "convlstm"
+    config = tmp_path / "m" / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("defaults:\n", "defaults:\n  of_a_later_version: 1\n"))
+    with pytest.raises(ModelError, match=r"config.yaml: defaults: .*'of_a_later_version'"):
+        Predictor.load(model)
+    config.write_text(text)
     (tmp_path / "m" / "weights.safetensors").write_bytes(b"broken")
     with pytest.raises(ModelError, match="damaged"):
         Predictor.load(model)
@@ -551,15 +557,33 @@ def test_commands_evaluate_and_predict(tmp_path: Path, capsys: pytest.CaptureFix
     assert summary["steps_with_truth"] == 3
     assert len(list((tmp_path / "o" / "predicted").glob("*.png"))) == 5
     assert (tmp_path / "o" / "sheet.png").is_file()
+    assert cli.main([*video, "--observe", "4", "--horizon", "2"]) == 0
+    left = sorted(path.name for path in (tmp_path / "o" / "predicted").iterdir())
+    assert left == ["001.png", "002.png"], "those of the longer run are gone"
     capsys.readouterr()
+    (tmp_path / "file").write_text("no folder")
+    assert cli.main([*video[:-1], str(tmp_path / "file"), "--observe", "4"]) == 2
+    assert "is a file, a folder is needed" in capsys.readouterr().err
     assert cli.main([*video, "--observe", "9"]) == 2
     assert "7 frames" in capsys.readouterr().err
     clips = ["evaluate", "video", "--root", str(tmp_path / "clip"), "--model", color]
     common = [*clips, "--observe", "4", "--horizon", "2", "--quiet"]
     assert cli.main([*common, "--size", "40"]) == 2
     assert "multiples of 16" in capsys.readouterr().err
+    assert cli.main([*common, "--videos", ","]) == 2
+    assert "--videos names no video" in capsys.readouterr().err
     assert cli.main([*common, "--size", "48"]) == 0
     assert "optical_flow" in capsys.readouterr().out
+
+
+def test_models_of_one_name_are_all_judged(tmp_path: Path) -> None:
+    draw_video(tmp_path / "clip", 7, (48, 64))
+    models = [tiny_prediction_model(tmp_path / folder / "m") for folder in "ab"]
+    out = tmp_path / "out.json"
+    arguments = ["evaluate", "video", "--root", str(tmp_path / "clip"), "--json", str(out)]
+    arguments += ["--model", ",".join(models), "--observe", "4", "--horizon", "2", "--size", "48"]
+    assert cli.main([*arguments, "--quiet"]) == 0
+    assert set(json.loads(out.read_text())["methods"]) == {*models, COPY, FLOW}
 
 
 @pytest.mark.parametrize("data", ["kth", "human36m"])
@@ -696,6 +720,24 @@ def test_training_on_videos_and_of_the_baseline(tmp_path: Path) -> None:
     hidden = {"colours": 3, "hidden": [4]}
     folder = train(PredictTraining.read(settings(tmp_path, network=hidden, **common, **base)))
     assert isinstance(load_prediction_network(folder)[0], ConvLstm)
+
+
+def test_a_video_that_is_held_out_is_known_by_any_of_its_names(tmp_path: Path) -> None:
+    for name in ("one", "d1/2024.05", "d2/2024.05"):
+        draw_video(tmp_path / name, 14, (48, 64))
+    (tmp_path / "all.txt").write_text("one\nd1/2024.05\nd2/2024.05\n")
+    common = {
+        "data": "videos",
+        "root": str(tmp_path / "all.txt"),
+        "rows": 40,
+        "phases": [{"iterations": 1, "batch": 2, "observe": [5], "size": 32}],
+        "network": {**SMALL_NETWORK, "colours": 3, "head": "paint"},
+    }
+    for named, count in (("d1/2024.05", 1), ("2024.05", 2), ("one", 1)):
+        config = PredictTraining.read(settings(tmp_path, exclude=[named], **common))
+        task = PredictTask(config, "cpu")
+        assert len(task._store([], [named]).videos) == count
+        assert len(task._store([named]).videos) == 3 - count
 
 
 def test_training_files_that_are_wrong_say_so(tmp_path: Path) -> None:

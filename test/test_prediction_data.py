@@ -20,9 +20,10 @@ from stremn_ros.data.moving_mnist import (
     trajectories,
 )
 from stremn_ros.data.prediction_batches import PredictBatches, PredictPhase
-from stremn_ros.data.prediction_clips import FrameStore, find_videos, video_clips
+from stremn_ros.data.prediction_clips import FrameStore, find_videos, video_clips, video_names
 from stremn_ros.data.prediction_sets import human36m_clips, kth_clips
 from stremn_ros.errors import InputError
+from stremn_ros.imaging.video import VideoWriter
 
 
 def digits(count: int = 12) -> NDArray[np.uint8]:
@@ -118,6 +119,16 @@ def test_the_published_file_is_read_when_it_is_there(tmp_path: Path) -> None:
     np.save(tmp_path / moving_mnist.PUBLISHED, published[:10])
     with pytest.raises(InputError, match="20, n, 64, 64"):
         MovingMnistTest(tmp_path, 2)
+    np.save(tmp_path / moving_mnist.PUBLISHED, published.astype(np.float32))
+    with pytest.raises(InputError, match="is float32; it must be an array of uint8"):
+        MovingMnistTest(tmp_path, 2)
+    with (tmp_path / moving_mnist.PUBLISHED).open("wb") as file:
+        np.savez(file, published)
+    with pytest.raises(InputError, match="is an archive of arrays; it must be"):
+        MovingMnistTest(tmp_path, 2)
+    (tmp_path / moving_mnist.PUBLISHED).write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be read"):
+        MovingMnistTest(tmp_path, 2)
 
 
 def test_idx_files_that_cannot_be_used_say_so(tmp_path: Path) -> None:
@@ -128,6 +139,13 @@ def test_idx_files_that_cannot_be_used_say_so(tmp_path: Path) -> None:
     (tmp_path / "images").write_bytes((tmp_path / "images").read_bytes()[:-1])
     with pytest.raises(InputError, match="cut short"):
         read_digits(tmp_path / "images")
+    write_idx(tmp_path / "images", good)
+    damaged = bytearray((tmp_path / "images").read_bytes())
+    for at in (10, 60, len(damaged) // 2):
+        damaged[at : at + 60] = 60 * b"\xff"
+        (tmp_path / "images").write_bytes(damaged)
+        with pytest.raises(InputError, match="cannot be read"):
+            read_digits(tmp_path / "images")
     (tmp_path / "images").write_bytes(b"\x1f\x8b broken")
     with pytest.raises(InputError, match="cannot be read"):
         read_digits(tmp_path / "images")
@@ -188,6 +206,38 @@ def test_videos_are_found_sampled_and_cut_into_clips(tmp_path: Path) -> None:
         assert clip.std() > 0
     with pytest.raises(InputError, match="no video has 40 frames"):
         store.sample(rng, 40, 24, 1)
+
+
+def test_videos_that_share_a_name_are_all_found_and_told_apart(tmp_path: Path) -> None:
+    for name in ("2024.05.01", "2024.05.02", "c", "d1/v", "d2/v", "deep/d1/v"):
+        draw_video(tmp_path / name, 4)
+    with VideoWriter(tmp_path / "c.mp4", 10) as writer:
+        for _ in range(4):
+            writer.write(np.full((40, 60, 3), 90, np.uint8))
+    found = find_videos(tmp_path)
+    assert video_names(found) == ["2024.05.01", "2024.05.02", f"{tmp_path.name}/c", "c.mp4"]
+    listed = tmp_path / "list.txt"
+    listed.write_text("d1/v\nd2/v\nc\nd1/v\n./d1/v\ndeep/d1/v\n")
+    names = ["c", f"{tmp_path.name}/d1/v", "d2/v", "deep/d1/v"]
+    assert video_names(find_videos(listed)) == names
+    clips = list(video_clips(find_videos(listed), 32, 4, 4))
+    assert [clip.name for clip in clips] == [f"{name}:0" for name in names]
+    # what is held out stays out, however long its name is given
+    assert video_names(find_videos(listed, exclude=["v"])) == ["c"]
+    assert video_names(find_videos(listed, exclude=["d1/v"])) == ["c", "v"]
+    assert [path.parent.name for path in find_videos(listed, only=["d2/v"])] == ["d2"]
+    assert find_videos(tmp_path, only=["c.mp4"]) == [tmp_path / "c.mp4"]
+    assert len(find_videos(tmp_path, only=["c", "2024.05.01"])) == 3
+    with pytest.raises(InputError, match=r"no video named '2024\.05'; it holds \['2024\.05\.01'"):
+        find_videos(tmp_path, only=["2024.05"])
+
+
+def test_a_video_whose_first_frame_is_damaged_is_told_before_the_first_clip(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        draw_video(tmp_path / name, 5)
+    (tmp_path / "two" / "00000.png").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"two/00000\.png"):
+        video_clips(find_videos(tmp_path), 32, 4, 4)
 
 
 def test_long_videos_are_read_in_pieces_that_do_not_join(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from stremn_ros.errors import (
     RuntimeUnavailableError,
     UnknownObjectError,
 )
-from stremn_ros.model_folder import load_network, read_config, save_model
+from stremn_ros.model_folder import find_model, load_network, read_config, save_model
 from stremn_ros.network import SegmentationNetwork
 from stremn_ros.runtime.choose import choose_device
 from stremn_ros.segmenter import ObjectState, Segmenter
@@ -530,6 +530,51 @@ def test_a_config_that_cannot_be(tmp_path: Path, text: str) -> None:
     (folder / "config.yaml").write_text(text)
     with pytest.raises(ModelError, match=r"config\.yaml"):
         Segmenter.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("newest: 3", r"unknown entries \['newest'\]"),
+        ("slots: 4.0", "slots is 4.0; it takes whole numbers"),
+        ("slots: null", "slots is None"),
+        ("slots: 99", r"slots is 99; it must be 2\.\.16"),
+        ("processing_size: '96'", "processing_size is the text '96'"),
+        ("processing_size: null", "processing_size is None"),
+        ("processing_size: 96.5", "processing_size is 96.5"),
+        ("processing_size: [96]", "processing_size has 1 entries"),
+        ("update_rule: best", "update rule 'best' is unknown"),
+        ("min_score: high", "min_score is the text 'high'"),
+    ],
+)
+def test_defaults_of_a_model_that_cannot_be_are_named(tmp_path: Path, line: str, said: str) -> None:
+    folder = copy_model(tmp_path)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text[: text.index("defaults:")] + f"defaults: {{{line}}}\n")
+    with pytest.raises(ModelError, match=rf"config\.yaml: defaults: .*{said}"):
+        Segmenter.load(str(folder))
+
+
+def test_a_folder_is_a_model_without_a_slash_in_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    copy_model(folder)
+    (folder / "inner").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_model("mine") == Path("mine")
+    for place, word in ((folder, "."), (folder / "inner", "..")):
+        monkeypatch.chdir(place)
+        assert find_model(word) == folder
+    (tmp_path / "segment_lite0").mkdir()
+    copy_model(tmp_path / "segment_lite0")
+    monkeypatch.chdir(tmp_path)
+    assert find_model("segment_lite0").is_absolute(), "the model of that name, not the folder"
+    assert find_model("./segment_lite0") == Path("segment_lite0")
+    for word in (300 * "x", "/" + 300 * "x", "a\0b", "~nobody-of-that-name/x"):
+        with pytest.raises(ModelError, match="no model"):
+            find_model(word)
 
 
 def test_a_renamed_object_keeps_the_score_that_was_predicted_for_it(tmp_path: Path) -> None:

@@ -138,3 +138,13 @@ def test_an_array_that_its_driver_fills_again_is_another_frame() -> None:
     again._reader.stages.encode_query = lambda image: calls.append(1) or query(image)  # type: ignore
     again.seed(buffer, scene(9)[1])
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    "size", [96.5, 96.0, None, "96", [96, 128.0], ["96", "128"], True, {}, [], float("nan")]
+)
+def test_a_size_is_made_of_whole_numbers(size: object) -> None:
+    with pytest.raises(InputError, match=r"processing_size is .*; it must be the shorter side"):
+        checked_size(size)  # type: ignore[arg-type]
+    assert checked_size(np.int64(96)) == 96
+    assert checked_size(np.array([96, 128])) == (96, 128)

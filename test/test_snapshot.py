@@ -324,6 +324,12 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(tmp_path: Path) 
     assert seen == {snapshot.remembered for snapshot in kept.values()}
 
 
+@pytest.mark.parametrize("name", ["", "a\0b", "/", "a\udfffb\0"])
+def test_what_is_no_name_of_a_file_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="the snapshot cannot be written to"):
+        followed(2).save(name)
+
+
 def test_a_write_that_fails_leaves_the_old_file(saved: Path, tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "memory"
     shutil.copy(saved, path)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import add_model_options, check_writable, counted, load_segmenter, size
+from stremn_ros.cli.options import (
+    add_model_options,
+    check_writable,
+    counted,
+    load_segmenter,
+    model_name,
+    size,
+)
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
 from stremn_ros.runtime.table import RUNTIMES
@@ -64,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     if isinstance(options.frame_size, int):
         raise InputError(f"frame size {options.frame_size}: HxW is needed, for instance 480x640")
     for path in (options.json, options.plot):
-        check_writable(path)
+        check_writable(path, file=True)
     if options.against == "linear":
         return _run_against(options)
     if options.against is not None:
@@ -79,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
             options.frames,
             windows=max(1, min(10, options.frames // 2)),
             on_frame=lambda _: bar.update(),
-            settings={"model": Path(options.model).name},
+            settings={"model": model_name(options.model)},
         )
     print(result.table())
     first, last = result.memory_bytes
@@ -96,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
         plot(
             result,
             options.plot,
-            f"{Path(options.model).name}, {counted(options.objects, 'object')}",
+            f"{model_name(options.model)}, {counted(options.objects, 'object')}",
         )
     return 0
 
@@ -135,7 +141,7 @@ def _compare_runtimes(options: argparse.Namespace) -> int:
             {
                 **result,
                 "objects": options.objects,
-                "model": Path(options.model).name,
+                "model": model_name(options.model),
                 "machine": machine(),
             },
         )
@@ -181,7 +187,7 @@ def _run_against(options: argparse.Namespace) -> int:
         print(results[-1].table() + "\n")
     if options.json is not None:
         values = {
-            "model": Path(options.model).name,
+            "model": model_name(options.model),
             "runtime": runtime,
             "processing_size": options.processing_size or "the model's default",
             "slots": options.slots or "the model's default",
@@ -191,5 +197,5 @@ def _run_against(options: argparse.Namespace) -> int:
         }
         write_json(options.json, values)
     if options.plot is not None:
-        plot(results, options.plot, f"{Path(options.model).name}, {runtime}")
+        plot(results, options.plot, f"{model_name(options.model)}, {runtime}")
     return 0

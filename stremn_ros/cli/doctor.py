@@ -25,7 +25,7 @@ def _run(options: argparse.Namespace) -> int:
     announce("looking at this machine")
     from stremn_ros.doctor import examine
 
-    check_writable(options.json)
+    check_writable(options.json, file=True)
     report = examine()
     print(report.text())
     if options.json is not None:

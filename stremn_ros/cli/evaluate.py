@@ -12,6 +12,7 @@ from stremn_ros.cli.options import (
     add_model_options,
     check_writable,
     load_segmenter,
+    model_name,
 )
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
@@ -83,15 +84,18 @@ def _run(options: argparse.Namespace) -> int:
         resolution=options.resolution,
         sequences=names,
     )
-    for path in (options.json, options.masks, options.pictures):
+    check_writable(options.json, file=True)
+    for path in (options.masks, options.pictures):
         check_writable(path)
     segmenter = load_segmenter(options, dataset.max_objects)
 
     def write(result: DavisResult) -> None:
         if options.json is not None:
             write_json(options.json, result.as_dict())
+        if len(result.sequences) == len(dataset.sequences):  # before the pictures, which may fail
+            print(result.table(), flush=True)
 
-    result = evaluate_davis(
+    evaluate_davis(
         dataset,
         segmenter,
         every=options.every,
@@ -99,14 +103,12 @@ def _run(options: argparse.Namespace) -> int:
         pictures=options.pictures,
         progress=not options.quiet,
         settings={
-            "model": Path(options.model).name,
+            "model": model_name(options.model),
             "processing_size": options.processing_size or "the model's default",
         },
         # marked as partial: hours of work are not lost with the last sequence
         on_sequence=write,
     )
-    print(result.table())
-    write(result)
     return 0
 
 
@@ -141,10 +143,12 @@ def _run_suite(options: argparse.Namespace) -> int:
         names = [name.strip() for name in options.sets.split(",") if name.strip()]
         if unknown := sorted(set(names) - {each.name for each in sets}):
             raise InputError(f"{config}: no sets {unknown}; it has {[each.name for each in sets]}")
+        if not names:
+            raise InputError("--sets names no set: leave it out for all of them")
         sets = [each for each in sets if each.name in names]
     other = suite.read_result(Path(options.against)) if options.against else None
-    for path in (options.json, options.pictures):
-        check_writable(path)
+    check_writable(options.json, file=True)
+    check_writable(options.pictures)
     segmenters: dict[int, Any] = {}
 
     def load(objects: int) -> Any:
@@ -157,7 +161,7 @@ def _run_suite(options: argparse.Namespace) -> int:
         return suite.as_dict(
             results,
             {
-                "model": Path(options.model).name,
+                "model": model_name(options.model),
                 "runtime": segmenter.runtime_name,
                 "slots": segmenter.memory.slots,
                 "update_rule": segmenter.update_rule,
@@ -232,8 +236,8 @@ def _run_clicks(options: argparse.Namespace) -> int:
     for name, least in (("count", 0), ("frames", 1), ("clicks", 1)):
         if getattr(options, name) < least:
             raise InputError(f"--{name} is {getattr(options, name)}; it must be {least} or more")
-    for path in (options.json, options.pictures):
-        check_writable(path)
+    check_writable(options.json, file=True)
+    check_writable(options.pictures)
     makers: dict[str, HintMasks] = {}
     if options.click_model:
         network = ClickSegmenter.load(options.click_model, device=options.device)

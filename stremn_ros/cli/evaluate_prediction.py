@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stremn_ros.cli.options import check_writable
+from stremn_ros.cli.options import check_writable, model_name
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
 
@@ -90,15 +90,19 @@ def _run(options: argparse.Namespace) -> int:
         optical_flow,
     )
 
-    for path in (options.json, options.pictures):
-        check_writable(path)
+    check_writable(options.json, file=True)
+    check_writable(options.pictures)
     if options.observe < 3 or options.horizon < 1 or options.batch < 1:
         raise InputError("--observe must be 3 or more, --horizon and --batch at least 1")
     if options.count is not None and options.count < 1:
         raise InputError("--count must be at least 1")
     colors = 1 if options.data in ("moving-mnist", "kth") else 3
     models = [name.strip() for name in options.model.split(",") if name.strip()]
-    methods = {Path(name).name: model_method(name, colors, options.device) for name in models}
+    short = [model_name(name) for name in models]
+    methods = {
+        name if short.count(called) > 1 else called: model_method(name, colors, options.device)
+        for name, called in zip(models, short)
+    }
     methods |= {COPY: copy_last, FLOW: optical_flow()}
     lpips = _lpips(options)
     clips, total, source = _clips(options)
@@ -186,6 +190,8 @@ def _clips(options: argparse.Namespace) -> tuple[Any, int | None, str]:
         if options.size < 32 or options.size % 8 or options.stride < 1:
             raise InputError("--size must be a multiple of 8 from 32 on, --stride at least 1")
         only = [name.strip() for name in (options.videos or "").split(",") if name.strip()]
+        if options.videos is not None and not only:
+            raise InputError("--videos names no video: leave it out for all of them")
         videos = find_videos(root, only=only)
         clips = video_clips(videos, options.size, observe + horizon, options.stride)
     return ((clip.name, clip.frames) for clip in clips), options.count, root.name

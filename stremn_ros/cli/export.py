@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.cli.options import announce, counted, first_mask, size
-from stremn_ros.errors import InputError
+from stremn_ros.errors import InputError, ModelError
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -60,6 +60,8 @@ def _run(options: argparse.Namespace) -> int:
 
     folder = find_model(options.model)
     videos, masks = options.int8 or [], options.mask or []
+    if options.frames < 1:
+        raise InputError(f"--frames is {options.frames}; it must be 1 or more")
     if len(videos) != len(masks):
         raise InputError(
             f"--int8 names {counted(len(videos), 'video')}, --mask {counted(len(masks), 'mask')}: "
@@ -122,12 +124,16 @@ def _int8(folder: Path, clips: list[tuple[str, str]], frames: int) -> None:
 
 def _tensorrt(folder: Path, wanted: int | tuple[int, int] | None) -> int:
     from stremn_ros.imaging.sizes import fitted_size
-    from stremn_ros.model_folder import read_config
+    from stremn_ros.mappings import build
+    from stremn_ros.model_folder import CONFIG, read_config
+    from stremn_ros.options import SegmenterOptions
     from stremn_ros.runtime.building.builder import build_tensorrt
     from stremn_ros.runtime.tensorrt.stages import PLANS, plan_folder
 
     if wanted is None:
-        wanted = read_config(folder).defaults.get("processing_size", 240)
+        where = f"{folder / CONFIG}: defaults"
+        own = build(SegmenterOptions, read_config(folder).defaults, where, ModelError)
+        wanted = own.processing_size
     size = fitted_size(wanted, (9, 16))
     build_tensorrt(folder, size, _tell)
     print(

@@ -12,6 +12,7 @@ from stremn_ros.cli.options import (
     counted,
     first_mask,
     load_segmenter,
+    model_name,
     object_ids,
 )
 from stremn_ros.files import write_json
@@ -49,16 +50,20 @@ def _run(options: argparse.Namespace) -> int:
     source = open_frames(options.video, options.start, options.end)
     mask = first_mask(options.mask, source)
     out = Path(options.out)
-    check_writable(str(out / "memory.json"))
+    check_writable(out)
+    check_writable(out / "memory.json", file=True)
     segmenter = load_segmenter(options, len(object_ids(mask)))
     readable = WhatComes(source)
     bar = tqdm(readable, total=source.count or None, unit="frame", disable=options.quiet)
     histories, pictures = record(segmenter, bar, mask, options.start)
     size = "x".join(str(side) for side in segmenter.processing_size or ())
     shared = (
-        f"{Path(options.model).name}, {segmenter.update_rule}, "
+        f"{model_name(options.model)}, {segmenter.update_rule}, "
         f"{counted(segmenter.memory.slots, 'slot')}, {size}"
     )
+    for old in out.glob("object_*.png"):  # an earlier run may have had more objects
+        if old.stem.removeprefix("object_").isdecimal():
+            old.unlink()
     for history in histories:
         draw(history, pictures, out / f"object_{history.id}.png", f"object {history.id}: {shared}")
     write_json(

@@ -173,6 +173,11 @@ def first_mask(path: str, source: Any) -> Any:
     return mask
 
 
+def model_name(model: str) -> str:
+    """How results call a model: by its folder's name, which "." has not."""
+    return os.path.basename(os.path.abspath(model))
+
+
 def object_ids(mask: Any) -> list[int]:
     import numpy as np
 
@@ -180,7 +185,7 @@ def object_ids(mask: Any) -> list[int]:
 
 
 def empty_folder(folder: Path, overwrite: bool) -> Path:
-    """Makes a folder for PNGs; masks of an earlier, longer run must not stay among the new."""
+    """Makes a folder for PNGs; those of an earlier, longer run must not stay among the new."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file, a folder is needed")
     old = sorted(folder.glob("*.png")) if folder.is_dir() else []
@@ -194,13 +199,24 @@ def empty_folder(folder: Path, overwrite: bool) -> Path:
     return folder
 
 
-def check_writable(path: str | None) -> None:
-    """Fails before the long work where its result could not be written after it."""
+def check_writable(path: str | os.PathLike[str] | None, file: bool = False) -> None:
+    """Fails before the long work where its result could not be written after it.
+
+    Args:
+        path: of a folder, or with ``file`` of a file; None: nothing is written.
+    """
     if path is None:
         return
     folder = Path(path).absolute()
-    while not folder.exists():
+    if file:
+        if folder.is_dir():
+            raise InputError(f"{str(path)!r}: is a folder, the name of a file is needed")
         folder = folder.parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        where = "" if folder == Path(path).absolute() else f": {folder}"
+        raise InputError(f"{path}{where}: is a file, a folder is needed")
     if not os.access(folder, os.W_OK):
         raise InputError(f"{path}: no permission to write there")
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import announce, size
+from stremn_ros.cli.options import announce, check_writable, empty_folder, size
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
 
@@ -53,6 +53,11 @@ def _run(options: argparse.Namespace) -> int:
     from stremn_ros.imaging.video import WhatComes, open_frames, write_image
     from stremn_ros.predictor import Predictor
 
+    out = Path(options.out)
+    for folder in (out, out / "predicted"):
+        check_writable(folder)
+    for name in ("sheet.png", "summary.json"):
+        check_writable(out / name, file=True)
     observe, horizon = options.observe, options.horizon
     predictor = Predictor.load(
         options.model,
@@ -81,9 +86,9 @@ def _run(options: argparse.Namespace) -> int:
     for frame in frames[:observe]:
         future = predictor.step(frame, horizon)
     assert future is not None
-    out = Path(options.out)
+    predicted = empty_folder(out / "predicted", overwrite=True)
     for n, image in enumerate(future, 1):
-        write_image(out / "predicted" / f"{n:03d}.png", image)
+        write_image(predicted / f"{n:03d}.png", image)
     past, known = np.stack(frames[:observe]), len(frames) - observe
     shown = {"prediction": future}
     summary: dict[str, Any] = {

@@ -14,6 +14,7 @@ from stremn_ros.cli.options import (
     add_click_model,
     add_hints,
     add_model_options,
+    check_writable,
     counted,
     empty_folder,
     first_mask,
@@ -77,6 +78,10 @@ def _run(options: argparse.Namespace) -> int:
     from stremn_ros.imaging.visualization import contact_sheet, overlay, write_label_png
 
     _check(options)
+    out = Path(options.out)
+    check_writable(out)
+    for name in ("overlay.mp4", "contact_sheet.png", "summary.json"):
+        check_writable(out / name, file=True)
     source = open_frames(options.video, options.start, options.end)
     mask = None if options.mask is None else first_mask(options.mask, source)
     readable = WhatComes(source)
@@ -86,7 +91,6 @@ def _run(options: argparse.Namespace) -> int:
         mask = _mask_of_hints(options, first)
     ids = object_ids(mask)
     segmenter = load_segmenter(options, len(ids))
-    out = Path(options.out)
     masks = empty_folder(out / "masks", options.overwrite)
     names = [Path(name).stem for name in source.names] if Path(options.video).is_dir() else []
     if len(set(names)) < len(names):

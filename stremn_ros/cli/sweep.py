@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
         sequences=None if options.sequences is None else listed(options.sequences),
     )
     for path in (options.json, options.plot):
-        check_writable(path)
+        check_writable(path, file=True)
     result = sweep(
         dataset,
         options.model,

@@ -9,6 +9,8 @@ whole pixels, the brighter of two digits where they cover each other.
 from __future__ import annotations
 
 import gzip
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +41,7 @@ def read_digits(path: Path) -> NDArray[np.uint8]:
         raw = path.read_bytes()
         if raw[:2] == b"\x1f\x8b":
             raw = gzip.decompress(raw)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     header = np.frombuffer(raw[:16], ">u4") if len(raw) >= 16 else np.zeros(4, np.uint32)
     magic, count, height, width = (int(value) for value in header)
@@ -152,8 +154,11 @@ class MovingMnistTest:
         if published.is_file():
             try:
                 loaded = np.load(published, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
                 raise InputError(f"{published} cannot be read: {error}") from None
+            if not isinstance(loaded, np.ndarray) or loaded.dtype != np.uint8:
+                kind = getattr(loaded, "dtype", "an archive of arrays")
+                raise InputError(f"{published} is {kind}; it must be an array of uint8")
             if loaded.ndim != 4 or loaded.shape[0] != 20 or loaded.shape[2:] != (SIZE, SIZE):
                 raise InputError(f"{published} is {loaded.shape}; it must be [20, n, 64, 64]")
             self._sequences = loaded

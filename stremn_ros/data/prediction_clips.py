@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +29,12 @@ def find_videos(root: Path, exclude: Iterable[str] = (), only: Iterable[str] = (
 
     Args:
         root: folder, video, or a text file with one path a line (relative to it).
-        exclude, only: names (without suffix) to leave out, or to keep.
+        exclude, only: names (``is_called``) to leave out, or to keep.
 
     Raises:
         InputError: nothing is found, or a name that is asked for is not there.
     """
+    only = list(only)
     if root.suffix == ".txt" and root.is_file():
         found = [root.parent / line for line in read_lines(root)]
     elif root.is_file():
@@ -44,17 +47,43 @@ def find_videos(root: Path, exclude: Iterable[str] = (), only: Iterable[str] = (
             found = [root]
     else:
         raise InputError(f"{root}: no such file or folder")
-    names = {path.stem: path for path in sorted(found)}
-    wanted = list(only) or list(names)
-    if unknown := sorted(set(wanted) - names.keys()):
-        raise InputError(f"{root} holds no video named {unknown[0]!r}; it holds {sorted(names)}")
-    left_out = set(exclude)
-    videos = [names[name] for name in wanted if name not in left_out]
+    found = sorted({Path(os.path.abspath(path)): path for path in found}.values())
+    if unknown := [name for name in only if not any(is_called(path, [name]) for path in found)]:
+        raise InputError(
+            f"{root} holds no video named {unknown[0]!r}; it holds {video_names(found)}"
+        )
+    if only:
+        named = [path for name in only for path in found if is_called(path, [name])]
+        found = list(dict.fromkeys(named))
+    left_out = list(exclude)
+    videos = [path for path in found if not is_called(path, left_out)]
     if not videos:
         raise InputError(
             f"{root} holds no videos ({', '.join(VIDEO_SUFFIXES)}) and no folders of images"
         )
     return videos
+
+
+def is_called(video: Path, names: Iterable[str]) -> bool:
+    """Whether one of the names is a video's: without its suffix, with it, or with folders before.
+
+    A folder's name has no suffix: 2024.05.01 is all of it.
+    """
+    return not set(names).isdisjoint(_names_of(video))
+
+
+def _names_of(video: Path) -> list[str]:
+    """The names of a video, the shortest first; the last is its path, which no other has."""
+    path = Path(os.path.abspath(video))
+    short = path.name if video.is_dir() else path.stem
+    return [short, *("/".join(path.parts[-n:]) for n in range(1, len(path.parts))), str(path)]
+
+
+def video_names(videos: Iterable[Path]) -> list[str]:
+    """A name for each of these videos: its shortest that no other of them has."""
+    names = [_names_of(video) for video in videos]
+    counts = Counter(name for each in names for name in set(each))
+    return [next((name for name in each if counts[name] == 1), each[-1]) for each in names]
 
 
 def _has_images(folder: Path) -> bool:
@@ -161,30 +190,34 @@ def video_clips(
 ) -> Iterator[JudgedClip]:
     """Every clip of ``length`` frames of the videos, ``stride`` frames apart, squares of ``size``.
 
-    Videos that are shorter are left out with a warning; so is what comes after a frame that cannot
-    be read. All videos are opened before the first clip is given.
+    A clip is named ``V:frame``, V as ``video_names`` has it. Videos that are shorter are left out
+    with a warning; so is what comes after a frame that cannot be read. All videos are opened before
+    the first clip is given.
 
     Raises:
-        InputError: a video of which no frame can be read.
+        InputError: a video whose first frame cannot be read.
     """
-    sources = [(video, open_frames(video)) for video in videos]
-    return _video_clips(sources, size, length, stride)
+    videos = list(videos)
+    sources = [open_frames(video) for video in videos]
+    for source in sources:
+        next(iter(source))
+    return _video_clips(zip(video_names(videos), sources), size, length, stride)
 
 
 def _video_clips(
-    sources: Iterable[tuple[Path, Frames]], size: int, length: int, stride: int
+    sources: Iterable[tuple[str, Frames]], size: int, length: int, stride: int
 ) -> Iterator[JudgedClip]:
-    for video, source in sources:
+    for name, source in sources:
         window: list[NDArray[np.uint8]] = []
         given = 0
         readable = WhatComes(source)
         for n, frame in enumerate(readable):
             window.append(square(frame, size))
             if len(window) == length:
-                yield JudgedClip(f"{video.stem}:{n - length + 1}", np.stack(window))
+                yield JudgedClip(f"{name}:{n - length + 1}", np.stack(window))
                 given += 1
                 window = window[stride:] if stride < length else []
         if readable.error is not None:
             log.warning("what came before is used: %s", readable.error)
         if not given:
-            log.warning("%s has fewer than %d frames and is left out", video, length)
+            log.warning("%s has fewer than %d frames and is left out", source.path, length)

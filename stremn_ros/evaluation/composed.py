@@ -17,6 +17,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from stremn_ros.data.clip import affine, paste, warp
+from stremn_ros.errors import InputError
+from stremn_ros.evaluation.davis_data import Davis
 from stremn_ros.evaluation.metrics import region_similarity
 from stremn_ros.imaging.listing import list_images
 from stremn_ros.imaging.video import read_image
@@ -37,6 +39,25 @@ def cutouts(root: Path, names: Sequence[str]) -> list[list[Pair]]:
         [(image, masks / name / f"{image.stem}.png") for image in list_images(images / name)]
         for name in names
     ]
+
+
+def check_composed(dataset: Davis, every_mask: bool) -> None:
+    """InputError where no clips can be composed of a data set.
+
+    Args:
+        every_mask: they show an object as it is in all frames, not in the first alone.
+    """
+    if len(dataset.sequences) < 2:
+        raise InputError(
+            f"{dataset.root}: clips are composed of an object of one sequence and the frames of "
+            f"another, so two or more are needed, not {len(dataset.sequences)}"
+        )
+    for sequence in dataset.sequences:
+        if sequence.late or (every_mask and None in sequence.masks):
+            raise InputError(
+                f"{dataset.root}: {sequence.name}: for clips to be composed of it, every frame "
+                "needs a mask, in DAVIS' layout"
+            )
 
 
 def to_and_fro(n: int, count: int) -> int:

@@ -53,10 +53,10 @@ def evaluate_davis(
     motion between frames grows with it). masks: folder for the predicted label PNGs, one folder
     a sequence, with the pixel values that the annotations have. pictures: folder for
     worst_sequences.png (the five worst with their masks) and scores.png. settings: goes into the
-    result as it is. on_sequence: given the result so far, marked as partial, after each sequence
-    but the last. All files are looked at before the first sequence is segmented. Raises InputError
-    for data that cannot be scored, CapacityError for more objects than the segmenter takes
-    (Davis.max_objects says how many there are).
+    result as it is. on_sequence: given the result so far after each sequence, marked as partial but
+    after the last, when the pictures are not drawn yet. All files are looked at before the first
+    sequence is segmented. Raises InputError for data that cannot be scored, CapacityError for more
+    objects than the segmenter takes (Davis.max_objects says how many there are).
     """
     if every < 1:
         raise InputError(f"every {every}: 1 (all frames) or more is needed")
@@ -109,6 +109,8 @@ def evaluate_davis(
             if on_sequence is not None and len(scores) < len(dataset.sequences):
                 on_sequence(result_so_far())
     result = result_so_far()
+    if on_sequence is not None:
+        on_sequence(result)
     if pictures is not None:
         draw(result, Path(pictures))
     return result

@@ -207,9 +207,15 @@ def _open_youtube_vos(root: Path, sequences: Sequence[str] | None) -> Davis:
     names = [path.name for path in list_folders(annotations) if list_images(path)]
     if not names:
         raise InputError(f"{annotations}: no sequences (NAME/*.png)")
-    chosen = names if sequences is None else list(sequences)
-    if unknown := [name for name in chosen if name not in names]:
-        raise InputError(f"sequences {', '.join(unknown)}: not in {annotations}")
+    chosen = names
+    if sequences is not None:
+        unknown = [name for name in sequences if name not in names]
+        if unknown or not sequences:
+            raise InputError(
+                f"sequences {', '.join(unknown) or '(none)'}: not in {annotations}, which has "
+                f"{', '.join(names[:5])}{' and others' if len(names) > 5 else ''}"
+            )
+        chosen = [name for name in names if name in set(sequences)]
     found = []
     for name in chosen:
         sequence = _find_sequence(name, root / "JPEGImages", annotations, False, late=True)
@@ -230,7 +236,7 @@ def _read_meta(path: Path) -> dict[str, dict[int, str]]:
             }
             for name, video in videos.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path}: is not of YouTube-VOS, which has videos, their objects, and of each object "
             f"its frames ({type(error).__name__}: {error})"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stremn_ros.errors import InputError
-from stremn_ros.evaluation.composed import cutouts, follow_leaving, follow_twins
+from stremn_ros.evaluation.composed import check_composed, cutouts, follow_leaving, follow_twins
 from stremn_ros.evaluation.davis import evaluate_davis, look_at_all
 from stremn_ros.evaluation.davis_data import Davis, DavisSequence, open_davis
 from stremn_ros.imaging.video import write_image
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 DRAWS = 2000  # of the bootstrap
 BINS = 10  # of the reliability diagram
-KINDS = ("davis", "tracks", "leaving", "twins")
+COMPOSED = ("leaving", "twins")
+KINDS = ("davis", "tracks", *COMPOSED)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def read_suite(path: Path) -> list[SuiteSet]:
     values = read_yaml(path)
     if not isinstance(values, dict) or not isinstance(values.get("sets"), dict):
         raise InputError(f"{path}: must be a mapping with the entry 'sets'")
+    if not values["sets"]:
+        raise InputError(f"{path}: 'sets' is empty; name at least one set, with kind and root")
     sets = []
     for name, entry in values["sets"].items():
         if not isinstance(entry, dict):
@@ -184,13 +187,15 @@ def run_suite(
             dataset = each.open(data)
             if dataset not in looked_at:
                 look_at_all(dataset)
+            if each.kind in COMPOSED:
+                check_composed(dataset, every_mask=each.kind == "leaving")
         except InputError as error:
             raise InputError(f"set {each.name}: {error}") from None
         looked_at.append(dataset)
     results: dict[str, SetResult] = {}
     for each in sets:
         begin = time.perf_counter()
-        run = _composed if each.kind in ("leaving", "twins") else _sequences
+        run = _composed if each.kind in COMPOSED else _sequences
         result = run(each, data, load, pictures)
         result.seconds = time.perf_counter() - begin
         results[each.name] = result
@@ -336,7 +341,7 @@ def read_result(path: Path) -> dict[str, Any]:
     """A result that was written as JSON; InputError where it is none."""
     try:
         values = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not isinstance(values, dict) or "sets" not in values:
         raise InputError(f"{path}: is not a result of `stremn evaluate suite`")

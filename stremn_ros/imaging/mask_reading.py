@@ -4,7 +4,8 @@ A mask has a value for each pixel: 0 background, n = object n. Masks also come a
 
 - 255 beside smaller ids marks pixels of no object (the border in PASCAL VOC, "not scored" in
   DAVIS); alone it is the one object, as DAVIS 2016 and drawing programs have it.
-- Soft edges: values between background and object that only line its edge. They are cut at half.
+- Soft edges: values between background and object that only line its edge. They are cut at half;
+  a thin object, whose one number lies beside small others, stays.
 - JPEG, which changes values: those that are flat and frequent are the objects, the rest is noise.
 - Color pictures in the colors of DAVIS (which are VOC's), and palettes whose order a tool changed.
 - The mask in the alpha channel, where the colors under it say nothing.
@@ -43,6 +44,7 @@ _DARK = 32  # the largest value of a lossy picture below which its ids are lost
 _MANY = 32  # values; a picture with more, of which little is flat, is no mask
 _FLAT = 0.25
 _FEW = 16  # pixels
+_FEW_STEPS = 3  # values; a soft edge mostly has more
 _GRAY = 64  # values from here on are levels of gray rather than numbers of objects
 
 
@@ -355,8 +357,8 @@ def _levels(
     between = np.bincount(values[(lower < values) & (values < higher)], minlength=256)
     whole = np.bincount(values[spread == 0], minlength=256) > 0  # has an inside
     soft = (counts > 0) & ~whole & (between >= _LINES * counts)
-    if counts[soft].sum() < _FEW:
-        # a small thing between two others is an object as well
+    if counts[soft].sum() < _FEW or _are_numbers(values, np.flatnonzero(soft), present):
+        # a small or thin thing between two others is an object as well
         return [int(value) for value in present]
     kept: list[int] = []
     distance = int(present[-1]) // 32  # values of an opacity that nearly is the same
@@ -364,6 +366,32 @@ def _levels(
         if all(abs(level - other) > distance for other in kept):
             kept.append(level)
     return sorted(kept)
+
+
+def _are_numbers(values: Labels, lining: NDArray[np.int64], present: NDArray[np.int64]) -> bool:
+    """Whether values that only line edges are numbers of thin objects, not steps of a soft edge.
+
+    Many are steps. Beside levels of gray few that are small are numbers. Beside small numbers they
+    are but for what only a soft edge has: nearly all values between the background and the lowest
+    object, each of them here and there along an outline, not in lines.
+    """
+    if lining.size > _MANY:
+        return False
+    objects = np.setdiff1d(present, lining)
+    objects = objects[objects > 0]
+    lowest = int(objects.min(initial=int(present[-1])))
+    if lowest >= _GRAY:
+        return VOID not in present and len(lining) < _FEW_STEPS and int(lining[-1]) < _GRAY
+    below = lining[lining < lowest]
+    if not below.size or 4 * below.size < 3 * (lowest - 1):
+        return True
+    if objects.size < 2 and lining.size < _FEW_STEPS:
+        return True
+    sizes: list[int] = []
+    for value in below[:8]:  # enough to tell
+        part = (values == value).astype(np.uint8)
+        sizes += cv2.connectedComponentsWithStats(part, connectivity=8)[2][1:, 4].tolist()
+    return bool(np.median(sizes) > 2)
 
 
 def _lossy_levels(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 from stremn_ros.errors import InputError
 
@@ -25,10 +27,16 @@ def checked_size(
     Raises:
         InputError: neither of the two, or a side out of range.
     """
-    sides = (size,) if isinstance(size, int) else tuple(size)
-    if len(sides) not in (1, 2) or not all(MIN_SIDE <= side <= most for side in sides):
+    given: Any = size
+    sides: tuple[Any, ...]
+    try:
+        sides = tuple(given)
+    except TypeError:
+        sides = (given,)
+    whole = all(isinstance(side, Integral) and not isinstance(side, bool) for side in sides)
+    if len(sides) not in (1, 2) or not whole or not all(MIN_SIDE <= s <= most for s in sides):
         raise InputError(
-            f"processing_size is {size}; it must be the shorter side, or (rows, columns), each "
+            f"processing_size is {size!r}; it must be the shorter side, or (rows, columns), each "
             f"{MIN_SIDE}..{most}"
         )
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))

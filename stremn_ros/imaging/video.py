@@ -45,6 +45,8 @@ _PACKETS = 500
 # of mpeg4, which the videos written are encoded with
 LOWEST_RATE, HIGHEST_RATE = 0.005, 65535
 LARGEST_SIDE = 8190
+# bytes that the length of a whole AVI is off by: its own 8, and one that makes it even
+_RIFF_SLACK = 9
 _RATES_DIFFER = 0.02  # share by which the mean rate may differ from the header's
 
 
@@ -68,8 +70,9 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 def _read(path: Path) -> bytes:
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, an image file is needed")
+    if not path.is_file():  # a device may have no end
+        kind = "a folder" if path.is_dir() else "no file"
+        raise InputError(f"{path}: is {kind}, an image file is needed")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -153,29 +156,38 @@ def _packets(path: Path) -> tuple[int, float]:
     return 0 if count == _PACKETS else count, rate
 
 
-def _cut_short(path: Path) -> str:
+def _cut_short(path: Path, all_came: bool = False) -> str:
     """Why a video file is damaged: it has fewer bytes than it says. Empty where nothing shows that.
 
     The outermost parts of AVI, MP4 and Matroska files tell how long they are, GIFs end in a marker.
+
+    Args:
+        all_came: all frames that the file says it has could be read, so zeros at its end are
+            something that nobody reads: room left free, or padding.
     """
+    if not path.is_file():  # a device may have no end
+        return ""
     size = path.stat().st_size
-    at = 0
+    at = slack = 0
     with path.open("rb") as file:
         head = file.read(12)
         if head.startswith(b"GIF8"):
             file.seek(max(0, size - 64))
-            return "" if b";" in file.read() else "it has no end marker"
+            return "" if b";" in file.read(64) else "it has no end marker"
+        if head[:4] in (b"RIFF", b"RIFX"):
+            slack = _RIFF_SLACK
         while at + 8 <= size:
             file.seek(at)
             length = _part_length(file.read(32))
             if length is None:
                 break
             at += length
-        if at > size:
+        if at > size + slack:
             return f"it has {size} bytes and says that it has {at}"
         file.seek(max(0, size - 4096))
-        tail = file.read()
-    if size > len(tail) and not any(tail):
+        tail = file.read(4096)
+    # of other kinds (at is 0) the number of frames is guessed from the bytes that came
+    if size > len(tail) and not any(tail) and not (all_came and at):
         return "its end is empty, as in a download that was not finished"
     return ""
 
@@ -212,9 +224,10 @@ class Frames:
     where there is none); size (height, width) of the frames yielded; names (one per frame: the
     file's name, or "frame 12"); orientation (of a folder: the tag of its first image, which is not
     followed; 1 for none). Iterating yields RGB uint8 [H, W, 3]. Images of a folder may differ in
-    size; without `size` each comes as it is, and `size` is that of the first. InputError names the
-    image that cannot be decoded. VideoCutShortError comes after the last frame of a video file that
-    has fewer bytes than it says; a header that promises more frames than there are is no error.
+    size; without `size` each comes as it is, and `size` is that of the first that can be read.
+    InputError names the image that cannot be decoded. VideoCutShortError comes after the last frame
+    of a video file that has fewer bytes than it says; a header that promises more frames than there
+    are is no error.
     """
 
     def __init__(
@@ -242,8 +255,8 @@ class Frames:
             self._files = files[start:end]
             if not self._files:
                 raise InputError(f"{path}: has {total} frames, none of them in {start} to {end}")
-            native = read_image(self._files[0]).shape[:2]
-            self._look_at_orientation()
+            first, native = self._first_readable(self._files)
+            self._look_at_orientation(first)
             self.count = len(self._files)
         else:
             native, total = self._probe()
@@ -255,14 +268,25 @@ class Frames:
             self._target = None if size is None else (int(size[0]), int(size[1]))
         self.size: tuple[int, int] = self._target or (int(native[0]), int(native[1]))
 
-    def _look_at_orientation(self) -> None:
-        assert self._files
-        self.orientation = pictures.orientation(_read(self._files[0]))
+    @staticmethod
+    def _first_readable(files: list[Path]) -> tuple[Path, tuple[int, ...]]:
+        """The first image that can be read, and its size; InputError where none can."""
+        problem: InputError | None = None
+        for path in files:
+            try:
+                return path, read_image(path).shape[:2]
+            except InputError as error:
+                problem = problem or error
+        assert problem is not None
+        raise problem
+
+    def _look_at_orientation(self, path: Path) -> None:
+        self.orientation = pictures.orientation(_read(path))
         if self.orientation != 1:
             log.warning(
                 "%s: the images carry the orientation tag %d (to be shown %s); they are read as "
                 "they are stored, and a mask must be of the image as it is stored, too",
-                self._files[0],
+                path,
                 self.orientation,
                 pictures.TURNS[self.orientation],
             )
@@ -344,7 +368,7 @@ class Frames:
                     yield self._at_target_size(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
                 index += 1
         ended = self._end is None or index < self._end
-        if ended and (reason := _cut_short(self.path)):
+        if ended and (reason := _cut_short(self.path, 0 < self._stated <= index)):
             self.count = max(0, index - self._start)
             of_all = f" of {self._stated}" if self._stated else ""
             raise VideoCutShortError(

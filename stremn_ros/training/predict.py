@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stremn_ros.data.moving_mnist import SIZE, TRAIN_NAMES, draw_sequences, find_digits
 from stremn_ros.data.prediction_batches import PredictBatch, PredictBatches, PredictPhase
-from stremn_ros.data.prediction_clips import FrameStore, find_videos
+from stremn_ros.data.prediction_clips import FrameStore, find_videos, is_called
 from stremn_ros.errors import InputError
 from stremn_ros.memory.rules import RULES
 from stremn_ros.model_folder import (
@@ -54,7 +54,7 @@ class PredictTraining(TrainingSettings):
         data: ``moving_mnist`` or ``videos``.
         root: folder of MNIST's idx files, or of videos and folders of images, or a list of these.
         phases: the parts of the run, one after another.
-        exclude: videos held out; validation is done on them.
+        exclude: videos held out, by name (``is_called``); validation is done on them.
         rows: pixels of the shorter side that videos are scaled to; 0 for the largest crop's.
         architecture: ``stremn``, ``flow`` for real video, or the baseline ``convlstm``;
             network: its entries.
@@ -140,7 +140,7 @@ class PredictTask(Task):
             video
             for root in roots_of(config.root)
             for video in find_videos(root, exclude)
-            if only is None or video.stem in only
+            if only is None or is_called(video, only)
         ]
         return FrameStore(videos, config.rows or max(phase.size for phase in config.phases))
 
