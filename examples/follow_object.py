@@ -17,6 +17,7 @@ It avoids no obstacles. Put a collision monitor behind it, or use Nav2 (docs/nav
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import time
 from typing import Any
@@ -166,6 +167,9 @@ class FollowObject(Node):
 
 def main() -> int:
     rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    # kill, docker stop and launch end it by these; the robot must not drive on then, either
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     node = FollowObject()
     try:
         rclpy.spin(node)

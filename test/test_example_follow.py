@@ -113,14 +113,18 @@ def robot(tmp_path_factory):
             "rate": 50.0,
         }.items():
             command += ["-p", f"{name}:={value}"]
-        follower = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # a shell in the background has SIGINT ignored, and its children, too
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+
+        def start():
+            return subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # a shell in the background has SIGINT ignored, and its children, too
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+        follower = start()
         try:
             robot.bring_up(node)
             robot.connect(robot.world.look()[0])
@@ -129,9 +133,14 @@ def robot(tmp_path_factory):
             robot.seed(robot.world.look()[1])
             wait_for(lambda: robot.commands, "the first command")
             yield robot
-            follower.send_signal(signal.SIGINT)
-            assert follower.wait(60) == 0, (folder / "follow.log").read_text()
-            wait_for(lambda: robot.commands[-1][1:] == (0.0, 0.0), "the last command", 30)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                follower.send_signal(number)
+                assert follower.wait(60) == 0, (folder / "follow.log").read_text()
+                wait_for(lambda: robot.commands[-1][1:] == (0.0, 0.0), "the last command", 30)
+                if number == signal.SIGINT:
+                    robot.commands.clear()
+                    follower = start()
+                    wait_for(lambda: robot.commands, "a command of the next one")
         finally:
             if follower.poll() is None:
                 os.kill(follower.pid, signal.SIGKILL)

@@ -166,8 +166,10 @@ def test_a_second_camera_has_a_tab(chromium) -> None:
             page.goto(f"http://127.0.0.1:{running.port}/")
             until(page, "stremn.shown && stremn.shown.head.number === 3")
             assert page.locator("#cameras button").all_inner_texts() == ["left", "right"]
+            # until it has a picture of its own, nothing of the other camera is there to click
             page.click("#cameras button:nth-child(2)")
-            until(page, "stremn.shown.head.number === 5")
+            until(page, "stremn.shown === null || stremn.shown.head.number === 5")
+            until(page, "stremn.shown && stremn.shown.head.number === 5")
             assert page.inner_text("#cameras [aria-current=true]") == "right"
             cameras["right"].show(7)
             until(page, "stremn.shown.head.number === 7")
@@ -303,6 +305,53 @@ def test_a_late_click_seeds_the_frame_that_was_clicked(page: Page, source: Video
     until(page, "stremn.shown.head.objects.length === 1")
     assert page.evaluate("stremn.shown.head.position") == 5
     assert iou(masks_on(page) == 1, scene(5, SIZE)[1] == SQUARE, True) > 0.8
+
+
+def test_a_double_click_on_follow_makes_one_object(page: Page, source: VideoSource) -> None:
+    page.mouse.click(*at(page, *middle(0, DISC)))
+    wait_preview(page)
+    page.dblclick("#follow")
+    until(page, "stremn.shown.head.objects.length === 1 && !stremn.following")
+    page.mouse.click(*at(page, *middle(0, SQUARE)))
+    wait_preview(page)
+    page.focus("#marks")
+    for _ in range(3):
+        page.keyboard.press("f")
+    until(page, "stremn.shown.head.objects.length === 2 && !stremn.following")
+    assert len(source._segmenter.ids) == 2
+
+
+def test_a_video_waits_while_an_outline_is_drawn(page: Page) -> None:
+    page.click("#tools >> text=Outline")
+    page.click("#play")
+    until(page, "stremn.shown.head.position > 0")
+    page.mouse.click(*at(page, 60, 60))
+    until(page, "!stremn.status.playing && stremn.stamp !== null")
+    held = page.evaluate("stremn.stamp")
+    page.mouse.click(*at(page, 200, 60))
+    page.mouse.click(*at(page, 200, 200))
+    page.mouse.dblclick(*at(page, 60, 200))
+    wait_preview(page)
+    assert page.evaluate("[stremn.stamp, stremn.hints.length]") == [held, 1]
+    page.keyboard.press("Escape")
+    # a corner that is given up with another tool holds nothing
+    page.mouse.click(*at(page, 60, 60))
+    until(page, "stremn.stamp !== null")
+    page.click("#tools >> text=Object")
+    assert page.evaluate("stremn.stamp") is None
+    assert page.is_disabled("#cancel")
+    # a press that makes no hint lets the video go on
+    go_to(page, 0)
+    page.click("#tools >> text=Box")
+    page.click("#play")
+    page.mouse.move(*at(page, 60, 60))
+    until(page, "stremn.shown.head.position > 0")
+    page.mouse.down()
+    until(page, "!stremn.status.playing")
+    assert page.evaluate("stremn.shown.head.position") < FRAMES - 1
+    page.mouse.up()
+    until(page, f"stremn.shown.head.position === {FRAMES - 1}")
+    page.click("#tools >> text=Object")
 
 
 def test_the_keyboard_alone(page: Page) -> None:

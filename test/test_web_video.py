@@ -224,6 +224,15 @@ def test_the_id_of_an_object_that_was_removed_is_given_to_no_other(source: Video
     assert do(source, "follow", stamp=3, hints=point(3, SQUARE), name="square")["object"] == 1
 
 
+def test_there_is_nothing_to_play_after_the_last_frame(source: VideoSource) -> None:
+    do(source, "seek", number=FRAMES - 1)
+    with pytest.raises(InputError, match="last frame"):
+        do(source, "play")
+    assert not source.status()["playing"]
+    do(source, "seek", number=FRAMES - 3)
+    play_to_the_end(source)
+
+
 def test_the_export_is_what_was_seen(source: VideoSource) -> None:
     do(source, "follow", stamp=0, hints=point(0, DISC), name="=disc, 1")
     shown = {0: source.newest.labels}

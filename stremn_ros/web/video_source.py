@@ -304,6 +304,8 @@ class VideoSource:
 
     def _play(self, on: bool) -> dict[str, Any]:
         if on and not self._playing:
+            if not self._frames.live and self._frames.get(self._at + 1) is None:
+                raise InputError("this is the last frame: go back to play from there")
             self._problem = ""
             self._due = time.monotonic()
             self._times.clear()

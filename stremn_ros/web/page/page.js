@@ -19,6 +19,8 @@ const state = {
   shown: null, // the picture on the screen: {head, bitmap, labels, columns, rows}
   newest: null, skipped: 0, last: 0, incoming: null, decoding: false,
   hints: [], stamp: null, mask: null, about: "", asking: false, again: false, target: 0, draft: [],
+  following: false, // an answer is on its way
+  halted: null, // the answer to the pause of a video that was playing when its picture was taken
   cross: null, drag: null, pressed: false, seeking: false,
   turn: 0, // counts the changes of camera
   camera: null, // the tab that was chosen; null for the first
@@ -28,6 +30,7 @@ window.stremn = state; // for tests and the curious; nothing of it is secret
 // ------------------------------------------------------------------ connection
 
 function connect() {
+  clearTimeout(state.timer);
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   const which = state.camera === null ? "" : `?camera=${encodeURIComponent(state.camera)}`;
   const socket = new WebSocket(`${scheme}//${location.host}/live${which}`);
@@ -44,7 +47,7 @@ function connect() {
     state.answers.clear();
     link("no connection", "bad");
     notice("Connection lost. Connecting again …");
-    setTimeout(connect, state.wait);
+    state.timer = setTimeout(connect, state.wait);
     state.wait = Math.min(5000, state.wait * 1.6);
   };
 }
@@ -67,6 +70,9 @@ function ask(action, fields = {}) {
 
 async function order(action, fields) {
   const answer = await ask(action, fields);
+  if (answer.ok && (action === "play" || action === "pause")) { // the status says it in a while
+    takeStatus({ ...state.status, playing: action === "play" });
+  }
   if (!answer.ok || ["export", "reset", "remove", "follow", "save", "load"].includes(action)) say(answer.message, !answer.ok);
   return answer;
 }
@@ -306,8 +312,24 @@ const tool = () => document.querySelector("input[name=tool]:checked").value;
 function useTool(name) {
   document.querySelector(`input[name=tool][value=${name}]`).checked = true;
   state.draft = [];
+  letGo();
   tell();
   drawMarks();
+}
+
+function hold() { // the picture that is shown stays until the hints are used or dropped
+  if (!state.shown || state.stamp !== null) return;
+  state.stamp = state.shown.head.stamp;
+  // only a video can wait; it keeps the picture for a moment only while it plays
+  if (state.status.live === false && state.status.playing) state.halted = order("pause");
+}
+
+function letGo() { // where the picture was held for nothing
+  if (state.stamp === null || state.hints.length || state.draft.length || state.target) return;
+  state.stamp = null;
+  if (state.halted) state.halted.then(() => order("play"));
+  state.halted = null;
+  if (state.newest && state.newest !== state.shown) show(state.newest);
 }
 
 function tell() {
@@ -315,9 +337,9 @@ function tell() {
     ? `Seed object ${state.target} again: click on it.`
     : state.mask ? `The mask: ${state.about}. ${HINTS[tool()]}` : HINTS[tool()];
   const some = state.hints.length > 0;
-  $("follow").disabled = !some || !state.mask;
+  $("follow").disabled = !some || !state.mask || state.following;
   $("undo").disabled = !some;
-  $("cancel").disabled = !some && !state.target && !state.draft.length;
+  $("cancel").disabled = !some && !state.target && !state.draft.length && state.stamp === null;
   $("held").hidden = state.stamp === null || state.status.live === false;
   $("follow").textContent = state.target ? "Seed again" : "Follow";
 }
@@ -328,21 +350,17 @@ function boxOf([x1, y1], [x2, y2]) {
 }
 
 function addHint(kind, value) {
-  const { shown } = state;
-  if (!shown) return;
+  if (!state.shown) return;
   if (kind === "outside" && !state.hints.length) {
     say("First show the object: click on it.", true);
     return;
   }
-  if (state.stamp === null) {
-    state.stamp = shown.head.stamp;
-    if (state.status.live === false && state.status.playing) order("pause");
-  }
+  hold();
   const one = kind === "box" || kind === "polygon";
   if (one) state.hints = state.hints.filter((hint) => hint.kind !== "box" && hint.kind !== "polygon");
   state.hints.push({ kind, value });
   state.draft = [];
-  if ($("atonce").checked && state.hints.length === 1) follow();
+  if ($("atonce").checked && state.hints.length === 1 && !state.following) follow();
   else preview();
   tell();
   drawMarks();
@@ -386,13 +404,19 @@ async function preview() {
 }
 
 async function follow() {
-  if (!state.hints.length) return;
+  // twice would make two objects of one
+  if (!state.hints.length || state.following) return;
+  const { stamp } = state;
+  state.following = true;
+  tell();
   const answer = await order("follow", { ...fields(), name: $("name").value });
-  if (answer.ok) drop();
+  state.following = false;
+  if (answer.ok && state.stamp === stamp) drop();
+  tell();
 }
 
 function drop() {
-  Object.assign(state, { hints: [], stamp: null, mask: null, target: 0, draft: [], drag: null, pressed: false });
+  Object.assign(state, { hints: [], stamp: null, mask: null, target: 0, draft: [], drag: null, pressed: false, halted: null });
   $("name").value = "";
   if (state.newest) show(state.newest);
   tell();
@@ -425,7 +449,8 @@ $("marks").addEventListener("pointerdown", (event) => {
   state.cross = null;
   state.drag = { from: at, x: event.clientX, y: event.clientY, moved: false, path: [at], box: null };
   $("marks").setPointerCapture(event.pointerId);
-  state.pressed = true; // the picture that was clicked stays until the hint is made
+  state.pressed = true;
+  hold();
 });
 
 $("marks").addEventListener("pointermove", (event) => {
@@ -460,8 +485,9 @@ $("marks").addEventListener("pointerup", (event) => {
 function release() {
   state.drag = null;
   state.pressed = false;
-  if (state.stamp === null && state.newest && state.newest !== state.shown) show(state.newest);
-  else drawMarks();
+  letGo();
+  tell();
+  drawMarks();
 }
 
 $("marks").addEventListener("pointercancel", release);
@@ -470,7 +496,7 @@ $("marks").addEventListener("focus", drawMarks);
 $("marks").addEventListener("blur", drawMarks);
 
 function addCorner(at) {
-  if (state.stamp === null && state.shown) state.stamp = state.shown.head.stamp;
+  hold();
   state.draft.push(at);
   tell();
 }
@@ -519,7 +545,7 @@ document.addEventListener("keydown", (event) => {
   else if (picture && event.key === "Enter") pressAtCross(event.shiftKey ? "outside" : "inside");
   else if (picture && key === "x") pressAtCross("outside");
   else if (key === "c" && tool() === "polygon") closePolygon();
-  else if (key === "f") follow();
+  else if (key === "f") { if (!event.repeat) follow(); }
   else if (key === "u") { if (state.hints.length) undo(); }
   else if (event.key === " " && !press) playOrPause();
   else if (key === "." && !$("transport").hidden) order("step");
@@ -595,8 +621,11 @@ function choose(name) {
   state.turn++;
   for (const [, settle] of state.answers) settle({ ok: false, message: "another camera was chosen" });
   state.answers.clear();
-  state.newest = state.incoming = null;
+  if (state.shown) state.shown.bitmap.close();
+  state.shown = state.newest = state.incoming = null; // what is clicked is of this camera
   drop();
+  $("picture").getContext("2d").clearRect(0, 0, $("picture").width, $("picture").height);
+  drawMarks();
   listObjects([]);
   connect();
   old.close();
