@@ -248,12 +248,17 @@ def read_click_config(folder: Path) -> ClicksSpec:
     path = folder / CONFIG
     values = read_model_config(path, CLICKS)
     network = ClicksConfig.from_mapping(values["network"])
-    size = values["defaults"].get("crop_size")
+    check_crop_size(values["defaults"], f"{path}: ")
+    return ClicksSpec(network, values["defaults"], read_digests(path, values))
+
+
+def check_crop_size(defaults: Mapping[str, Any], where: str = "") -> None:
+    """ModelError where a click model's defaults name no size of its crops, or a wrong one."""
+    size = defaults.get("crop_size")
     if isinstance(size, bool) or not isinstance(size, int) or size % 16 or not 64 <= size <= 1024:
         raise ModelError(
-            f"{path}: defaults.crop_size is {size!r}; it must be a multiple of 16, 64 to 1024"
+            f"{where}defaults.crop_size is {size!r}; it must be a multiple of 16, 64 to 1024"
         )
-    return ClicksSpec(network, values["defaults"], read_digests(path, values))
 
 
 def load_click_network(folder: Path) -> tuple[ClickNetwork, ClicksSpec]:
@@ -263,14 +268,25 @@ def load_click_network(folder: Path) -> tuple[ClickNetwork, ClicksSpec]:
 
 
 def _loaded(folder: Path, digests: Mapping[str, str], build: Callable[[], _Network]) -> _Network:
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{folder} has no {WEIGHTS}; train it or fetch the file (Git LFS?)")
+    path = weights_of(folder)
     with without_numbers():
         network = build()
     assign_weights(network, read_weights(path), str(path))
     check_digest(path, digests)
     return network.eval()
+
+
+def weights_of(folder: Path) -> Path:
+    """The file of a model's weights; ModelError where there is a configuration alone."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        command = {SEGMENTATION: "segment", PREDICTION: "predict", CLICKS: "clicks"}
+        told = " as README.md there says," if (folder / "README.md").is_file() else ""
+        raise ModelError(
+            f"{folder} has no {WEIGHTS}, it is a configuration only: train it,{told} with `stremn "
+            f"train {command[read_task(folder / CONFIG)]}`, or fetch the file (Git LFS?)"
+        )
+    return path
 
 
 def without_numbers() -> torch.device:
@@ -373,6 +389,21 @@ def save_click_model(
     write_model(folder, values, {WEIGHTS: network.state_dict()}, dtype)
 
 
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Writes a safetensors file; the folder is made. Raises: as ``files.write_with``."""
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, str(temporary), metadata=metadata)
+        except SafetensorError as error:  # a full disk, too, is no OSError there
+            raise OSError(str(error)) from None
+        temporary.chmod(0o644)  # safetensors leaves it to its owner alone
+
+    write_with(path, write)
+
+
 def write_model(
     folder: Path,
     values: Mapping[str, Any],
@@ -386,12 +417,7 @@ def write_model(
             plain = {
                 key: value.detach().to(dtype).contiguous().cpu() for key, value in weights.items()
             }
-
-            def write(temporary: Path, plain: dict[str, Tensor] = plain) -> None:
-                save_file(plain, str(temporary))
-                temporary.chmod(0o644)  # safetensors leaves it to its owner alone
-
-            write_with(folder / name, write)
+            write_tensors(folder / name, plain)
             digests[name] = sha256(folder / name)
     task = {"task": values["task"], DIGESTS: digests}
     write_text(folder / CONFIG, yaml.safe_dump({**task, **values}, sort_keys=False))

@@ -140,7 +140,7 @@ class Predictor:
             raise ModelError(f"{model} is the ConvLSTM baseline, which only `evaluate` runs")
         given = {key: value for key, value in options.items() if value is not None}
         known = inspect.signature(cls).parameters
-        if unknown := sorted(spec.defaults.keys() - known.keys()):
+        if unknown := sorted(spec.defaults.keys() - (known.keys() - {"network"})):
             raise ModelError(f"{folder / CONFIG}: defaults: unknown entries {unknown}")
         given = {**spec.defaults, **given}
         if isinstance(network, FlowPredictionNetwork):

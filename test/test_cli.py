@@ -332,6 +332,14 @@ def test_export_makes_what_the_runtime_loads(shapes, tmp_path, tiny_export):
     assert "no model" in fails("export", "nothing", "--runtime", "onnx")
 
 
+@pytest.mark.parametrize("runtime", ["onnx", "tensorrt"])
+def test_export_of_a_configuration_without_weights_says_how_to_train_it(capsys, runtime):
+    assert main(["export", "segment_resnet50", "--runtime", runtime]) == 2
+    said = capsys.readouterr().err
+    assert "segment_resnet50 has no weights.safetensors, it is a configuration only" in said
+    assert "`stremn train segment`" in said
+
+
 def test_train_forwards_its_options(tmp_path):
     done = stremn("train", "segment", "--config", tmp_path / "none.yaml")
     assert done.returncode == 2

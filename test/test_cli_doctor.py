@@ -25,6 +25,7 @@ from stremn_ros.doctor import (
     probes,
     ros_checks,
 )
+from stremn_ros.doctor.probes import cache
 from stremn_ros.files import sha256
 from stremn_ros.runtime.building.cache import one_builder, write_key
 
@@ -202,7 +203,7 @@ def test_ros_distribution(monkeypatch):
 
 
 def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
-    """Whole, damaged, of weights that are gone, and left by a build that was interrupted."""
+    """Whole, damaged, of a model elsewhere, and left by a build that was interrupted."""
     models, cache = models_folder(tmp_path), tmp_path / "cache"
     digest = sha256(models / "segment_lite0" / "weights.safetensors")
     for name, weights, content in (
@@ -222,7 +223,7 @@ def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
     lines = dict(line.split(": ", 1) for line in check.found.splitlines()[1:])
     assert lines["good"].endswith("whole")
     assert "damaged, and never loaded" in lines["short"]
-    assert "no longer here" in lines["old"]
+    assert f"whole, not of a model in {models}" in lines["old"]
     assert "interrupted" in lines[".half-x1"]
     with one_builder(cache / "half"):
         check = library_checks.check_cache(probe(".cache"))
@@ -230,9 +231,24 @@ def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
     assert "being made now" in check.found
     check = library_checks.check_cache(probe(".cache"))
     assert "writes again: short" in check.advice
-    assert "deleted: .half-x1, old" in check.advice
+    assert "deleted: .half-x1\n" in check.advice
+    assert "a model that you use by its path, or of weights that are gone: old; " in check.advice
     monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "nowhere"))
     assert library_checks.check_cache(probe(".cache")).status == OK
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("file", "file/in", "loop", "/proc/nowhere"):
+        monkeypatch.setenv("STREMN_CACHE", str(tmp_path / name))
+        check = library_checks.check_cache(Probe(cache.values()))
+        assert check.status == NOTE, name
+        assert "nothing can be written there (" in check.found
+        assert "set STREMN_CACHE to a folder in which files can be made" in check.advice
+    monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "new" / "one"))
+    assert library_checks.check_cache(Probe(cache.values())).status == OK
+    assert not (tmp_path / "new").exists(), "the doctor leaves nothing behind"
 
 
 def test_gpu_parts_say_what_is_missing():

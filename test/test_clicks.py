@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 from stremn_ros.cli import main as stremn
 from stremn_ros.data.clicks import ClickPhase, HintedObjects, held_out, next_click
 from stremn_ros.data.photos import PhotoClips
-from stremn_ros.errors import InputError
+from stremn_ros.errors import InputError, StremnError
 from stremn_ros.hint_masks import ClickSegmenter
 from stremn_ros.imaging.hints import BOX, INSIDE, OUTSIDE, PLANES, PREVIOUS
 from stremn_ros.training.clicks import ClicksTraining, main, train
@@ -176,6 +177,27 @@ def test_the_command_reads_its_file(photos: Path, tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump({**values, **changes}))
         with pytest.raises(InputError, match=said):
             main(["--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"phases": []}, "phases is empty"),
+        ({"photos": ""}, "photos is empty"),
+        ({"photos": []}, "photos is empty"),
+        ({"defaults": {}}, "defaults.crop_size is None; it must be a multiple of 16"),
+        ({"phases": [ClickPhase(1, size=50)]}, r"phases\[0\]: size is 50"),
+        ({"phases": [ClickPhase(1, background=2.0)]}, r"phases\[0\]: background is 2.0"),
+        ({"photo_weights": {"p1": -1.0}}, "photo_weights is .*numbers of 0 or more"),
+        ({"quality_weight": -1.0}, "quality_weight is -1.0"),
+    ],
+)
+def test_a_training_that_cannot_be_does_not_begin(
+    photos: Path, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(StremnError, match=said):
+        train(dataclasses.replace(config(photos, tmp_path / "run"), **changes))
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------- evaluation

@@ -213,6 +213,8 @@ def test_only_the_part_with_the_click_is_kept():
         ({"box": (0, 0, 0, 5)}, "must be at least 1"),
         ({"box": (60, 0, 10, 5)}, "reaches outside the image"),
         ({"box": (0, 0, 9, 9), "inside": [(20, 20)]}, "lies outside the given box"),
+        ({"box": (0, 0, float("nan"), 9)}, "four numbers are wanted"),
+        ({"inside": [(20, 20)], "outside": [(20, 20)]}, "is given as inside and as outside"),
     ],
 )
 def test_bad_hints_are_refused_before_the_network_runs(hints, reason):

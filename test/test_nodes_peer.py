@@ -6,12 +6,15 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
+import numpy as np  # noqa: E402
 from rclpy.task import Future  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from stremn_ros.client import bring_up, peer  # noqa: E402
 from stremn_ros.client.peer import Peer, check_name  # noqa: E402
+from stremn_ros.client.segment_client import SegmentClient  # noqa: E402
 from stremn_ros.errors import InputError, StremnError  # noqa: E402
+from stremn_ros.nodes.entry import init  # noqa: E402
 
 
 class LossyPeer(Peer):
@@ -48,6 +51,87 @@ def test_names_of_ros(name):
 def test_what_is_no_name_is_said(name):
     with pytest.raises(InputError, match="cannot be the name of a node: each part between"):
         check_name(name, "a node")
+
+
+@pytest.mark.filterwarnings("ignore:Failed to fini rosout")  # rclpy's, of the name too long
+@pytest.mark.parametrize("name", ["my client", "", "a/b", "/a", "x" * 300, None])
+def test_a_name_of_an_own_node_that_is_none_is_said_and_leaves_nothing_open(name, monkeypatch):
+    contexts = []
+    monkeypatch.setattr(
+        peer, "init", lambda context: contexts.append(context) or init(context=context)
+    )
+    with pytest.raises(InputError, match="cannot be the name of a node"):
+        Peer(name)
+    assert not any(context.ok() for context in contexts)
+
+
+def test_a_call_after_the_end_is_said_and_a_second_end_does_nothing():
+    closed = SegmentClient(name="closed", timeout=1.0)
+    closed.close()
+    closed.close()
+    for call in (
+        closed.connect,
+        closed.reset,
+        lambda: closed.remove(1),
+        lambda: closed.image_size(0.1),
+        lambda: closed.first_image("/x", 0.1),
+        lambda: closed.ask(Trigger, "/x", Trigger.Request(), 0.1),
+    ):
+        with pytest.raises(StremnError, match="was closed: make another"):
+            call()
+
+
+class Recorder(SegmentClient):
+    """Keeps the requests instead of sending them."""
+
+    def __init__(self):
+        self.sent = []
+
+    def _call(self, kind, service, request):
+        self.sent.append(request)
+        return request
+
+
+@pytest.mark.parametrize("box", [np.array([210, 120, 90, 110]), (210.0, 120, np.float32(90), 110)])
+def test_whole_numbers_of_any_type_are_sent(box):
+    client = Recorder()
+    sent = client.seed_object(object_id=np.int64(3), box=box).box
+    assert (sent.x_offset, sent.y_offset, sent.width, sent.height) == (210, 120, 90, 110)
+    assert all(type(value) is int for value in (sent.x_offset, client.sent[0].id))
+    assert client.remove(2.0).id == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda c: c.seed_object(box=(210.5, 1, 2, 3)), "x_offset is 210.5; it must be a whole"),
+        (lambda c: c.seed_object(box=(-3, 1, 2, 3)), "x_offset is -3"),
+        (lambda c: c.seed_object(box=(1, 2, float("nan"), 3)), "width is nan"),
+        (lambda c: c.seed_object(box=(1, 2, 3, float("inf"))), "height is inf"),
+        (lambda c: c.seed_object(box=(1, 2, 3, 2**32)), "height is 4294967296"),
+        (lambda c: c.seed_object(box=(1, 2, 3)), r"box is \(1, 2, 3\); it must be \(x, y, width"),
+        (lambda c: c.seed_object(box=5), "box is 5"),
+        (lambda c: c.seed_object(box="1234"), "x_offset is '1'"),
+        (lambda c: c.seed_object(object_id=2**31, inside=[(1, 2)]), "object_id is 2147483648"),
+        (lambda c: c.seed_object(object_id="3", inside=[(1, 2)]), "object_id is '3'"),
+        (lambda c: c.seed_object(name=None, inside=[(1, 2)]), "name is None; it must be a text"),
+        (lambda c: c.seed_object(name="a\udc80", inside=[(1, 2)]), "it must be a text"),
+        (lambda c: c.seed_object(inside=(80, 60)), r"inside: a list of \(x, y\) pairs"),
+        (lambda c: c.seed_object(polygon=[(1,)]), r"polygon: a list of \(x, y\) pairs"),
+        (lambda c: c.seed_object(inside=[(1, 2)], on_overlap=-1), "on_overlap is -1"),
+        (lambda c: c.seed_mask(np.ones((2, 3), np.uint8), "cup"), "names is the text 'cup'"),
+        (lambda c: c.seed_mask(np.ones((2, 3), np.uint8), [None]), "a name is None"),
+        (lambda c: c.remove(2.5), "object_id is 2.5"),
+        (lambda c: c.remove(-1), "object_id is -1"),
+        (lambda c: c.save(None), "path is None"),
+        (lambda c: c.load(3), "path is 3"),
+    ],
+)
+def test_what_a_request_cannot_carry_is_said_and_not_sent(call, said):
+    client = Recorder()
+    with pytest.raises(InputError, match=said):
+        call(client)
+    assert not client.sent
 
 
 def test_a_wrong_name_is_not_waited_for(capfd):

@@ -748,11 +748,29 @@ def test_training_files_that_are_wrong_say_so(tmp_path: Path) -> None:
         ({"update_rule": "none"}, "update_rule"),
         ({"phases": [{"iterations": 1, "observe": [2]}]}, "3 or more"),
         ({"phases": [{"iterations": 1, "observe": [5], "reference": [3]}]}, "reference"),
+        ({"phases": [{"iterations": 1, "observe": []}]}, "observe is .*one number or more"),
+        ({"phases": [{"iterations": 1, "observe": [5], "reference": []}]}, "reference is "),
+        ({"phases": [{"iterations": 1, "batch": -1}]}, "batch is -1; it must be 0 or more"),
+        ({"phases": [{"iterations": 1, "shrink": 0.5}]}, "shrink is 0.5; it must be 1 or more"),
+        ({"loss": {"l1": -1.0}}, "loss: l1 is -1.0; it must be 0 or more"),
+        ({"horizon": 0}, "horizon is 0"),
+        ({"slots": 0}, "slots is 0"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"data": "videos", "rows": 40}, "rows is 40; it must be 0, or at least the size 128"),
     ):
         with pytest.raises(InputError, match=word):
             PredictTraining.read(settings(tmp_path, **changes))
-    with pytest.raises(InputError, match="horizon"):
-        train(PredictTraining.read(settings(tmp_path, horizon=5)))
+    fifty = {"data": "videos", "phases": [{"iterations": 1, "size": 50}]}
+    for changes, word in (
+        ({"horizon": 5}, "horizon"),
+        ({"phases": []}, "phases is empty"),
+        (fifty, "for this network a size must be a multiple of 8"),
+        ({"defaults": {"zzz": 5}}, r"defaults: unknown entries \['zzz'\]"),
+        ({"defaults": {"slots": "five"}}, "defaults: .*wrong type"),
+        ({"defaults": {"observe": 1}}, "defaults: observe is 1"),
+    ):
+        with pytest.raises(InputError, match=word):
+            train(PredictTraining.read(settings(tmp_path, **changes)))
 
 
 def test_a_network_learns_a_movement() -> None:

@@ -132,6 +132,17 @@ BAD = {
         {"box": (5, 5, 30, 30), "inside": [(100, 100)]},
         r"inside point \(100, 100\) lies outside the given box",
     ),
+    "box of nan": ({"box": (np.nan, 1, 2, 3)}, r"the box is \(nan, .*four numbers are wanted"),
+    "endless box": ({"box": (0, 0, np.inf, 3)}, "four numbers are wanted"),
+    "box of three": ({"box": (1, 2, 3)}, "four numbers are wanted, x, y, width and height"),
+    "box of none": ({"box": ()}, "four numbers are wanted"),
+    "box of text": ({"box": "1,2,3,4"}, "four numbers are wanted"),
+    "box is a number": ({"box": 5}, "four numbers are wanted"),
+    "both": (
+        {"inside": [(20, 30), (50.2, 60)], "outside": [(9, 9), (50.9, 60)]},
+        r"the point \(50, 60\) is given as inside and as outside",
+    ),
+    "generator": ({"inside": (point for point in [(1, 2)])}, r"a list of \(x, y\) pairs"),
     "not pairs": ({"inside": [(1, 2, 3)]}, r"points_inside: a list of \(x, y\) pairs"),
 }
 
@@ -204,6 +215,12 @@ def test_a_click_that_finds_a_part_of_a_real_object_disagrees_when_it_is_moved(c
     assert drawn[click[1], click[0]]
     assert iou(mask > 0, drawn) < 0.65, "it is the case that this is about"
     assert agreement(frame, mask, inside=[click]) < DOUBTFUL
+
+
+def test_the_agreement_of_a_box_that_is_none_is_refused_in_words():
+    frame, _ = scene()
+    with pytest.raises(InputError, match="four numbers are wanted"):
+        agreement(frame, np.ones(frame.shape[:2], np.uint8), box=(np.nan, 1, 2, 3))
 
 
 def test_moved_hints_stay_within_the_image():

@@ -6,6 +6,9 @@ import dataclasses
 import itertools
 import json
 import os
+import re
+import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,8 +25,9 @@ from shapes import TINY_MODEL, scene
 from torch._utils import ExceptionWrapper
 from torch.nn import functional as F
 
+from stremn_ros import cli
 from stremn_ros.data.mixture import Phase
-from stremn_ros.errors import InputError
+from stremn_ros.errors import InputError, StremnError
 from stremn_ros.memory.rules import RULES
 from stremn_ros.model_folder import load_network, save_model
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
@@ -33,6 +37,7 @@ from stremn_ros.segmenter import Segmenter
 from stremn_ros.training import loop
 from stremn_ros.training import unroll as unroll_module
 from stremn_ros.training.averaging import main as average
+from stremn_ros.training.clicks import ClicksTraining
 from stremn_ros.training.curves import draw_curves, read_journal
 from stremn_ros.training.loop import rate_factor
 from stremn_ros.training.losses import (
@@ -44,6 +49,7 @@ from stremn_ros.training.losses import (
     quality_loss,
     segmentation_loss,
 )
+from stremn_ros.training.predict import PredictTraining
 from stremn_ros.training.segment import (
     SegmentTask,
     SegmentTraining,
@@ -372,6 +378,184 @@ def test_the_error_of_a_process_that_makes_batches_is_told_without_its_traceback
     assert next(made) == 1
     with pytest.raises(InputError, match=r"^mask\.png is empty$"):
         next(made)
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_training_files_that_are_shipped_are_accepted() -> None:
+    kinds = {"segment": SegmentTraining, "predict": PredictTraining, "clicks": ClicksTraining}
+    kinds["pair"] = SegmentTraining
+    files = sorted((ROOT / "config").glob("train_*.yaml"))
+    assert len(files) > 10
+    for path in files:
+        assert kinds[re.split("[_.]", path.name)[1]].read(path).phases
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": -1}, "seed is -1; it must be 0 to 4294967295"),
+        ({"seed": 10**30}, "seed is 10000"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0; it must be more than 0"),
+        ({"encoder_learning_rate": -1.0}, "encoder_learning_rate is -1.0; it must be 0 or more"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0; it must be 0 or more"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0; it must be more than 0"),
+        ({"warmup": -5}, "warmup is -5"),
+        ({"decay": -5}, "decay is -5"),
+        ({"ema_decay": 2.0}, "ema_decay is 2.0; it must be 0 to 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0; it must be 1 or more"),
+        ({"validate_every": -1}, "validate_every is -1"),
+        ({"validate_frames": 0}, "validate_frames is 0"),
+        ({"time_limit": -1.0}, "time_limit is -1.0; it must be 0 or more"),
+        ({"threads": -1}, "threads is -1"),
+        ({"workers": -1}, "workers is -1; it must be 0 to 1024"),
+        ({"presence_weight": -1.0}, "presence_weight is -1.0"),
+        ({"video_weights": {"bear": "often"}}, "video_weights is .*numbers of 0 or more"),
+        ({"video_weights": {"bear": -1.0}}, "video_weights is .*numbers of 0 or more"),
+    ],
+)
+def test_an_entry_that_cannot_be_is_refused_with_what_is_right(
+    photos: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        config(photos, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"iterations": 0}, "iterations is 0; it must be 1 or more"),
+        ({"frames": 1}, "frames is 1; a clip has 2 or more"),
+        ({"size": 50}, "size is 50; it must be a multiple of 16, 32 or more"),
+        ({"size": 16}, "size is 16"),
+        ({"batch": 0}, "batch is 0; it must be 1 or more"),
+        ({"slots": 1}, "slots is 1; it must be 2 or more"),
+        ({"update_every": 0}, "update_every is 0"),
+        ({"max_gap": 0}, "max_gap is 0"),
+        ({"video_share": 1.5}, "video_share is 1.5; it must be 0 to 1"),
+        ({"damage": -0.1}, "damage is -0.1"),
+        ({"most_objects": 1}, "most_objects is 1; it must be 2 to 255, or two_objects 0"),
+        ({"most_objects": 300}, "most_objects is 300"),
+    ],
+)
+def test_a_phase_that_cannot_be_is_refused_with_its_place_in_the_file(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "train.yaml"
+    phases = [{"iterations": 1}, {"iterations": 1, **changes}]
+    path.write_text(yaml.safe_dump({"run": "r", "photos": "p", "phases": phases}))
+    with pytest.raises(InputError, match=rf"train\.yaml: phases\[1\]: {said}"):
+        SegmentTraining.read(path)
+
+
+def test_without_two_objects_their_number_does_not_matter() -> None:
+    assert Phase(1, two_objects=0.0, most_objects=1).most_objects == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"run": ""}, "run is empty"),
+        ({"phases": []}, "phases is empty"),
+        ({"photos": None}, "give photos, videos or both"),
+        ({"photos": ""}, "give photos, videos or both"),
+        ({"photos": []}, "give photos, videos or both"),
+        ({"defaults": {"slots": "five"}}, "defaults: slots is the text 'five'"),
+        ({"defaults": {"slots": 1}}, "defaults: slots is 1"),
+        ({"defaults": {"zzz": 5}}, r"defaults: unknown entries \['zzz'\]"),
+    ],
+)
+def test_a_training_of_nothing_or_whose_model_would_not_load_does_not_begin(
+    photos: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        train(dataclasses.replace(config(photos, tmp_path / "run"), **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_time_limit_of_the_command_line_is_checked_like_the_files(
+    photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.yaml").write_text(f"run: {tmp_path}/r\nphotos: {photos}\nphases: []\n")
+    with pytest.raises(InputError, match="time_limit is -1"):
+        main(["--config", str(tmp_path / "t.yaml"), "--time-limit", "-1"])
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "list.pth"])
+def test_encoder_weights_that_are_none_are_named(photos: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("photos: here\n")
+    if name == "list.pth":
+        torch.save([1, 2], path)
+    with pytest.raises(StremnError, match=name):
+        build_network(config(photos, tmp_path, encoder_weights=str(path)))
+
+
+def damage_half(run: Path) -> None:
+    path = run / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "changes", "said"),
+    [
+        (damage_half, {}, "is damaged .*remove it to begin again; the model"),
+        (lambda run: (run / "checkpoint.safetensors").write_bytes(b""), {}, "is damaged"),
+        (
+            lambda run: shutil.copy(
+                run / "model/weights.safetensors", run / "checkpoint.safetensors"
+            ),
+            {},
+            "is no checkpoint of a training",
+        ),
+        (lambda run: None, {"value_channels": 12}, "is of another network .*give another run"),
+        (lambda run: None, {"key_source": "template"}, "is of another network"),
+    ],
+    ids=["half", "empty", "weights", "wider", "other"],
+)
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_named_with_what_to_do(
+    photos: Path, tmp_path: Path, damage: Any, changes: dict[str, Any], said: str
+) -> None:
+    settings = config(photos, tmp_path, phases=[Phase(1, frames=2, size=48, batch=1)])
+    weights = train(settings) / "weights.safetensors"
+    damage(tmp_path)
+    kept = weights.read_bytes()
+    settings = dataclasses.replace(settings, network={**settings.network, **changes})
+    with pytest.raises(InputError, match=f"checkpoint.safetensors {said}"):
+        train(settings)
+    assert weights.read_bytes() == kept
+
+
+def test_a_full_disk_ends_a_training_with_one_line_and_keeps_what_was_there(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once = [{"iterations": 1, "frames": 2, "size": 48, "batch": 1}]
+    values = {**vars(config(photos, tmp_path / "run", phases=[])), "phases": once}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(values))
+    train(SegmentTraining.read(tmp_path / "t.yaml"))
+    checkpoint = tmp_path / "run/checkpoint.safetensors"
+    kept = checkpoint.read_bytes()
+    values["phases"] = [{**once[0], "iterations": 2}]
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(values))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) - 10, before[1]))  # as a full disk
+    try:
+        code = cli.main(["train", "segment", "--config", str(tmp_path / "t.yaml")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2
+    assert last.startswith(f"stremn: error: {checkpoint}: cannot be written (")
+    assert checkpoint.read_bytes() == kept
+    assert not list((tmp_path / "run").glob(".*"))
+    network, _ = load_network(TINY_MODEL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"weights\.safetensors: cannot be written"):
+            save_model(tmp_path / "model", network, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def losses(run: Path) -> list[float]:

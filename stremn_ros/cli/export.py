@@ -56,9 +56,10 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     announce(f"loading {options.model}")
-    from stremn_ros.model_folder import find_model
+    from stremn_ros.model_folder import find_model, weights_of
 
     folder = find_model(options.model)
+    weights_of(folder)
     videos, masks = options.int8 or [], options.mask or []
     if options.frames < 1:
         raise InputError(f"--frames is {options.frames}; it must be 1 or more")

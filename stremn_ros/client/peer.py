@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import rclpy
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameterTypes
+from rclpy.exceptions import InvalidNodeNameException
 from rclpy.executors import SingleThreadedExecutor
 
 from stremn_ros.errors import InputError, StremnError
@@ -26,7 +27,9 @@ GREETING = 10.0  # seconds that a node may take to answer the first question; th
 
 def check_name(name: str, what: str) -> None:
     """InputError where `name` cannot be the name of `what`: a node, a topic, a camera."""
-    if not re.fullmatch(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", name, re.ASCII):
+    if not isinstance(name, str) or not re.fullmatch(
+        r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", name, re.ASCII
+    ):
         raise InputError(
             f"{name!r} cannot be the name of {what}: each part between '/' begins with a letter "
             "or '_' and has letters, digits and '_' only, as in /robot1/stremn"
@@ -48,12 +51,29 @@ def wait_for(
 
 
 class Peer:
-    """An rclpy node with its own context, spinning in a thread; `node` makes subscriptions."""
+    """An rclpy node with its own context, spinning in a thread; `node` makes subscriptions.
+
+    Raises:
+        InputError: `name` cannot be the name of a node.
+        StremnError: ROS cannot be started here; of each call: this peer was closed.
+    """
+
+    _closed = False
 
     def __init__(self, name: str) -> None:
+        check_name(name, "a node")
+        if "/" in name:
+            raise InputError(f"{name!r} cannot be the name of a node made here: leave out the '/'")
         self._context = rclpy.Context()
         init(context=self._context)
-        self.node = rclpy.create_node(name, context=self._context)
+        try:
+            self.node = rclpy.create_node(name, context=self._context)
+        except InvalidNodeNameException as error:  # too long
+            shut_down(self._context)
+            raise InputError(f"{name!r} cannot be the name of a node: {error}") from None
+        except BaseException:
+            shut_down(self._context)
+            raise
         executor = SingleThreadedExecutor(context=self._context)
         executor.add_node(self.node)
         self._clients: dict[str, Any] = {}
@@ -111,6 +131,7 @@ class Peer:
         return None
 
     def _client(self, kind: Any, name: str, timeout: float) -> Any:
+        self._check_open()
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = self.node.create_client(kind, name)
@@ -137,7 +158,15 @@ class Peer:
         answer = self.call(GetState, f"{node}/get_state", request, timeout, 5.0)
         return str(answer.current_state.label)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StremnError("this client was closed: make another one")
+
     def close(self) -> None:
+        """Ends it; a second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         self._spinning.stop()
         self.node.destroy_node()
         shut_down(self._context)

@@ -8,7 +8,8 @@ client.close()
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import cv2
@@ -32,6 +33,10 @@ Point = Sequence[float]
 # Sides of a mask and of the images may differ by this share of their ratio, for rounding.
 ASPECT_TOLERANCE = 0.01
 
+# the largest that the messages can carry
+LARGEST_ID = 2**31 - 1
+LARGEST_SIDE = 2**32 - 1
+
 STARTING = ("configuring", "activating")  # states of a node that is about to be active
 
 
@@ -53,6 +58,29 @@ def fit_mask(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
     return np.asarray(fitted, np.uint8)
 
 
+def _whole(value: Any, what: str, most: int) -> int:
+    # rclpy raises a SystemError for what a message cannot carry, and may send -1 all the same
+    number = isinstance(value, Real)
+    if not (number and 0 <= value <= most and value == int(value)):
+        raise InputError(f"{what} is {value!r}; it must be a whole number, 0 to {most}")
+    return int(value)
+
+
+def _text(value: Any, what: str) -> str:
+    try:
+        value.encode()
+    except (AttributeError, UnicodeEncodeError):
+        raise InputError(f"{what} is {value!r}; it must be a text") from None
+    return str(value)
+
+
+def _points(given: Sequence[Point], what: str) -> list[Point32]:
+    try:
+        return [Point32(x=float(x), y=float(y)) for x, y in given]
+    except (TypeError, ValueError):
+        raise InputError(f"{what}: a list of (x, y) pairs is wanted, not {given!r}") from None
+
+
 class SegmentClient(Peer):
     """Calls the services of a segmentation node, or of one of its cameras.
 
@@ -66,7 +94,10 @@ class SegmentClient(Peer):
 
     Raises:
         InputError: what cannot be such a name.
-        StremnError: ROS cannot be started here; of each call: the node does not answer in time.
+        StremnError: ROS cannot be started here; of each call: the node does not answer in time, or
+            the client was closed.
+
+    A call that is given what cannot be sent raises InputError.
     """
 
     def __init__(
@@ -86,6 +117,7 @@ class SegmentClient(Peer):
 
     def connect(self) -> str:
         """Makes sure that the node runs and receives this client's calls; its lifecycle state."""
+        self._check_open()
         try:
             return self.state(self.target, self._timeout)
         except StremnError:
@@ -129,8 +161,13 @@ class SegmentClient(Peer):
 
         stamp: of the image that the mask is of; None for the newest. The rest: see SeedMask.srv.
         """
+        if isinstance(names, str):
+            raise InputError(f"names is the text {names!r}; a list of texts is wanted")
         request = SeedMask.Request(
-            names=list(names), replace=replace, strict=strict, on_overlap=on_overlap
+            names=[_text(name, "a name") for name in names],
+            replace=bool(replace),
+            strict=bool(strict),
+            on_overlap=_whole(on_overlap, "on_overlap", 255),
         )
         if stamp is not None:
             request.mask.header.stamp = stamp
@@ -155,30 +192,35 @@ class SegmentClient(Peer):
 
         object_id: 0 takes a free one. box: (x, y, width, height).
         """
-
-        def points(given: Sequence[Point]) -> list[Point32]:
-            return [Point32(x=float(x), y=float(y)) for x, y in given]
-
         request = SeedObject.Request(
-            id=object_id,
-            name=name,
-            polygon=Polygon(points=points(polygon)),
-            points_inside=points(inside),
-            points_outside=points(outside),
-            strict=strict,
-            on_overlap=on_overlap,
-            return_mask=return_mask,
+            id=_whole(object_id, "object_id", LARGEST_ID),
+            name=_text(name, "name"),
+            polygon=Polygon(points=_points(polygon, "polygon")),
+            points_inside=_points(inside, "inside"),
+            points_outside=_points(outside, "outside"),
+            strict=bool(strict),
+            on_overlap=_whole(on_overlap, "on_overlap", 255),
+            return_mask=bool(return_mask),
         )
         if box is not None:
-            x, y, width, height = box
-            request.box = RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
+            names = ("x_offset", "y_offset", "width", "height")
+            values = list(box) if isinstance(box, Iterable) else []
+            if len(values) != len(names):
+                raise InputError(f"box is {box!r}; it must be (x, y, width, height)")
+            request.box = RegionOfInterest(
+                **{
+                    name: _whole(value, f"the box's {name}", LARGEST_SIDE)
+                    for name, value in zip(names, values)
+                }
+            )
         if stamp is not None:
             request.stamp = stamp
         return self._call(SeedObject, "seed_object", request)
 
     def remove(self, object_id: int) -> Any:
         """Stops following an object."""
-        return self._call(RemoveObject, "remove_object", RemoveObject.Request(id=object_id))
+        request = RemoveObject.Request(id=_whole(object_id, "object_id", LARGEST_ID))
+        return self._call(RemoveObject, "remove_object", request)
 
     def reset(self) -> Any:
         """Forgets all objects."""
@@ -186,18 +228,21 @@ class SegmentClient(Peer):
 
     def enable(self, on: bool) -> Any:
         """Pauses, and goes on."""
-        return self._call(SetBool, "enable", SetBool.Request(data=on))
+        return self._call(SetBool, "enable", SetBool.Request(data=bool(on)))
 
     def save(self, path: str = "") -> Any:
         """~/save_memory, into a file of the node's `snapshot_dir`; empty: the default name."""
-        return self._call(SaveMemory, "save_memory", SaveMemory.Request(path=path))
+        request = SaveMemory.Request(path=_text(path, "path"))
+        return self._call(SaveMemory, "save_memory", request)
 
     def load(self, path: str = "") -> Any:
         """~/load_memory: the node goes on from such a file, and forgets what it follows now."""
-        return self._call(LoadMemory, "load_memory", LoadMemory.Request(path=path))
+        request = LoadMemory.Request(path=_text(path, "path"))
+        return self._call(LoadMemory, "load_memory", request)
 
     def image_size(self, timeout: float) -> tuple[int, int] | None:
         """(rows, columns) of the images that the node segments; None where none comes in time."""
+        self._check_open()
         masks: list[Image] = []
         # kept to the end: rclpy does not bear that one is destroyed while another thread spins
         self.node.create_subscription(
@@ -218,6 +263,7 @@ class SegmentClient(Peer):
             InputError: that is no name of a topic.
             StremnError: none comes in time.
         """
+        self._check_open()
         check_name(topic, "a topic")
         topic = self.node.resolve_topic_name(topic)
         images: list[Any] = []
@@ -236,6 +282,7 @@ class SegmentClient(Peer):
         return images[0]
 
     def _call(self, kind: Any, service: str, request: Any) -> Any:
+        self._check_open()
         name = f"{self._private}/{service}"
         try:
             return self.call(kind, name, request, self._timeout)

@@ -15,6 +15,7 @@ from stremn_ros.data.files import draw
 from stremn_ros.data.photos import PhotoClips
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
+from stremn_ros.results import MAX_ID
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ class Phase:
     run_in: int = 0
 
     def __post_init__(self) -> None:
+        if self.frames < 2:
+            raise InputError(f"frames is {self.frames}; a clip has 2 or more")
+        if self.two_objects and not 2 <= self.most_objects <= MAX_ID:
+            raise InputError(
+                f"most_objects is {self.most_objects}; it must be 2 to {MAX_ID}, or two_objects 0"
+            )
         if not 0 < self.zoom[0] <= self.zoom[1]:
             raise InputError(f"zoom is {list(self.zoom)}; it is [least, most], both above 0")
         if self.late and self.frames > self.slots + 1:
@@ -99,7 +106,7 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
         rank: int = 0,
     ) -> None:
         if photos is None and videos is None:
-            raise ValueError("a mixture needs photos, videos or both")
+            raise InputError("nothing to train on is named: give photos, videos or both")
         self.phases, self.seed, self.rank = phases, seed, rank
         self.photos, self.videos = photos, videos
 

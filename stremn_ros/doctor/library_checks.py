@@ -232,9 +232,12 @@ def check_cache(result: Probe) -> Check:
     if result.error:
         return Check("cache", NOTE, f"cannot be read: {result.error}", "set STREMN_CACHE")
     folder, entries = result.values["folder"], result.values["entries"]
-    if not entries:
-        return Check("cache", OK, f"{folder} is empty")
-    lines, damaged, stale = [folder], [], []
+    unwritable = result.values["unwritable"]
+    lines, damaged, stale, elsewhere = [folder], [], [], []
+    if unwritable:
+        lines.append(f"nothing can be written there ({unwritable})")
+    elif not entries:
+        lines = [f"{folder} is empty"]
     for name, entry in entries.items():
         state = "whole"
         if entry["error"]:
@@ -244,13 +247,23 @@ def check_cache(result: Probe) -> Check:
             state = "being made now"
         elif entry["stale"]:
             stale.append(name)
-            state = "of weights that are no longer here, or of a build that was interrupted"
+            state = "of a build that was interrupted"
+        elif entry["elsewhere"]:
+            elsewhere.append(name)
+            state = f"whole, not of a model in {' or '.join(result.values['roots'])}"
         lines.append(f"{name}: {entry['mib']} MiB, {state}")
     advice = []
+    if unwritable:
+        advice.append("set STREMN_CACHE to a folder in which files can be made: exports go there")
     if damaged:
         advice.append(f"stremn export MODEL writes again: {', '.join(damaged)}")
     if stale:
         advice.append(f"may be deleted: {', '.join(stale)}")
+    if elsewhere:
+        advice.append(
+            f"of a model that you use by its path, or of weights that are gone: "
+            f"{', '.join(elsewhere)}; delete them only if you use no such model"
+        )
     return Check("cache", NOTE if advice else OK, "\n".join(lines), "\n".join(advice))
 
 

@@ -127,6 +127,10 @@ def check_hints(
         if not allowed.any():
             raise InputError("the box and the polygon do not overlap: give only one of them")
     for column, row in inside_points.astype(int):
+        if (outside_points.astype(int) == (column, row)).all(axis=1).any():
+            raise InputError(
+                f"the point ({column}, {row}) is given as inside and as outside: give it once"
+            )
         if not allowed[row, column]:
             raise InputError(
                 f"the inside point ({column}, {row}) lies outside the given box or polygon"
@@ -157,6 +161,7 @@ def agreement(
     height, width = frame.shape[:2]
     points = _points(inside, "points_inside", width, height)
     corners = _points(polygon, "the polygon", width, height)
+    box = None if box is None else _check_box(box, width, height)
     own = np.asarray(mask) > 0
     found = []
     if box is None and not len(corners):
@@ -203,7 +208,13 @@ def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 
 def _check_box(box: Box, width: int, height: int) -> Box:
-    x, y, box_width, box_height = (int(value) for value in box)
+    try:
+        values = np.asarray(box, np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape != (4,) or not np.isfinite(values).all():
+        raise InputError(f"the box is {box!r}: four numbers are wanted, x, y, width and height")
+    x, y, box_width, box_height = (int(value) for value in values)
     if box_width <= 0 or box_height <= 0:
         raise InputError(
             f"the box is {box_width} x {box_height} pixels: width and height must be at least 1"
@@ -217,12 +228,14 @@ def _check_box(box: Box, width: int, height: int) -> Box:
 
 
 def _points(points: Points | None, name: str, width: int, height: int) -> NDArray[np.float64]:
-    if points is None or len(points) == 0:
+    if points is None:
         return np.empty((0, 2))
     try:
         values = np.asarray(points, np.float64)
     except (TypeError, ValueError):
-        values = np.empty(0)
+        values = np.empty(1)
+    if values.ndim and not len(values):
+        return np.empty((0, 2))
     if values.ndim != 2 or values.shape[1] != 2:
         raise InputError(f"{name}: a list of (x, y) pairs is wanted")
     for x, y in values:

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from stremn_ros.files import write_with
+from stremn_ros.errors import InputError
+from stremn_ros.model_folder import write_tensors
 
 
 def save_checkpoint(
@@ -20,7 +20,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     iteration: int,
 ) -> None:
-    """Everything a run needs to go on exactly where it was; written whole or not at all."""
+    """Everything a run needs to go on exactly where it was; written whole or not at all.
+
+    Raises:
+        InputError: it cannot be written (no permission, disk full); the message says why.
+    """
     tensors = {f"network/{key}": value for key, value in network.state_dict().items()}
     tensors |= {f"ema/{key}": value for key, value in ema.items()}
     names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -32,23 +36,51 @@ def save_checkpoint(
         steps[name] = float(state["step"])
     header = {"iteration": str(iteration), "steps": json.dumps(steps)}
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    write_with(path, lambda temporary: save_file(plain, str(temporary), metadata=header))
+    write_tensors(path, plain, header)
 
 
 def load_checkpoint(
     path: Path, network: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> int:
-    """Restores what ``save_checkpoint`` wrote and returns the iteration to go on with."""
-    with safe_open(str(path), framework="pt") as file:
-        header = file.metadata()
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key in file.keys():  # noqa: SIM118  the file cannot be iterated
-            part, name = key.split("/", 1)
-            parts.setdefault(part, {})[name] = file.get_tensor(key)
+    """Restores what ``save_checkpoint`` wrote and returns the iteration to go on with.
+
+    Raises:
+        InputError: the file is damaged, or no checkpoint of this network; nothing is changed then.
+    """
+    again = "remove it to begin again"
+    parts: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            for key in file.keys():  # noqa: SIM118  the file cannot be iterated
+                part, _, name = key.partition("/")
+                parts.setdefault(part, {})[name] = file.get_tensor(key)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path} is damaged ({error}): {again}; the model that was exported last is in "
+            f"{path.parent / 'model'} until then"
+        ) from None
+    try:
+        iteration, steps = int(header["iteration"]), json.loads(header["steps"])
+    except (KeyError, ValueError):
+        raise InputError(f"{path} is no checkpoint of a training: {again}") from None
+
+    def shapes(part: str) -> dict[str, torch.Size]:
+        return {name: value.shape for name, value in parts.get(part, {}).items()}
+
+    own = {name: value.shape for name, value in network.state_dict().items()}
+    moments = {name: own.get(name) for name in steps}
+    if not (
+        shapes("network") == shapes("ema") == own
+        and shapes("exp_avg") == shapes("exp_avg_sq") == moments
+    ):
+        raise InputError(
+            f"{path} is of another network than the training file describes: give another run, or "
+            f"{again}"
+        )
     network.load_state_dict(parts["network"])
     for name, value in parts["ema"].items():
         ema[name].copy_(value)
-    steps = json.loads(header["steps"])
     parameters = dict(network.named_parameters())
     for name, step in steps.items():
         parameter = parameters[name]
@@ -56,4 +88,4 @@ def load_checkpoint(
         for part in ("exp_avg", "exp_avg_sq"):
             # in the parameter's own memory format: the fused optimizer walks both side by side
             state[part] = torch.empty_like(parameter.detach()).copy_(parts[part][name])
-    return int(header["iteration"])
+    return iteration

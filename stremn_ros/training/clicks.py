@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from stremn_ros.data.clicks import ClickBatch, ClickPhase, HintedObjects, next_click
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.hints import INSIDE, OUTSIDE, PREVIOUS, draw_points
-from stremn_ros.model_folder import find_model, load_network, save_click_model
+from stremn_ros.model_folder import check_crop_size, find_model, load_network, save_click_model
 from stremn_ros.network.clicks import ClickNetwork, ClicksConfig
 from stremn_ros.training import loop
 from stremn_ros.training.curves import Curves
@@ -82,8 +82,10 @@ class ClicksTask(Task):
     def __init__(self, config: ClicksTraining, device: str, rank: int = 0) -> None:
         self.settings = self.config = config
         self.device, self.curves = device, Curves()
+        check_crop_size(config.defaults)
         photos = config.open_photos()
-        assert photos is not None
+        if photos is None:
+            raise InputError("photos is empty; it must name a folder of photos, or several")
         self.batches = HintedObjects(
             config.phases, config.seed, photos, config.open_videos(), config.photo_weights, rank
         )

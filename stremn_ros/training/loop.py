@@ -15,6 +15,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from stremn_ros.errors import StremnError
+from stremn_ros.errors import InputError, StremnError
 from stremn_ros.runtime import choose
 from stremn_ros.runtime.threads import denormals_as_zero
 from stremn_ros.training.checkpoint import load_checkpoint, save_checkpoint
@@ -131,6 +132,10 @@ def train(settings: _T, task: Callable[[_T, str, int], Task]) -> Path:
         InputError: data or weights that are not there, or do not fit.
     """
     started = time.monotonic()
+    if not settings.run:
+        raise InputError("run is empty; it must name the folder of the run")
+    if not getattr(settings, "phases", ()):
+        raise InputError("phases is empty: there is nothing to train; give one phase or more")
     device = choose_device(settings)
     workers = Workers.from_environment(device)
     try:
@@ -166,7 +171,7 @@ def run_command(
     logging.getLogger("stremn_ros").setLevel(logging.INFO)  # the command line shows warnings only
     settings = kind.read(options.config)
     if options.time_limit is not None:
-        settings.time_limit = options.time_limit
+        settings = replace(settings, time_limit=options.time_limit)
     folder = train(settings, task)
     print(f"the model, with averaged weights, is in {folder}: use it with --model {folder}")
     return 0

@@ -6,10 +6,12 @@ The loop, and with it resuming and stopping, is that of training.loop.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,11 +33,19 @@ from stremn_ros.model_folder import (
 from stremn_ros.network.conv_lstm import ConvLstm
 from stremn_ros.network.flow_prediction import FlowPredictionNetwork
 from stremn_ros.network.prediction import Decoded, PredictionNetwork
+from stremn_ros.predictor import Predictor
 from stremn_ros.training import loop
 from stremn_ros.training.curves import Curves
 from stremn_ros.training.loop import Task, optimizer_of
 from stremn_ros.training.prediction_losses import PredictionLoss
-from stremn_ros.training.settings import TrainingSettings, roots_of
+from stremn_ros.training.settings import (
+    FROM_0,
+    FROM_1,
+    PHASE_RANGES,
+    TrainingSettings,
+    check_ranges,
+    roots_of,
+)
 from stremn_ros.training.unroll_prediction import unroll_flow_prediction, unroll_prediction
 
 log = logging.getLogger(__name__)
@@ -65,6 +75,9 @@ class PredictTraining(TrainingSettings):
         validate_clips: how many are looked at.
     """
 
+    # a batch of paths alone has no clips, and each architecture has a stride of its own
+    phase_ranges: ClassVar = {**PHASE_RANGES, "batch": FROM_0, "size": FROM_1}
+
     root: str | list[str]
     phases: list[PredictPhase]
     data: str = MOVING_MNIST
@@ -81,8 +94,14 @@ class PredictTraining(TrainingSettings):
     validate_clips: int = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = vars(self.loss).keys() - {"shrinkage"}
+        check_ranges(self.loss, dict.fromkeys(weights, FROM_0), "loss: ")
         if self.data not in (MOVING_MNIST, VIDEOS):
             raise InputError(f"data must be {MOVING_MNIST} or {VIDEOS}")
+        largest = max((phase.size for phase in self.phases), default=0)
+        if self.data == VIDEOS and 0 < self.rows < largest:
+            raise InputError(f"rows is {self.rows}; it must be 0, or at least the size {largest}")
         if self.update_rule not in RULES:
             raise InputError(f"update_rule must be one of {sorted(RULES)}")
         learns_paths = self.data == MOVING_MNIST and self.network.get("head") == "layers"
@@ -113,6 +132,10 @@ class PredictTask(Task):
         own = getattr(network.config, "horizon", config.horizon)
         if own != config.horizon:
             raise InputError(f"horizon is {config.horizon}, but network.horizon is {own}")
+        _check_defaults(network, exported_defaults(network, config))
+        stride = 1 if isinstance(network, ConvLstm) else network.stride
+        if config.data == VIDEOS and any(phase.size % stride for phase in config.phases):
+            raise InputError(f"phases: for this network a size must be a multiple of {stride}")
         digits = store = None
         from_flow = isinstance(network, FlowPredictionNetwork)
         if from_flow and config.data != VIDEOS:
@@ -222,14 +245,7 @@ class PredictTask(Task):
     def export(self, ema: dict[str, Tensor]) -> None:
         network = build_prediction_network(self.config.architecture, self.config.network)
         network.load_state_dict(ema)
-        defaults = dict(self.config.defaults)
-        if not isinstance(network, ConvLstm):
-            defaults = {
-                "slots": self.config.slots,
-                "update_rule": self.config.update_rule,
-                "update_every": self.config.update_every,
-                **defaults,
-            }
+        defaults = exported_defaults(network, self.config)
         save_prediction_model(Path(self.config.run) / "model", network, defaults)
 
     @torch.no_grad()
@@ -273,6 +289,35 @@ class PredictTask(Task):
         finally:
             self.network.load_state_dict(kept)
             self.network.train()
+
+
+def exported_defaults(network: Network, config: PredictTraining) -> dict[str, Any]:
+    """The defaults of the model that is exported."""
+    if isinstance(network, ConvLstm):
+        return dict(config.defaults)
+    return {
+        "slots": config.slots,
+        "update_rule": config.update_rule,
+        "update_every": config.update_every,
+        **config.defaults,
+    }
+
+
+def _check_defaults(network: Network, defaults: dict[str, Any]) -> None:
+    """InputError where the exported model could not be loaded because of them."""
+    if isinstance(network, ConvLstm):
+        return
+    known = inspect.signature(Predictor).parameters.keys() - {"network"}
+    if unknown := sorted(defaults.keys() - known):
+        raise InputError(f"defaults: unknown entries {unknown}; known are {sorted(known)}")
+    try:
+        Predictor(network, **defaults)
+    except InputError as error:
+        raise InputError(f"defaults: {error}") from None
+    except TypeError as error:
+        raise InputError(f"defaults: a value is of the wrong type ({error})") from None
+    finally:
+        network.train()  # which a predictor has ended
 
 
 def _start_from(network: Network, model: Path) -> None:

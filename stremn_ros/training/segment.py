@@ -14,22 +14,26 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
 from stremn_ros.data.mixture import Mixture, Phase
 from stremn_ros.errors import InputError
+from stremn_ros.mappings import build
 from stremn_ros.memory.rules import RULES
 from stremn_ros.model_folder import (
     SCORER_PREFIX,
     find_model,
     load_network,
     read_config,
+    read_weights,
     save_model,
 )
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork, space_time_weights
 from stremn_ros.network.encoders import ENCODERS
+from stremn_ros.options import SegmenterOptions
 from stremn_ros.training import loop
 from stremn_ros.training.curves import SEGMENTATION
 from stremn_ros.training.damage import MaskDamage
@@ -111,12 +115,20 @@ def initial_encoder_weights(source: str, encoder: str) -> dict[str, Tensor]:
     else:
         path = source
     if str(path).endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        weights = load_file(path)
+        weights = read_weights(Path(path))
     else:
-        # weights_only refuses anything but tensors: nothing in the file is executed
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            # weights_only refuses anything but tensors: nothing in the file is executed
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        except (UnpicklingError, RuntimeError, EOFError, ValueError):
+            # PyTorch's own message advises to execute what is in the file
+            raise InputError(
+                f"encoder_weights: {path} is damaged, or no file of tensors that PyTorch wrote"
+            ) from None
+        if not isinstance(weights, dict) or not all(
+            isinstance(value, Tensor) for value in weights.values()
+        ):
+            raise InputError(f"encoder_weights: {path} holds no mapping of names to tensors")
     return ENCODERS[encoder].translate(weights)
 
 
@@ -145,8 +157,6 @@ def build_network(config: SegmentTraining) -> SegmentationNetwork:
         raise InputError(
             f"update_rule {config.update_rule!r} is unknown; known are {sorted(RULES)}"
         )
-    if not config.key_scale > 0:
-        raise InputError(f"key_scale is {config.key_scale}; it must be more than 0")
     if RULES[config.update_rule].scored:
         network.add_pair_scorer()
     if config.start:
@@ -242,6 +252,7 @@ class SegmentTask(Task):
 
     def __init__(self, config: SegmentTraining, device: str, rank: int = 0) -> None:
         config = with_start(config)
+        build(SegmenterOptions, config.defaults, "defaults")  # who loads the model checks them, too
         self.settings = self.config = config
         self.device, self.curves = device, SEGMENTATION
         self.device_type = torch.device(device).type

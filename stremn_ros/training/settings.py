@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from stremn_ros.data.photos import PhotoClips
 from stremn_ros.data.videos import VideoClips
@@ -13,6 +14,83 @@ from stremn_ros.mappings import build
 from stremn_ros.text_files import read_yaml
 
 _T = TypeVar("_T", bound="TrainingSettings")
+
+Range = tuple[str, Callable[[Any], bool]]
+"""What a value must be, in words, and whether one is that."""
+FROM_0: Range = ("0 or more", lambda value: value >= 0)
+FROM_1: Range = ("1 or more", lambda value: value >= 1)
+_ABOVE_0: Range = ("more than 0", lambda value: value > 0)
+_SHARE: Range = ("0 to 1", lambda value: 0 <= value <= 1)
+_NOT_EMPTY: Range = ("a list of one number or more", bool)
+_WEIGHTS: Range = (
+    "a mapping of patterns to numbers of 0 or more",
+    lambda value: all(type(weight) in (int, float) and weight >= 0 for weight in value.values()),
+)
+_PROCESSES: Range = ("0 to 1024", lambda value: 0 <= value <= 1024)
+# Of the entries of all tasks: what is of the right type and yet ends a training hours later, or
+# makes it train nothing.
+RANGES: Mapping[str, Range] = {
+    "seed": ("0 to 4294967295", lambda value: 0 <= value < 2**32),
+    "learning_rate": _ABOVE_0,
+    "encoder_learning_rate": FROM_0,
+    "weight_decay": FROM_0,
+    "clip_norm": _ABOVE_0,
+    "warmup": FROM_0,
+    "decay": FROM_0,
+    "ema_decay": _SHARE,
+    "checkpoint_every": FROM_1,
+    "validate_every": FROM_0,
+    "time_limit": FROM_0,
+    "threads": _PROCESSES,
+    "workers": _PROCESSES,
+    "video_weights": _WEIGHTS,
+    "photo_weights": _WEIGHTS,
+    "presence_weight": FROM_0,
+    "quality_weight": FROM_0,
+    "matching_weight": FROM_0,
+    "key_scale": _ABOVE_0,
+    "validate_frames": FROM_1,
+    "validate_clips": FROM_1,
+    "rows": FROM_0,
+    "horizon": FROM_1,
+    "slots": ("2 or more", lambda value: value >= 2),
+    "update_every": FROM_1,
+}
+PHASE_RANGES: Mapping[str, Range] = {
+    "iterations": FROM_1,
+    "size": ("a multiple of 16, 32 or more", lambda value: value >= 32 and value % 16 == 0),
+    "batch": FROM_1,
+    "paths": FROM_0,
+    "observe": _NOT_EMPTY,
+    "reference": _NOT_EMPTY,
+    "slots": RANGES["slots"],
+    "update_every": FROM_1,
+    "max_gap": FROM_1,
+    "shrink": FROM_1,
+    "coarse": ("0 or more, or null", lambda value: value is None or value >= 0),
+    **dict.fromkeys(
+        (
+            "video_share",
+            "two_objects",
+            "leaving",
+            "composed",
+            "late",
+            "twins",
+            "damage",
+            "background",
+            "one_digit",
+        ),
+        _SHARE,
+    ),
+}
+
+
+def check_ranges(settings: object, ranges: Mapping[str, Range], where: str = "") -> None:
+    """InputError where one of the attributes is not what it must be."""
+    for name, value in vars(settings).items():
+        words, fits = ranges.get(name, ("", lambda _: True))
+        if not fits(value):
+            raise InputError(f"{where}{name} is {value!r}; it must be {words}")
 
 
 @dataclass(kw_only=True)
@@ -35,6 +113,8 @@ class TrainingSettings:
         workers: processes that make the batches.
     """
 
+    phase_ranges: ClassVar[Mapping[str, Range]] = PHASE_RANGES
+
     run: str
     network: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +132,11 @@ class TrainingSettings:
     device: str = "auto"
     threads: int = 0
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self, RANGES)
+        for n, phase in enumerate(getattr(self, "phases", ())):
+            check_ranges(phase, self.phase_ranges, f"phases[{n}]: ")
 
     @classmethod
     def read(cls: type[_T], path: Path) -> _T:
@@ -81,6 +166,7 @@ class PictureSettings(TrainingSettings):
     export_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.export_dtype not in ("float32", "float16"):
             raise InputError("export_dtype must be float32 or float16")
 

@@ -1,8 +1,9 @@
-"""Entries of the cache: whole, damaged, or of weights that are no longer here."""
+"""The cache: whether it can be written, and its entries: whole, damaged, or of which models."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,26 @@ from stremn_ros.runtime.building.cache import KEY, cache_folder, is_being_built
 
 def values() -> dict[str, Any]:
     folder = cache_folder()
-    weights = {sha256(path) for root in model_folders() for path in root.glob("*/" + WEIGHTS)}
+    roots = model_folders()
+    weights = {sha256(path) for root in roots for path in root.glob("*/" + WEIGHTS)}
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     return {
         "folder": str(folder),
+        "unwritable": _unwritable(folder),
+        "roots": [str(root) for root in roots],
         "entries": {entry.name: _entry(entry, weights) for entry in entries if entry.is_dir()},
     }
+
+
+def _unwritable(folder: Path) -> str:
+    """Why no file can be made in the folder, or the folder not be made; empty where they can."""
+    try:
+        while not (folder.exists() or folder.is_symlink()):
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):  # leaves nothing behind
+            return ""
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
 
 
 def _entry(folder: Path, weights: set[str]) -> dict[str, Any]:
@@ -30,13 +45,14 @@ def _entry(folder: Path, weights: set[str]) -> dict[str, Any]:
         "error": "",
         "built_now": built_now,
         "stale": temporary and not built_now,
+        "elsewhere": False,
         "mib": round(size / 2**20, 1),
     }
     if temporary:
         return note
     try:
         values = json.loads((folder / KEY).read_text())
-        note["stale"] = values["key"].get("weights") not in weights
+        note["elsewhere"] = values["key"].get("weights") not in weights
         for name, digest in values["files"].items():
             if sha256(folder / name) != digest:
                 raise ValueError(f"{name} is cut short or altered")
