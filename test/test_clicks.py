@@ -190,6 +190,7 @@ def test_the_command_reads_its_file(photos: Path, tmp_path: Path) -> None:
         ({"phases": [ClickPhase(1, background=2.0)]}, r"phases\[0\]: background is 2.0"),
         ({"photo_weights": {"p1": -1.0}}, "photo_weights is .*numbers of 0 or more"),
         ({"quality_weight": -1.0}, "quality_weight is -1.0"),
+        ({"photo_weights": {"*": 0.0}}, "no photo to train on"),
     ],
 )
 def test_a_training_that_cannot_be_does_not_begin(

@@ -18,6 +18,7 @@ from stremn_ros.data.clip import large, motion_blur, recolor
 from stremn_ros.data.files import draw, pattern_weight
 from stremn_ros.data.photos import PhotoClips
 from stremn_ros.data.videos import VideoClips
+from stremn_ros.errors import InputError
 from stremn_ros.imaging.hints import (
     BOX,
     INSIDE,
@@ -82,6 +83,11 @@ class HintedObjects(Dataset[ClickBatch]):
         shares = np.array(
             [0.0 if held_out(n) else pattern_weight(n, photo_weights) for n in photos.names]
         )
+        if not shares.any():
+            raise InputError(
+                "there is no photo to train on: photo_weights gives each the weight 0, or all of "
+                "them are kept for measuring"
+            )
         self._photo_shares = np.cumsum(shares / shares.sum())
 
     def __len__(self) -> int:
