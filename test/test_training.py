@@ -302,6 +302,21 @@ def test_after_a_run_in_the_rest_is_as_without_and_alone_has_a_gradient() -> Non
     assert not reached(run(4))
 
 
+def test_an_object_that_is_gone_after_the_run_in_is_learned_of(
+    photos: Path, tmp_path: Path
+) -> None:
+    phases = [Phase(4, frames=6, size=64, batch=1, run_in=3, two_objects=1.0)]
+    task = SegmentTask(config(photos, tmp_path, phases=phases, matching_weight=0.5), "cpu")
+    labels = torch.zeros(1, 6, 64, 64, dtype=torch.uint8)
+    labels[:, :, 8:24, 8:24] = 1
+    labels[:, :2, 32:56, 32:56] = 2
+    frames = torch.randint(0, 255, (1, 6, 64, 64, 3), dtype=torch.uint8)
+    for iteration in (1, 0):  # with a run-in, and from the seed on
+        loss, figures = task.measure((frames, labels), iteration)
+        assert torch.isfinite(loss)
+        assert figures["matching"] > 0
+
+
 def test_a_run_in_leaves_something_to_learn_from() -> None:
     for run_in in (-1, 4, 9):
         with pytest.raises(InputError, match="0 to frames - 2, here 3"):

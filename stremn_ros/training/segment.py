@@ -296,6 +296,7 @@ class SegmentTask(Task):
         if run_in and iteration % FROM_SEED == 0:  # the frames just after a seed are learned, too
             frames, labels = frames[:, :-run_in], labels[:, :-run_in]
             run_in = 0
+        objects = int(labels.max())  # also of those that are gone after the run-in
         with torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=self.mixed):
             if iteration % LOOK_EVERY == 0:
                 self._look_at_keys(frames, iteration)
@@ -303,7 +304,7 @@ class SegmentTask(Task):
                 self.network,
                 frames,
                 labels,
-                int(labels.max()),
+                objects,
                 phase.slots,
                 RULES[config.update_rule],
                 config.input_to_memory,
@@ -329,8 +330,8 @@ class SegmentTask(Task):
             loss = loss + config.quality_weight * quality
             figures["quality"] = float(quality.detach())
         if done.matches:
-            objects = labels.new_tensor(range(1, int(labels.max()) + 1))[:, None, None]
-            shares = cell_shares((labels[:, :, None] == objects).float())
+            numbers = labels.new_tensor(range(1, objects + 1))[:, None, None]
+            shares = cell_shares((labels[:, :, None] == numbers).float())
             matching = matching_loss(done.matches, shares, done.given)
             loss = loss + config.matching_weight * matching
             figures["matching"] = float(matching.detach())
