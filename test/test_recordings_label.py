@@ -69,6 +69,15 @@ def rows_of(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+class Stopped(Serial):
+    """Ends as by Ctrl-C before the first pass."""
+
+    def run(self, first: Any, *rest: Any) -> None:
+        if any(isinstance(task, PassTask) for task in first):
+            raise KeyboardInterrupt
+        super().run(first, *rest)
+
+
 @pytest.fixture
 def drive(tmp_path: Path) -> Path:
     return write_bag(tmp_path / "drive", "mcap", camera("mcap", scenes(20)))
@@ -400,12 +409,6 @@ def test_results_inside_of_the_recording_s_folder_can_be_gone_on_with(tmp_path: 
         write_image(folder / f"{number}.png", frame)
     seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
     job = job_of(folder, seeds, folder / "labels")
-
-    class Stopped(Serial):
-        def run(self, first: Any, *rest: Any) -> None:
-            if any(isinstance(task, PassTask) for task in first):
-                raise KeyboardInterrupt
-            super().run(first, *rest)
 
     with pytest.raises(KeyboardInterrupt):
         label(job, Stopped())
@@ -835,12 +838,6 @@ def test_a_run_goes_on_only_with_what_it_was_made_from(
     seeds.write_text(seeds.read_text().replace("mask1", "mask0"))
     out = tmp_path / "out"
     job = job_of(drive, seeds, out)
-
-    class Stopped(Serial):
-        def run(self, first: Any, *rest: Any) -> None:
-            if any(isinstance(task, PassTask) for task in first):
-                raise KeyboardInterrupt
-            super().run(first, *rest)
 
     with pytest.raises(KeyboardInterrupt):
         label(job, Stopped())

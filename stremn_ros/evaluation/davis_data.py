@@ -179,18 +179,24 @@ def open_davis(
         source, names = _read_split(root, split, year)
     if not names:
         raise InputError(f"{root}: the split {split} has no sequences")
-    wanted = names
-    if sequences is not None:
-        unknown = [name for name in sequences if name not in names]
-        if unknown or not sequences:
-            raise InputError(
-                f"sequences {', '.join(unknown) or '(none)'}: not in the split {split} "
-                f"({source}), which has {', '.join(names)}"
-            )
-        wanted = [name for name in names if name in set(sequences)]
+    wanted = _wanted(names, sequences, f"the split {split} ({source})", ", ".join(names))
     binary = source in ("2016", "480p")
     found = [_find_sequence(name, images, annotations, binary) for name in wanted]
     return Davis(root, split, source, resolution, found, len(wanted) < len(names))
+
+
+def _wanted(
+    names: list[str], sequences: Sequence[str] | None, where: str, listed: str
+) -> list[str]:
+    """Those of the names that are asked for; InputError for one that is not there, or for none."""
+    if sequences is None:
+        return names
+    unknown = [name for name in sequences if name not in names]
+    if unknown or not sequences:
+        raise InputError(
+            f"sequences {', '.join(unknown) or '(none)'}: not in {where}, which has {listed}"
+        )
+    return [name for name in names if name in set(sequences)]
 
 
 def _is_youtube_vos(root: Path, resolution: str) -> bool:
@@ -207,15 +213,8 @@ def _open_youtube_vos(root: Path, sequences: Sequence[str] | None) -> Davis:
     names = [path.name for path in list_folders(annotations) if list_images(path)]
     if not names:
         raise InputError(f"{annotations}: no sequences (NAME/*.png)")
-    chosen = names
-    if sequences is not None:
-        unknown = [name for name in sequences if name not in names]
-        if unknown or not sequences:
-            raise InputError(
-                f"sequences {', '.join(unknown) or '(none)'}: not in {annotations}, which has "
-                f"{', '.join(names[:5])}{' and others' if len(names) > 5 else ''}"
-            )
-        chosen = [name for name in names if name in set(sequences)]
+    listed = f"{', '.join(names[:5])}{' and others' if len(names) > 5 else ''}"
+    chosen = _wanted(names, sequences, str(annotations), listed)
     found = []
     for name in chosen:
         sequence = _find_sequence(name, root / "JPEGImages", annotations, False, late=True)
