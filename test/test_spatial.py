@@ -1150,13 +1150,64 @@ def test_stamps_that_never_pair_are_told_with_the_smallest_distance() -> None:
     assert "two clocks" in said
 
 
+def delivered(lag: float, image_rate: int = 30, depth_rate: int = 30) -> tuple[list, DepthPairing]:
+    """The pairs of two seconds of two streams; depth comes `lag` seconds after its images."""
+    pairing = paired(images=10, depths=30)
+    images = [SECOND + k * SECOND // image_rate for k in range(2 * image_rate)]
+    depths = [SECOND + k * SECOND // depth_rate for k in range(2 * depth_rate)]
+    events = [(stamp, True, stamp) for stamp in images]
+    events += [(stamp + round(lag * SECOND), False, stamp) for stamp in depths]
+    pairs = []
+    for when, is_image, stamp in sorted(events):
+        if when > images[-1]:
+            break
+        if is_image:
+            pairs += pairing.add_image(stamp, "x", SIZE)
+        else:
+            pairs += pairing.add_depth(stamp, PLANE)
+    return pairs, pairing
+
+
+@pytest.mark.parametrize("lag", [0.01, 0.04, 0.06, 0.15, 0.3])
+def test_depth_that_comes_late_is_paired_with_its_own_image(lag: float) -> None:
+    # the depth of the image before is within the slop and there first
+    pairs, pairing = delivered(lag)
+    assert len(pairs) >= 45
+    assert all(pair.distance == 0 for pair in pairs[2:])  # one depth image tells of no rate
+    assert pairing.unpaired == 0
+
+
+def test_a_slow_depth_camera_holds_no_image_up_for_a_farther_one() -> None:
+    pairs, _ = delivered(0.0, depth_rate=10)
+    distances = [round(pair.distance, 2) for pair in pairs]
+    assert set(distances[5:]) == {0.0, -0.03, 0.03}
+
+
+def test_depth_that_comes_too_late_is_told() -> None:
+    pairs, pairing = delivered(0.5)
+    assert len(pairs) < 3
+    (said,) = pairing.explain()
+    assert "depth comes too late: the newest is 0.5" in said
+    assert "10 images wait" in said
+
+
+def test_depth_without_a_stamp_is_told() -> None:
+    pairing = paired()
+    for step in range(1, 20):
+        assert pairing.add_depth(0, PLANE) == []
+        assert pairing.add_image(step * FRAME, "x", SIZE) == []
+    (said,) = pairing.explain()
+    assert "depth images have no time stamp" in said
+
+
 def test_images_without_a_stamp_are_paired_with_nothing_and_it_is_said() -> None:
     pairing = paired()
     for _ in range(5):
         assert pairing.add_depth(0, PLANE) == []
         assert pairing.add_image(0, "x", SIZE) == []
-    (said,) = pairing.explain()
-    assert "no time stamp" in said
+    image, depth = pairing.explain()
+    assert "the images have no time stamp" in image
+    assert "the depth images have no time stamp" in depth
     assert (pairing.paired, pairing.unpaired) == (0, 5)
     pairing.add_depth(SECOND, PLANE)
     assert [pair.image for pair in pairing.add_image(SECOND, "y", SIZE)] == ["y"]

@@ -1,12 +1,13 @@
 """Depth images and camera_info for images, by their stamps: nothing waits, nothing grows.
 
 An image is paired when the nearest depth image is known: when one of its stamp or a later one has
-come, or when the next image comes. What finds no partner within the slop is dropped and counted,
-and `explain` says why.
+come, or when the next image comes and the depth's rate tells that no nearer one is on its way. What
+finds no partner within the slop is dropped and counted, and `explain` says why.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -78,7 +79,7 @@ class DepthPairing:
         InputError: a value out of range.
     """
 
-    def __init__(self, slop: float = 0.05, depths: int = 8, images: int = 4) -> None:
+    def __init__(self, slop: float = 0.05, depths: int = 8, images: int = 10) -> None:
         if not 0 <= slop <= 10:
             raise InputError(f"depth_slop is {slop:g} s; it must be 0 to 10")
         if depths < 1 or images < 1:
@@ -104,7 +105,9 @@ class DepthPairing:
             self.unpaired = 0
             self._smallest: int | None = None  # distance of stamps, of images that found nothing
             self._since_pair = 0  # images without a partner since the last one that had one
+            self._behind = 0  # the newest depth image, when an image had to stop waiting for its own
             self._unstamped = False  # the newest image
+            self._depth_unstamped = False  # the newest depth image
 
     def add_camera_info(self, info: Any, rectified: bool = False) -> None:
         """Takes a sensor_msgs/CameraInfo of the depth camera, or `Intrinsics`.
@@ -132,9 +135,13 @@ class DepthPairing:
 
         Args:
             stamp: nanoseconds. frame: its frame_id.
-            depth: the array, or a function that decodes it when it is needed.
+            depth: the array, or a function that decodes it when it is needed. One without a stamp
+                (0) is no image's.
         """
         with self._lock:
+            self._depth_unstamped = not stamp
+            if not stamp:
+                return []
             if self._depths and stamp < self._depths[-1].stamp - _JUMP:
                 self._depths.clear()
             self._depths.append(_Depth(stamp, depth, frame))
@@ -158,6 +165,8 @@ class DepthPairing:
             if self._image is not None and stamp < self._image.stamp - _JUMP:
                 self._images.clear()
             if len(self._images) == self._images.maxlen:
+                if self._depths and self._intrinsics is not None:
+                    self._behind = max(0, stamp - max(depth.stamp for depth in self._depths))
                 self._unpair(self._images.popleft())
             self._image = _Image(stamp, payload, size, frame)
             self._images.append(self._image)
@@ -177,15 +186,16 @@ class DepthPairing:
             newest = self._depths[-1] if self._depths else None
             image, intrinsics = self._image, self._intrinsics
             smallest = self._smallest if self._since_pair else None
+            behind = self._behind if self._since_pair else 0
             info_error, depth_error = self._info_error, self._depth_error
-            unstamped = self._unstamped
+            unstamped, depth_unstamped = self._unstamped, self._depth_unstamped
         said = []
         if unstamped:
             said.append(
                 "the images have no time stamp (header.stamp is 0), so no depth image is known to "
                 "belong to them: have the camera's driver set it"
             )
-        if newest is None:
+        if newest is None and not depth_unstamped:
             said.append(
                 "no depth image has come: check that depth_topic names a topic that is published "
                 "(ros2 topic hz) and that its QoS fits (ros2 topic info --verbose)"
@@ -196,6 +206,11 @@ class DepthPairing:
                 "(ros2 topic hz)"
             )
             newest = None  # what is old tells nothing of now
+        elif depth_unstamped:
+            said.append(
+                "the depth images have no time stamp (header.stamp is 0), so none is known to "
+                "belong to an image: have the depth camera's driver set it"
+            )
         if info_error:
             said.append(info_error)
         elif intrinsics is None:
@@ -203,7 +218,13 @@ class DepthPairing:
                 "no camera_info of the depth camera has come: set depth_camera_info_topic to the "
                 "camera_info beside depth_topic"
             )
-        if newest is not None and image is not None and smallest is not None:
+        if newest is not None and 0 < behind < SECOND:
+            said.append(
+                f"depth comes too late: the newest is {behind / SECOND:.3f} s behind the newest "
+                f"image, and no more than {self._images.maxlen} images wait for theirs; lower the "
+                "rate or the resolution of both, or let the camera stamp both streams alike"
+            )
+        elif newest is not None and image is not None and smallest is not None:
             remedy = (
                 "raise depth_slop above it, or let the camera stamp both streams alike"
                 if smallest < SECOND
@@ -257,10 +278,18 @@ class DepthPairing:
             return []
         ready, kept = [], []
         latest = max(depth.stamp for depth in self._depths)
+        steps = sorted(
+            after.stamp - before.stamp
+            for before, after in itertools.pairwise(self._depths)
+            if after.stamp > before.stamp
+        )
+        usual = steps[len(steps) // 2] if steps else 0
         for image in self._images:
             nearest = min(reversed(self._depths), key=lambda depth: abs(depth.stamp - image.stamp))
             distance = abs(nearest.stamp - image.stamp)
-            certain = latest >= image.stamp or image is not self._image
+            # the next depth image will be nearer than the last one
+            due = 0 < usual < 2 * (image.stamp - latest)
+            certain = latest >= image.stamp or not (due or image is self._image)
             if distance > self._slop:
                 if latest > image.stamp + self._slop:
                     self._unpair(image)
@@ -277,7 +306,7 @@ class DepthPairing:
     def _unpair(self, image: _Image) -> None:
         self.unpaired += 1
         self._since_pair += 1
-        if self._depths and image.stamp:
+        if self._depths and image.stamp and self._intrinsics is not None:
             distance = min(abs(depth.stamp - image.stamp) for depth in self._depths)
             # one within the slop was of no use for another reason
             if distance > self._slop and (self._smallest is None or distance < self._smallest):
@@ -296,7 +325,7 @@ class DepthPairing:
                     self._unpair(image)
                     continue
                 self.paired += 1
-                self._since_pair, self._smallest = 0, None
+                self._since_pair, self._smallest, self._behind = 0, None, 0
                 intrinsics = self._intrinsics
             distance = (depth.stamp - image.stamp) / SECOND
             pairs.append(

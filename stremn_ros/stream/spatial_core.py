@@ -34,7 +34,8 @@ from stremn_ros.stream.frame_core import describe_error
 from stremn_ros.stream.limited_log import Log
 from stremn_ros.stream.settings import Settings
 
-IMAGES = 4  # masks that wait for their depth, at most
+IMAGES = 4  # masks that wait for this thread, at most
+WAITING = 10  # and for their depth: a third of a second at 30 Hz
 _LOOK = 1.0  # seconds between two looks at who wants something, while no image comes
 _RECENT = 5.0  # seconds for which an error is told
 _MOST_REASONS = 3  # objects whose reason is told
@@ -103,7 +104,7 @@ class SpatialCore:
         self._log, self._settings, self._topic, self._clock = log, settings, topic, clock
         self._rectified = rectified
         self._measuring = SpatialSettings()
-        self._pairing = DepthPairing(slop, depths=buffer, images=IMAGES)
+        self._pairing = DepthPairing(slop, depths=buffer, images=WAITING)
         self._tracker = SpatialTracker(self._measuring)
         self.known = Known()
         # everything below is guarded by the condition
