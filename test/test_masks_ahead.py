@@ -16,7 +16,7 @@ from stremn_ros.imaging.mask_motion import MaskMotion
 from stremn_ros.imaging.masks import measured
 from stremn_ros.results import ObjectState, SegmentResult, TrackedObject
 from stremn_ros.stream.ahead import MasksAhead
-from stremn_ros.stream.answers import Segmented
+from stremn_ros.stream.answers import Seeding, Segmented
 
 SIZE = (240, 320)
 SECOND = 1_000_000_000
@@ -134,10 +134,29 @@ def test_the_smaller_of_two_objects_is_in_front_and_the_picture_ends() -> None:
     assert np.count_nonzero(ahead) < np.count_nonzero(labels)
 
 
-def segmented(labels: np.ndarray, stamp: int, arrival: float = 0.0, number: int = 1) -> Segmented:
+def segmented(labels: np.ndarray, stamp: int, arrival: float = 0.0, seed: int = 1) -> Segmented:
     frame = SimpleNamespace(stamp=stamp, arrival=arrival)
-    result = SegmentResult(labels, found(labels, number))
-    return Segmented(frame, np.zeros((*SIZE, 3), np.uint8), result, {})  # type: ignore[arg-type]
+    result = SegmentResult(labels, found(labels, 1))
+    seedings = {1: Seeding(1, seed)}
+    rgb = np.zeros((*SIZE, 3), np.uint8)
+    return Segmented(frame, rgb, result, {}, seedings=seedings)  # type: ignore[arg-type]
+
+
+def test_an_object_that_was_seeded_elsewhere_has_no_motion_of_before() -> None:
+    masks = MasksAhead()
+
+    def ahead(step: int, x: float, seed: int) -> float:
+        it = segmented(disc(x, 120.0), SECOND + step * SECOND // 30, seed=seed)
+        return masks.of(it, 0.3, 0).objects[0].centroid[0]
+
+    for step in range(3):
+        moved = ahead(step, 60.0 + 2 * step, 1)
+    assert moved > 66.0  # it moves to the right
+    assert ahead(3, 200.0, 2) == pytest.approx(200.0, abs=0.6)
+    assert ahead(4, 200.0, 2) == pytest.approx(200.0, abs=0.6)
+    for step in range(5, 8):
+        ahead(step, 200.0 + 2 * (step - 4), 2)
+    assert ahead(8, 208.0, 3) > 212.0  # seeded again where it is: it moves on
 
 
 def test_the_time_ahead_is_the_age_that_masks_have() -> None:

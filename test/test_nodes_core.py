@@ -276,6 +276,35 @@ def test_names_are_kept_per_id(rig):
     assert not rig.published[-1].result.labels.any()
 
 
+def test_a_frame_tells_which_object_has_an_id(rig):
+    def seedings():
+        rig.send(picture())
+        return rig.published[-1].seedings
+
+    rig.send(picture())
+    rig.core.seed_mask(mask_message(masks()))
+    before = seedings()
+    assert before == seedings()
+    assert before.keys() == {1, 2}
+    rig.core.seed_mask(mask_message(masks(0, (1,))))
+    again = seedings()
+    assert (again[1].first, again[2]) == (before[1].first, before[2])
+    assert again[1].newest > before[1].newest
+    rig.core.remove(1)  # the next one with that id is another object
+    rig.core.seed_mask(mask_message(masks(0, (1,))))
+    other = seedings()
+    assert other[1].first > again[1].newest
+    assert other[2] == before[2]
+    rig.core.seed_mask(mask_message(masks(0, (1,))), replace=True)
+    replaced = seedings()
+    assert replaced.keys() == {1}
+    assert replaced[1].first > other[1].newest
+    rig.core.reset()
+    assert seedings() == {}
+    rig.core.seed_mask(mask_message(masks(0, (1,))))
+    assert seedings()[1].first > replaced[1].newest
+
+
 def test_an_object_from_a_box_takes_a_free_id_and_shows_its_mask(rig):
     rng = np.random.default_rng(3)
     frame = rng.integers(80, 120, (96, 128, 3), np.uint8)

@@ -695,6 +695,26 @@ def test_an_outlier_is_left_out_and_a_real_jump_is_taken() -> None:
     assert found.position[0] == pytest.approx(0.5, abs=0.01)
 
 
+def test_an_object_that_was_seeded_elsewhere_is_there_at_once() -> None:
+    tracker = SpatialTracker()
+    for step in range(10):
+        labels, depth, camera = flat(0.0)
+        tracker.update(labels, tracked([1]), depth, camera, step * FRAME)
+    tracker.seeded(1)
+    labels, depth, camera = flat(0.5)
+    found = tracker.update(labels, tracked([1]), depth, camera, 10 * FRAME)[0]
+    assert not found.predicted
+    assert found.position[0] == pytest.approx(0.5, abs=0.01)
+    assert found.velocity is None  # nothing of the motion before
+    # where it is the same object, nothing is lost
+    tracker.update(*flat(0.5)[:1], tracked([1]), depth, camera, 11 * FRAME)
+    tracker.seeded(1)
+    found = tracker.update(*flat(0.5)[:1], tracked([1]), depth, camera, 12 * FRAME)[0]
+    assert found.velocity == pytest.approx((0.0, 0.0, 0.0), abs=0.01)
+    with pytest.raises(InputError, match="ids are 1 to 255"):
+        tracker.seeded(256)
+
+
 def test_stamps_that_stand_still_or_go_back() -> None:
     tracker = SpatialTracker()
     labels, depth, camera = flat(0.0)

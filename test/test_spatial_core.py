@@ -12,7 +12,7 @@ from shapes import DISC, SQUARE, scene
 
 from stremn_ros.messages import image_write
 from stremn_ros.results import ObjectState, SegmentResult, TrackedObject
-from stremn_ros.stream.answers import Segmented
+from stremn_ros.stream.answers import Seeding, Segmented
 from stremn_ros.stream.intake import Frame
 from stremn_ros.stream.settings import Settings
 from stremn_ros.stream.spatial_core import Demand, SpatialCore
@@ -63,7 +63,7 @@ class Rig:
             raise self.fail
         self.published.append(placed.segmented.frame.number)
 
-    def image(self, stamp=None):
+    def image(self, stamp=None, labels=None, seedings=None):
         self.number += 1
         stamp = self.number * SECOND if stamp is None else stamp
         frame, truth = scene(0)
@@ -72,8 +72,9 @@ class Rig:
             for number in (DISC, SQUARE)
         ]
         message = SimpleNamespace(header=header(stamp))
-        result = SegmentResult(truth, found)
-        self.core.put(Segmented(Frame(message, self.number, stamp, 0.0), frame, result, {}))
+        result = SegmentResult(truth if labels is None else labels, found)
+        taken = Frame(message, self.number, stamp, 0.0)
+        self.core.put(Segmented(taken, frame, result, {}, seedings=seedings or {}))
         return self.number
 
     def depth(self, stamp=None):
@@ -116,6 +117,32 @@ def test_an_image_is_placed_when_its_depth_is_there(rig):
     assert known.of(DISC, number * SECOND).position[2] == pytest.approx(1.0)
     assert known.of(DISC, (number + 3) * SECOND) is None  # too old for that image
     assert known.of(9, number * SECOND) is None
+
+
+def test_an_id_that_was_given_to_another_object_does_not_bring_the_place_of_the_first(rig):
+    rig.listen()
+    start = SECOND * 100
+
+    def place(step, labels, seeding):
+        number = rig.image(start + step * SECOND // 30, labels, {DISC: seeding})
+        rig.depth(start + step * SECOND // 30)
+        wait_for(lambda: number in rig.published)
+        return rig.core.known
+
+    left, right = np.zeros((2, 120, 160), np.uint8)
+    left[40:80, 20:60], right[40:80, 100:140] = DISC, DISC
+    one, again, other = Seeding(1, 1), Seeding(1, 2), Seeding(3, 3)
+    for step in range(5):
+        known = place(step, left, one)
+    stamp = start + 5 * SECOND // 30
+    assert known.of(DISC, stamp, one).position[0] == pytest.approx(-40 / 150, abs=0.01)
+    assert known.of(DISC, stamp, again) is known.of(DISC, stamp, one)
+    assert known.of(DISC, stamp, other) is None
+    found = place(5, right, other).objects[DISC]
+    assert not found.predicted
+    assert found.position[0] == pytest.approx(40 / 150, abs=0.01)
+    found = place(6, left, Seeding(3, 4)).objects[DISC]  # seeded again, elsewhere
+    assert found.position[0] == pytest.approx(-40 / 150, abs=0.01)
 
 
 def test_the_newest_wins_and_nothing_piles_up(rig):

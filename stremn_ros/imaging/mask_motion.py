@@ -52,6 +52,16 @@ class MaskMotion:
                 seen = self._seen.setdefault(found.id, deque(maxlen=MASKS))
                 seen.append((time, *found.centroid, 0.5 * float(np.log(found.area))))
 
+    def seeded(self, found: TrackedObject) -> None:
+        """An object was seeded again, or another one has its id now.
+
+        Where its mask is farther than its size from the last one, what was known is forgotten.
+        """
+        if seen := self._seen.get(found.id):
+            _, x, y, size = seen[-1]
+            if np.hypot(found.centroid[0] - x, found.centroid[1] - y) > np.exp(size):
+                del self._seen[found.id]
+
     def velocity(self, object_id: int) -> tuple[float, float, float]:
         """(x, y) in pixels/s, and the growth of the size's logarithm per second; 0 if unknown."""
         seen = self._seen.get(object_id, ())

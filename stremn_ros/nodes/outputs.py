@@ -362,7 +362,7 @@ def _object_array(segmented: Segmented, known: Known) -> ObjectArray:
         made = _tracked_object(found, segmented.names.get(found.id, ""))
         place = None
         if found.state is not ObjectState.LOST:
-            place = known.of(found.id, frame.stamp)
+            place = known.of(found.id, frame.stamp, segmented.seedings.get(found.id))
         _set_place(made, place, known.frame)
         message.objects.append(made)
     message.latency = time.monotonic() - frame.arrival

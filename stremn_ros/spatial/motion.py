@@ -52,6 +52,10 @@ class MotionFilters:
         self._count[chosen] = 0
         self._rejected[chosen] = 0
 
+    def doubt(self, object_id: int) -> None:
+        """The next measurement is no outlier: where it does not fit, the object begins anew."""
+        self._rejected[object_id] = self.outliers
+
     def keep_only(self, ids: set[int]) -> None:
         """Forgets the objects that are not followed any more."""
         for object_id in np.flatnonzero(self._count):

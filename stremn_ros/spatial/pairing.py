@@ -105,7 +105,7 @@ class DepthPairing:
             self.unpaired = 0
             self._smallest: int | None = None  # distance of stamps, of images that found nothing
             self._since_pair = 0  # images without a partner since the last one that had one
-            self._behind = 0  # the newest depth image, when an image had to stop waiting for its own
+            self._behind = 0  # the newest depth image, when an image stopped waiting for its own
             self._unstamped = False  # the newest image
             self._depth_unstamped = False  # the newest depth image
 

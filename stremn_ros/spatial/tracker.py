@@ -78,6 +78,13 @@ class SpatialTracker:
         self._filters.reset()
         self._last = None
 
+    def seeded(self, object_id: int) -> None:
+        """An object was seeded again, perhaps elsewhere, or another one has its id now.
+
+        So its next position is taken, also where it does not fit the motion so far.
+        """
+        self._filters.doubt(_checked_id(object_id))
+
     def update(
         self,
         labels: Labels,

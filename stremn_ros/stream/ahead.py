@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from stremn_ros.imaging.mask_motion import MaskMotion
 from stremn_ros.imaging.masks import measured
 from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.results import TrackedObject
-from stremn_ros.stream.answers import Segmented
+from stremn_ros.stream.answers import Seeding, Segmented
 from stremn_ros.stream.settings import FARTHEST_AHEAD
 
 _AGES = 30  # of the last frames
@@ -42,6 +43,7 @@ class MasksAhead:
         self._motion = MaskMotion()
         self._ages: deque[float] = deque(maxlen=_AGES)
         self._last: tuple[Segmented, Ahead] | None = None
+        self._seedings: Mapping[int, Seeding] = {}  # of the last frame
 
     def of(self, segmented: Segmented, horizon: float, now: int) -> Ahead:
         """Of a frame that is being published.
@@ -55,6 +57,11 @@ class MasksAhead:
             return self._last[1]
         frame, result = segmented.frame, segmented.result
         taken = frame.stamp / NANOSECONDS if frame.stamp else frame.arrival
+        for found in result.objects:
+            seeding = segmented.seedings.get(found.id)
+            if self._seedings.get(found.id, seeding) != seeding:
+                self._motion.seeded(found)
+        self._seedings = segmented.seedings
         self._motion.update(result.objects, taken)
         age = (now - frame.stamp) / NANOSECONDS
         if not frame.stamp or not 0.0 <= age <= FARTHEST_AHEAD:  # a clock that is not the camera's

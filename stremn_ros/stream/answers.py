@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +17,40 @@ from stremn_ros.stream.intake import Frame
 KEPT_FOR = 2 * NANOSECONDS  # a position is predicted for so long without depth
 
 
+class Seeding(NamedTuple):
+    """Which seeds an object has, by their numbers: an id may be given to another object.
+
+    Attributes:
+        first: with which the object began. newest: of those since.
+    """
+
+    first: int = 0
+    newest: int = 0
+
+
 @dataclass(frozen=True)
 class Known:
     """The newest that is known of the objects in space.
 
     Attributes:
-        frame: frame_id of the image that it is of. objects: by id.
+        frame: frame_id of the image that it is of. objects, seedings: by id.
     """
 
     frame: str = ""
     objects: Mapping[int, SpatialObject] = field(default_factory=dict)
+    seedings: Mapping[int, Seeding] = field(default_factory=dict)
 
-    def of(self, object_id: int, stamp: int) -> SpatialObject | None:
-        """Of an object in an image of a stamp; None where what is known is too old for it."""
+    def of(
+        self, object_id: int, stamp: int, seeding: Seeding | None = None
+    ) -> SpatialObject | None:
+        """Of an object in an image of a stamp; None where what is known is too old for it, or of
+        another object that had its id."""
         found = self.objects.get(object_id)
-        old = found is None or abs(stamp - found.stamp) > KEPT_FOR
-        return None if old else found
+        if found is None or abs(stamp - found.stamp) > KEPT_FOR:
+            return None
+        if seeding is not None and self.seedings.get(object_id, seeding).first != seeding.first:
+            return None
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +60,7 @@ class Segmented:
     Attributes:
         min_score: that an object needs to be seen.
         known: of the objects in space when this was published; of an image before this one.
+        seedings: of the objects, by id.
     """
 
     frame: Frame
@@ -49,6 +69,7 @@ class Segmented:
     names: dict[int, str]
     min_score: float = 0.0
     known: Known = field(default_factory=Known)
+    seedings: Mapping[int, Seeding] = field(default_factory=dict)
 
 
 @dataclass

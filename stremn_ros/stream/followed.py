@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from stremn_ros.options import RUN_TIME
 from stremn_ros.results import SegmenterState, SegmentResult, TrackedObject
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.snapshot import Snapshot
+from stremn_ros.stream.answers import Seeding
 from stremn_ros.stream.seed_requests import FreeIds
 from stremn_ros.stream.settings import Settings
 
@@ -28,7 +29,7 @@ class Followed:
         refused: called with why the segmenter cannot follow a setting, and its name.
 
     Attributes:
-        changes: of the memory, counted. names: of the objects, by id.
+        changes: of the memory, counted. names, seedings: of the objects, by id.
         latest: number of the last frame and its labels; None where others came since.
         frame_time: seconds in the network for the last frame, and its objects.
     """
@@ -43,6 +44,8 @@ class Followed:
         self.segmenter = segmenter
         self._settings, self._clock, self._refused = settings, clock, refused
         self.names: dict[int, str] = {}
+        self.seedings: dict[int, Seeding] = {}
+        self._seeds = 0  # so far
         self.free_ids = FreeIds()
         self.changes = 0
         self.latest: tuple[int, NDArray[np.uint8]] | None = None
@@ -74,14 +77,29 @@ class Followed:
 
     def remove(self, object_id: int) -> None:
         self.segmenter.remove(object_id)
-        self.names.pop(object_id, None)
+        self._let_go([object_id])
         self.changes += 1
+
+    def note_seed(self, ids: Iterable[int], gone: Iterable[int]) -> None:
+        """These were seeded. gone: what gave way to them."""
+        self._let_go(gone)
+        self._seeds += 1
+        for number in ids:
+            first = self.seedings.get(number, Seeding(self._seeds)).first
+            self.seedings[number] = Seeding(first, self._seeds)
+        self.changes += 1
+        self.latest = None  # it does not show these
+
+    def _let_go(self, ids: Iterable[int]) -> None:
+        for number in ids:
+            self.names.pop(number, None)
+            self.seedings.pop(number, None)
 
     def forget(self) -> int:
         """Forgets all objects, and returns how many they were."""
         count = len(self.segmenter.ids)
         self.segmenter.reset()
-        self.names.clear()
+        self._let_go(list(self.seedings))
         self.free_ids.clear()
         self.latest = None
         self.changes += 1
@@ -93,9 +111,9 @@ class Followed:
 
     def restore(self, snapshot: Snapshot) -> int:
         """All objects give way to those of a snapshot; the number of changes then."""
-        self.names = self.segmenter.restore(snapshot)
-        self.latest = None
-        self.changes += 1
+        names = self.segmenter.restore(snapshot)
+        self.note_seed(self.segmenter.ids, list(self.seedings))
+        self.names = names
         return self.changes
 
     def state(self, objects: Sequence[TrackedObject]) -> SegmenterState:

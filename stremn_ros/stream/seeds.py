@@ -310,16 +310,13 @@ class Seeds:
 
     def _note_seeded(self, seed: SeedWork) -> None:
         followed = self._followed
-        if seed.options.replace:
-            followed.names.clear()
-        for old in seed.replaced:
-            followed.names.pop(old, None)
+        followed.note_seed(
+            seed.ids, list(followed.seedings) if seed.options.replace else seed.replaced
+        )
         for given, name in seed.names.items():
             used = seed.renamed.get(given, given)
             if used in seed.ids and (used == given or used not in followed.names):
                 followed.names[used] = name
-        followed.changes += 1
-        followed.latest = None  # it does not show these
 
     def _drop_removed(
         self, seed: SeedWork, ids: Sequence[int], drop: Callable[[int], None]

@@ -385,7 +385,8 @@ class SegmentCore(FrameCore):
             # Publish first, remember after: the mask need not wait for the memory.
             followed = self._followed
             names, needed = dict(followed.names), followed.segmenter.min_score
-            self._publish(Segmented(frame, rgb, result, names, needed))
+            seedings = dict(followed.seedings)
+            self._publish(Segmented(frame, rgb, result, names, needed, seedings=seedings))
             done = self._timing_of(frame, free_since, self._followed.frame_time[0])
         except Exception as error:
             problem = f"image not segmented: {describe_error(error)}"

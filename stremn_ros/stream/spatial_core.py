@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from stremn_ros.spatial import (
     SpatialSettings,
     SpatialTracker,
 )
-from stremn_ros.stream.answers import Known, Segmented
+from stremn_ros.stream.answers import Known, Seeding, Segmented
 from stremn_ros.stream.frame_core import describe_error
 from stremn_ros.stream.limited_log import Log
 from stremn_ros.stream.settings import Settings
@@ -107,6 +107,7 @@ class SpatialCore:
         self._pairing = DepthPairing(slop, depths=buffer, images=WAITING)
         self._tracker = SpatialTracker(self._measuring)
         self.known = Known()
+        self._seedings: Mapping[int, Seeding] = {}  # of the last image that was placed
         # everything below is guarded by the condition
         self._condition = threading.Condition()
         self._images: deque[Segmented] = deque(maxlen=IMAGES)
@@ -259,6 +260,10 @@ class SpatialCore:
     def _place(self, pair: Pair, oriented: bool) -> None:
         segmented: Segmented = pair.image
         result = segmented.result
+        for number, seeding in segmented.seedings.items():
+            if self._seedings.get(number, seeding) != seeding:
+                self._tracker.seeded(number)
+        self._seedings = segmented.seedings
         objects = self._tracker.update(
             result.labels,
             result.objects,
@@ -268,7 +273,7 @@ class SpatialCore:
             oriented=oriented,
         )
         frame = segmented.frame.message.header.frame_id
-        self.known = Known(frame, {item.id: item for item in objects})
+        self.known = Known(frame, {item.id: item for item in objects}, segmented.seedings)
         tracked = ObjectState.TRACKED.name
         reasons = [
             f"object {item.id} has no position: {item.reason}"
