@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from types import SimpleNamespace
@@ -597,6 +598,30 @@ def test_a_pose_puts_everything_into_the_fixed_frame() -> None:
     for wrong in (np.eye(3), 2 * np.eye(4), np.full((4, 4), np.nan), np.diag([1, 1, -1, 1.0])):
         with pytest.raises(InputError, match="pose"):
             plain.update(labels, tracked([1]), exact, CAMERA, int(rng.integers(9)), wrong)
+
+
+def test_boxes_are_as_exact_far_from_the_origin_of_the_fixed_frame() -> None:
+    depth, labels = render([box((0.1, 0.0, 1.0), (0.3, 0.2, 0.1), (0.4, -0.5, 0.3))])
+    near = SpatialTracker().update(labels, tracked([1]), depth, CAMERA, 0, np.eye(4))[0]
+    pose, place = np.eye(4), np.array([4e5, 5e6, 100.0])  # as UTM has it
+    pose[:3, 3] = place
+    far = SpatialTracker().update(labels, tracked([1]), depth, CAMERA, 0, pose)[0]
+    for one, two in ((near.box, far.box), (near.oriented_box, far.oriented_box)):
+        assert two.size == pytest.approx(one.size)
+        assert two.orientation == pytest.approx(one.orientation)
+        assert np.subtract(two.center, place) == pytest.approx(one.center, abs=1e-6)
+
+
+def test_pixels_that_are_infinitely_far_make_no_warning() -> None:
+    depth, labels = np.full(SIZE, 1.0, np.float32), np.ones(SIZE, np.uint8)
+    depth[::3], depth[1::3] = np.inf, 3e38
+    k = (1.0, 0.0, 80.0, 0.0, 1.0, 60.0, 0.0, 0.0, 1.0)  # rays along the axis, and steep ones
+    camera = Intrinsics(SIZE[1], SIZE[0], k)
+    tracker = SpatialTracker()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker.update(labels, tracked([1]), depth, camera, 0)
+        assert np.isfinite(tracker.cloud().xyz).all()
 
 
 # ---------------------------------------------------------------- motion

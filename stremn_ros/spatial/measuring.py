@@ -226,12 +226,13 @@ class Measurer:
         pixel = np.zeros((3, 2))
         pixel[0, 0], pixel[1, 1] = distance / camera.focal[0], distance / camera.focal[1]
         noise = self._noise(distance, spread, len(middle), pixel)
+        place = np.zeros(3)
         if pose is not None:
-            position = pose.rotation @ position + pose.place
+            position, place = pose.rotation @ position + pose.place, pose.place
             noise = pose.rotation @ noise @ pose.rotation.T
             pixel = pose.rotation @ pixel
+            # moved as boxes: float32 cannot tell points apart that are far from the frame's origin
             cloud = pose.rotation.astype(np.float32) @ cloud
-            cloud += pose.place.astype(np.float32)[:, None]
         self.used[part] |= keep & np.uint8(object_id)
         return Measurement(
             area,
@@ -241,8 +242,8 @@ class Measurer:
             noise,
             points,
             spread,
-            axis_aligned_box(cloud, settings.trim, pixel),
-            oriented_box(cloud, settings.trim, pixel) if oriented else None,
+            axis_aligned_box(cloud, settings.trim, pixel).moved(place),
+            oriented_box(cloud, settings.trim, pixel).moved(place) if oriented else None,
         )
 
     @staticmethod

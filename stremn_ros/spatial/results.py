@@ -25,6 +25,11 @@ class Box3D:
     size: Point
     orientation: Quaternion = UPRIGHT
 
+    def moved(self, by: NDArray[np.float64]) -> Box3D:
+        """The same box elsewhere. by: float64 [3] in meters."""
+        x, y, z = (float(value) for value in self.center + by)
+        return Box3D((x, y, z), self.size, self.orientation)
+
 
 @dataclass(frozen=True)
 class SpatialObject:

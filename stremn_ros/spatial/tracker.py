@@ -204,7 +204,8 @@ class SpatialTracker:
         shape = (used.shape[0], used.shape[1])
         part = (slice(top, top + shape[0]), slice(left, left + shape[1]))
         meters = in_meters(depth, np.empty(shape, np.float32))
-        across, down = (ray[part] * meters for ray in camera.rays)
+        with np.errstate(all="ignore"):  # of pixels that are infinitely far, which are not used
+            across, down = (ray[part] * meters for ray in camera.rays)
         label = used.astype(np.uint32).view(np.float32)
         return [across, down, meters, np.zeros(shape, np.float32), label]
 
