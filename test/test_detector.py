@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,8 +106,8 @@ def test_any_boxes_give_boxes_within_the_image(values):
 
 
 def test_messages_of_both_kinds_are_read():
-    def center(x, y):
-        return SimpleNamespace(position=SimpleNamespace(x=x, y=y))
+    def center(x, y, theta=0.0):
+        return SimpleNamespace(position=SimpleNamespace(x=x, y=y), theta=theta)
 
     def hypothesis(name, score):
         return SimpleNamespace(hypothesis=SimpleNamespace(class_id=name, score=score))
@@ -136,3 +137,18 @@ def test_messages_of_both_kinds_are_read():
     wanted = [Detection((10.0, 20.0, 30.0, 40.0), "cup", 0.6)]
     assert read_detections(vision) == wanted
     assert read_detections(yolo) == wanted
+    # a box that is turned: the upright one around it
+    for message in (vision, yolo):
+        message.detections[0].bbox.center.theta = math.pi / 2
+    for found in read_detections(vision) + read_detections(yolo):
+        assert found.box == pytest.approx((5.0, 25.0, 40.0, 30.0))
+    yolo.detections[0].bbox.center.theta = math.pi / 4
+    (found,) = read_detections(yolo)
+    side = 70 * math.sqrt(0.5)
+    assert found.box == pytest.approx((25 - side / 2, 40 - side / 2, side, side))
+    # a score that is none is not the highest
+    vision.detections[0].results.insert(0, hypothesis("nothing", math.nan))
+    assert read_detections(vision)[0].label == "cup"
+    for theta in (math.nan, math.inf):
+        yolo.detections[0].bbox.center.theta = theta
+        assert not Detector(Settings()).choose(read_detections(yolo), SIZE, state(), 0.0)

@@ -284,7 +284,13 @@ def test_the_rows_of_packages_that_have_no_wheels_make_their_messages(monkeypatc
     names = {item.child_frame_id: item for item in tf.transforms}
     assert set(names) == {"stremn_left_red_cup", "stremn_left_object_2"}
     assert names["stremn_left_red_cup"].header == message.header
-    (array_3d,) = sent["~/left/detections_3d"]
+    assert not Known(FRAME, found).unframed
+    message.header.frame_id = ""  # which every listener of /tf would refuse with an error
+    made.publish_in_space(Placed(segmented, pair, Known("", found), tracker))
+    assert len(sent["/tf"]) == 1
+    assert Known("", found).unframed
+    message.header.frame_id = FRAME
+    array_3d = sent["~/left/detections_3d"][0]
     assert [item.id for item in array_3d.detections] == ["1", "2"]
     # without the parameter nothing goes out on /tf, which belongs to all
     made = outputs.Outputs(fake, "~/", Settings(), {}, in_space=True)

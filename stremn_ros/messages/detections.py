@@ -6,6 +6,7 @@ vision_msgs (it has no wheels).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ class Detection:
     """What a detector found in an image.
 
     Attributes:
-        box: (x, y, width, height) in pixels of the image.
+        box: (x, y, width, height) in pixels of the image; upright, around one that is turned.
         label: the class.
         score: 0..1.
     """
@@ -42,7 +43,8 @@ def read_detections(message: Any) -> list[Detection]:
         if hasattr(item, "results"):  # vision_msgs
             best = max(
                 (each.hypothesis for each in item.results),
-                key=lambda each: each.score,
+                # a NaN would be above all that come after it
+                key=lambda each: each.score if math.isfinite(each.score) else -math.inf,
                 default=None,
             )
             if best is None:
@@ -52,9 +54,18 @@ def read_detections(message: Any) -> list[Detection]:
         else:  # yolo_msgs
             width, height = item.bbox.size.x, item.bbox.size.y
             label, score = item.class_name, item.score
+        width, height = _around(width, height, getattr(item.bbox.center, "theta", 0.0))
         box = (middle.x - width / 2, middle.y - height / 2, width, height)
         found.append(Detection(box, str(label), score))
     return found
+
+
+def _around(width: float, height: float, theta: float) -> tuple[float, float]:
+    """Sides of the upright box around one that is turned by theta, in radians."""
+    if not math.isfinite(theta):
+        return math.nan, math.nan
+    cosine, sine = abs(math.cos(theta)), abs(math.sin(theta))
+    return width * cosine + height * sine, width * sine + height * cosine
 
 
 def detector_types() -> dict[str, Any]:

@@ -254,7 +254,7 @@ class FrameNames:
     def of(self, ids: Iterable[int], names: Mapping[int, str]) -> dict[int, str]:
         """By id. ids: all objects that are followed; names: of those that have one."""
         wanted = {
-            number: frame_name(self._prefix, names.get(number, "") or f"object_{number}")
+            number: frame_name(self._prefix, names.get(number, ""), f"object_{number}")
             for number in ids
         }
         self._frames = {
@@ -271,9 +271,16 @@ class FrameNames:
         return {number: child for number, (_, child) in self._frames.items()}
 
 
-def frame_name(prefix: str, name: str) -> str:
-    """A frame_id of a node's name and an object's: letters, digits and underscores only."""
-    return "_".join(re.sub(r"\W+", "_", part, flags=re.ASCII).strip("_") for part in (prefix, name))
+def frame_name(prefix: str, name: str, otherwise: str) -> str:
+    """A frame_id of a node's name and an object's: letters, digits and underscores only.
+
+    otherwise: instead of a name that has none of these.
+    """
+
+    def plain(text: str) -> str:
+        return re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
+
+    return f"{plain(prefix)}_{plain(name) or otherwise}"
 
 
 def to_pose(pose: Any, header: Any, item: Any) -> Any | None:

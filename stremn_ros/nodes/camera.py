@@ -58,6 +58,10 @@ NO_TF = (
     "publish_tf is true, but tf2_msgs is not installed, so no transforms are published: "
     "sudo apt install ros-$ROS_DISTRO-tf2-msgs"
 )
+NO_FRAME = (
+    "publish_tf is true, but the images have no frame (header.frame_id is empty), so no transforms "
+    "are published: have the camera's driver set it"
+)
 
 
 class Camera:
@@ -287,6 +291,8 @@ class Camera:
             in_space = space.text()
         if self._values["publish_tf"] and TRANSFORM_TYPES is None:
             problems.append(NO_TF)
+        elif self._values["publish_tf"] and space is not None and space.known.unframed:
+            problems.append(NO_FRAME)
         return core.report(self._images.hint, last, problems, no_time_yet(self._node), in_space)
 
     def _on_image(self, message: Any, publisher: Any, sequence: int | None) -> None:

@@ -180,6 +180,8 @@ def _detections_3d(placed: Placed, _: Making) -> Any:
 
 def _transforms(placed: Placed, making: Making) -> Any:
     assert TRANSFORM_TYPES is not None  # else the row has no publisher
+    if not _header(placed).frame_id:  # every listener would log an error for each
+        return None
     names = placed.segmented.names
     return spatial.to_transforms(
         TRANSFORM_TYPES, _header(placed), placed.objects, names, making.frames

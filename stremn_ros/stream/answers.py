@@ -40,6 +40,11 @@ class Known:
     objects: Mapping[int, SpatialObject] = field(default_factory=dict)
     seedings: Mapping[int, Seeding] = field(default_factory=dict)
 
+    @property
+    def unframed(self) -> bool:
+        """There are objects, in an image that does not name its frame."""
+        return bool(self.objects) and not self.frame
+
     def of(
         self, object_id: int, stamp: int, seeding: Seeding | None = None
     ) -> SpatialObject | None:
