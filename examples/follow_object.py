@@ -24,6 +24,7 @@ from typing import Any
 
 import rclpy
 from geometry_msgs.msg import Twist, TwistStamped
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
@@ -69,12 +70,12 @@ class FollowObject(Node):
 
     def __init__(self) -> None:
         super().__init__("follow_object")
-        self._topic = str(self.declare_parameter("objects_topic", "/stremn/objects").value)
-        self._stamped = bool(self.declare_parameter("stamped", False).value)
-        self._id = int(self.declare_parameter("object_id", 1).value or 0)
+        self._topic: str = self._given("objects_topic", "/stremn/objects")
+        self._stamped: bool = self._given("stamped", False)
+        self._id: int = self._given("object_id", 1)
         self._limits: dict[str, float] = {}
         for name, (default, low, high) in PARAMETERS.items():
-            value = float(self.declare_parameter(name, default).value)
+            value: float = self._given(name, default)
             if not low <= value <= high:
                 raise SystemExit(f"follow_object: {name} is {value:g}; it must be {low} to {high}")
             self._limits[name] = value
@@ -98,6 +99,18 @@ class FollowObject(Node):
             self._on_timer,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
+
+    def _given(self, name: str, default: Any) -> Any:
+        """A parameter's value; it may not change later, as it is read only now."""
+        # the type is left to this, as `-p distance:=1` is an integer to ROS
+        said = ParameterDescriptor(dynamic_typing=True, read_only=True)
+        value = self.declare_parameter(name, default, said).value
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default):
+            kind = type(default).__name__
+            raise SystemExit(f"follow_object: {name} is {value!r}; it must be of type {kind}")
+        return value
 
     def _on_objects(self, message: ObjectArray) -> None:
         self._heard = time.monotonic()
