@@ -134,11 +134,14 @@ def test_the_smaller_of_two_objects_is_in_front_and_the_picture_ends() -> None:
     assert np.count_nonzero(ahead) < np.count_nonzero(labels)
 
 
-def segmented(labels: np.ndarray, stamp: int, arrival: float = 0.0, seed: int = 1) -> Segmented:
-    frame = SimpleNamespace(stamp=stamp, arrival=arrival)
+def segmented(
+    labels: np.ndarray, stamp: int, arrival: float = 0.0, seed: int = 1, camera: str = "camera"
+) -> Segmented:
+    message = SimpleNamespace(header=SimpleNamespace(frame_id=camera))
+    frame = SimpleNamespace(stamp=stamp, arrival=arrival, message=message)
     result = SegmentResult(labels, found(labels, 1))
     seedings = {1: Seeding(1, seed)}
-    rgb = np.zeros((*SIZE, 3), np.uint8)
+    rgb = np.zeros((*labels.shape, 3), np.uint8)
     return Segmented(frame, rgb, result, {}, seedings=seedings)  # type: ignore[arg-type]
 
 
@@ -157,6 +160,20 @@ def test_an_object_that_was_seeded_elsewhere_has_no_motion_of_before() -> None:
     for step in range(5, 8):
         ahead(step, 200.0 + 2 * (step - 4), 2)
     assert ahead(8, 208.0, 3) > 212.0  # seeded again where it is: it moves on
+
+
+@pytest.mark.parametrize("change", ["camera", "size"])
+def test_images_of_another_camera_or_size_have_no_motion_of_before(change: str) -> None:
+    masks = MasksAhead()
+    for step in range(3):
+        masks.of(segmented(disc(60.0, 60.0), SECOND + step * SECOND // 30), 0.3, 0)
+    labels, camera = (disc(180.0, 60.0), "other")
+    if change == "size":
+        labels = np.repeat(np.repeat(disc(60.0, 60.0), 2, axis=0), 2, axis=1)
+        camera = "camera"
+    it = segmented(labels, SECOND + 3 * SECOND // 30, camera=camera)
+    now = it.result.objects[0].centroid
+    assert masks.of(it, 0.3, 0).objects[0].centroid == pytest.approx(now, abs=0.6)
 
 
 def test_the_time_ahead_is_the_age_that_masks_have() -> None:

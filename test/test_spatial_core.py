@@ -29,9 +29,9 @@ def wait_for(condition, timeout=60.0):
         time.sleep(0.01)
 
 
-def header(stamp):
+def header(stamp, frame="camera"):
     parts = SimpleNamespace(sec=stamp // SECOND, nanosec=stamp % SECOND)
-    return SimpleNamespace(stamp=parts, frame_id="camera")
+    return SimpleNamespace(stamp=parts, frame_id=frame)
 
 
 class Rig:
@@ -63,7 +63,7 @@ class Rig:
             raise self.fail
         self.published.append(placed.segmented.frame.number)
 
-    def image(self, stamp=None, labels=None, seedings=None):
+    def image(self, stamp=None, labels=None, seedings=None, frame_id="camera"):
         self.number += 1
         stamp = self.number * SECOND if stamp is None else stamp
         frame, truth = scene(0)
@@ -71,7 +71,7 @@ class Rig:
             TrackedObject(number, ObjectState.TRACKED, 0.9, 100, (0, 0, 9, 9), (4.0, 4.0))
             for number in (DISC, SQUARE)
         ]
-        message = SimpleNamespace(header=header(stamp))
+        message = SimpleNamespace(header=header(stamp, frame_id))
         result = SegmentResult(truth if labels is None else labels, found)
         taken = Frame(message, self.number, stamp, 0.0)
         self.core.put(Segmented(taken, frame, result, {}, seedings=seedings or {}))
@@ -123,8 +123,8 @@ def test_an_id_that_was_given_to_another_object_does_not_bring_the_place_of_the_
     rig.listen()
     start = SECOND * 100
 
-    def place(step, labels, seeding):
-        number = rig.image(start + step * SECOND // 30, labels, {DISC: seeding})
+    def place(step, labels, seeding, frame="camera"):
+        number = rig.image(start + step * SECOND // 30, labels, {DISC: seeding}, frame)
         rig.depth(start + step * SECOND // 30)
         wait_for(lambda: number in rig.published)
         return rig.core.known
@@ -143,6 +143,9 @@ def test_an_id_that_was_given_to_another_object_does_not_bring_the_place_of_the_
     assert found.position[0] == pytest.approx(40 / 150, abs=0.01)
     found = place(6, left, Seeding(3, 4)).objects[DISC]  # seeded again, elsewhere
     assert found.position[0] == pytest.approx(-40 / 150, abs=0.01)
+    found = place(7, right, Seeding(3, 4), "another").objects[DISC]  # of another camera's images
+    assert found.position[0] == pytest.approx(40 / 150, abs=0.01)
+    assert found.velocity is None
 
 
 def test_the_newest_wins_and_nothing_piles_up(rig):
@@ -210,6 +213,9 @@ def test_a_camera_that_cannot_be_listened_to_does_not_hold_up_the_end():
     rig = Rig(listen=listen)
     rig.image()
     wait_for(lambda: any("no such topic" in text for text in rig.said))
+    rig.core._error_time = -1e9  # also when that was long ago: nothing else is the reason
+    (problem,) = rig.core.problems()
+    assert problem == "depth on depth: RuntimeError: no such topic"
     rig.core.close()
     assert not rig.core._thread.is_alive()
 

@@ -41,6 +41,7 @@ class MasksAhead:
 
     def __init__(self) -> None:
         self._motion = MaskMotion()
+        self._view: tuple[str, tuple[int, ...]] = "", ()  # frame_id and size of the last image
         self._ages: deque[float] = deque(maxlen=_AGES)
         self._last: tuple[Segmented, Ahead] | None = None
         self._seedings: Mapping[int, Seeding] = {}  # of the last frame
@@ -57,6 +58,9 @@ class MasksAhead:
             return self._last[1]
         frame, result = segmented.frame, segmented.result
         taken = frame.stamp / NANOSECONDS if frame.stamp else frame.arrival
+        view = frame.message.header.frame_id, result.labels.shape
+        if view != self._view:  # what moved was in other coordinates
+            self._motion, self._view = MaskMotion(), view
         for found in result.objects:
             seeding = segmented.seedings.get(found.id)
             if self._seedings.get(found.id, seeding) != seeding:

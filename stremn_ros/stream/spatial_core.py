@@ -118,6 +118,7 @@ class SpatialCore:
         self._busy = False
         self._closing = False
         self._listening = False
+        self._deaf = ""  # why it could not begin to listen
         self._began = 0.0  # to listen
         self._depth_came = 0.0  # the last time, or it began to listen
         self._passed_over = 0
@@ -238,7 +239,12 @@ class SpatialCore:
             with self._condition:
                 self._began = self._depth_came = self._clock()
                 self._listening = True
-            self._listen(True)
+            try:
+                self._listen(True)
+            except Exception as error:
+                with self._condition:
+                    self._deaf = describe_error(error)
+                raise
             return
         try:
             self._listen(False)
@@ -248,7 +254,7 @@ class SpatialCore:
                 self._depths.clear()
                 self._images.clear()
                 self._info = None
-                self._reasons, self._error = [], ""
+                self._reasons, self._error, self._deaf = [], "", ""
                 self._condition.notify_all()
 
     def _take_info(self, info: Any) -> None:
@@ -260,6 +266,9 @@ class SpatialCore:
     def _place(self, pair: Pair, oriented: bool) -> None:
         segmented: Segmented = pair.image
         result = segmented.result
+        frame = segmented.frame.message.header.frame_id
+        if frame != self.known.frame:  # another camera: the motion so far is in its coordinates
+            self._tracker.reset()
         for number, seeding in segmented.seedings.items():
             if self._seedings.get(number, seeding) != seeding:
                 self._tracker.seeded(number)
@@ -272,7 +281,6 @@ class SpatialCore:
             segmented.frame.stamp,
             oriented=oriented,
         )
-        frame = segmented.frame.message.header.frame_id
         self.known = Known(frame, {item.id: item for item in objects}, segmented.seedings)
         tracked = ObjectState.TRACKED.name
         reasons = [
@@ -299,6 +307,8 @@ class SpatialCore:
         with self._condition:
             if not self._listening:
                 return []
+            if self._deaf:
+                return [f"depth on {self._topic}: {self._deaf}"]
             now, patience = self._clock(), self._settings.frame_timeout
             begun = now - self._began > patience
             silent = now - self._depth_came
