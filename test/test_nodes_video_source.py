@@ -10,11 +10,22 @@ import cv2
 import numpy as np
 import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_helpers import TIMEOUT, NodeProcess, Peer, to_stamp, wait_for
+from ros_helpers import (
+    SECOND,
+    TIMEOUT,
+    NodeProcess,
+    Peer,
+    own_node,
+    to_stamp,
+    to_time,
+    wait_for,
+)
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
 from stremn_ros.imaging.video import VideoWriter, open_frames
 from stremn_ros.messages import image_read
+from stremn_ros.nodes.video_source_node import VideoSource
 
 COUNT, HEIGHT, WIDTH = 12, 46, 62
 NODE = "/video_source"
@@ -129,6 +140,37 @@ def test_other_encodings_and_scales(viewer, play, images, encoding):
         assert difference == 0 if encoding == "bgr8" else difference < 15
 
 
+def test_a_simulated_clock_that_stands_still_is_told(viewer, play, images):
+    node = play(images, use_sim_time=True, wait_for_subscribers=0)
+    wait_for(lambda: "nothing has published a time on /clock" in node.log, "the reason")
+    assert not viewer.images
+    clock = viewer.node.create_publisher(Clock, "/clock", 10)
+    now = 50.0
+
+    def tick():
+        nonlocal now
+        now += 0.01
+        clock.publish(Clock(clock=to_time(round(now * SECOND))))
+        return len(viewer.images) >= COUNT
+
+    wait_for(tick, "all images", every=0.01)
+    assert all(
+        50 * SECOND < to_stamp(each.header.stamp) < now * SECOND + 1 for each in viewer.images
+    )
+
+
+def test_progress_counts_to_the_last_image(images, capfd):
+    with own_node(f"path:={images}", kind=VideoSource) as node:
+        for published, says in ((1, "1/12 frames (8 %)"), (12, "12/12 frames (100 %)")):
+            node.published, node._last_progress = published, -1e9
+            node._progress()
+            assert f"published {says}" in capfd.readouterr().err
+        node._values["loop"] = True
+        node.published, node._last_progress = 13, -1e9
+        node._progress()
+        assert "published 1/12 frames of round 2" in capfd.readouterr().err
+
+
 def test_a_loop_goes_on_until_it_is_told_to_stop(viewer, play, images):
     node = play(images, loop=True, rate=5.0)
     assert viewer.set_parameter("rate", 200.0, NODE) == (True, "")
@@ -173,7 +215,7 @@ def test_what_cannot_be_played_is_told_and_ends_with_1(tmp_path, play, images, v
         ({"path": ""}, "parameter path is empty: give a video file or a folder of images"),
         ({"path": str(tmp_path / "empty")}, "no images in this folder"),
         ({"path": str(tmp_path / "text.mp4")}, "cannot be opened as a video"),
-        ({"path": str(images), "start_frame": 50}, "12 frames, none of them in 50"),
+        ({"path": str(images), "start_frame": 50}, "12 frames, none of them in 50 to the end"),
         ({"path": str(images), "start_frame": 5, "end_frame": 4}, "0 <= start < end"),
         ({"path": str(images), "rate": -5.0}, "rate is -5.0, the range is 0 to 1000"),
         ({"path": str(images), "encoding": "gif"}, "encoding is 'gif', it is one of: rgb8"),

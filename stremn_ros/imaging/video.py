@@ -254,7 +254,7 @@ class Frames:
             total = len(files)
             self._files = files[start:end]
             if not self._files:
-                raise InputError(f"{path}: has {total} frames, none of them in {start} to {end}")
+                raise InputError(f"{path}: has {total} frames, {_none(start, end)}")
             first, native = self._first_readable(self._files)
             self._look_at_orientation(first)
             self.count = len(self._files)
@@ -313,9 +313,7 @@ class Frames:
         if 0.001 <= mean <= 1000.0 and not (known and abs(mean - header) <= _RATES_DIFFER * header):
             self.fps = mean
         if packets and self._start >= packets:
-            raise InputError(
-                f"{self.path}: has {packets} frames, none of them in {self._start} to {self._end}"
-            )
+            raise InputError(f"{self.path}: has {packets} frames, {_none(self._start, self._end)}")
         return frame.shape[:2], packets or self._stated
 
     @contextlib.contextmanager
@@ -440,6 +438,10 @@ def open_frames(
     if not path.is_dir() and path.suffix.lower() in IMAGE_SUFFIXES:
         raise InputError(f"{path}: is a single image; a video or a folder of images is needed")
     return Frames(path, int(start), None if end is None else int(end), size, folder_fps)
+
+
+def _none(start: int, end: int | None) -> str:
+    return f"none of them in {start} to {'the end' if end is None else end}"
 
 
 def fitting_rate(fps: float) -> float:

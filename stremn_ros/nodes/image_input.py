@@ -195,7 +195,7 @@ def policy_name(info: Any) -> str:
     return str(qos_policy_name_from_kind(info.last_policy_kind)).lower()
 
 
-def no_time_yet(node: LifecycleNode) -> bool:
+def no_time_yet(node: Node) -> bool:
     """The node's clock is simulated and has not received the time."""
     clock = node.get_clock()
     simulated = getattr(clock, "ros_time_is_active", False)

@@ -16,6 +16,7 @@ import numpy as np
 import rclpy
 from numpy.typing import NDArray
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -27,6 +28,7 @@ from stremn_ros.errors import InputError
 from stremn_ros.imaging.video import VideoCutShortError, open_frames
 from stremn_ros.messages import image_read, image_write
 from stremn_ros.nodes import entry, parameters
+from stremn_ros.nodes.image_input import no_time_yet
 
 PROGRESS_PERIOD = 2.0  # seconds between two lines of progress
 # Images that a reliable publisher keeps for subscribers that lag: at 30 Hz a third of a second.
@@ -88,7 +90,9 @@ class VideoSource(Node):
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._last_progress = time.monotonic()
         self._complete_since: float | None = None  # when all subscribers waited for were there
-        self._timer = self.create_timer(0.05, self._wait_for_subscribers)
+        # not the node's clock, which may be a simulated one that stands still
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = self.create_timer(0.05, self._wait_for_subscribers, clock=steady)
         rows, columns = self._frames.size
         self.get_logger().info(
             f"{values['path']}: {self._frames.count or 'some'} frames of {columns} x {rows} at "
@@ -144,6 +148,12 @@ class VideoSource(Node):
         self._timer = self.create_timer(1.0 / self.rate, self._publish)
 
     def _wait_for_subscribers(self) -> None:
+        if no_time_yet(self):
+            self._tell_waiting(
+                "use_sim_time is true, but nothing has published a time on /clock: start the "
+                "simulation, or set use_sim_time to false"
+            )
+            return
         wanted = self._values["wait_for_subscribers"]
         present = self._images.get_subscription_count()
         if present >= wanted:
@@ -154,11 +164,14 @@ class VideoSource(Node):
                 self._publish()
             return
         self._complete_since = None
+        self._tell_waiting(
+            f"waiting for subscribers of {self._images.topic_name}: {present} of {wanted}"
+        )
+
+    def _tell_waiting(self, text: str) -> None:
         if time.monotonic() - self._last_progress >= PROGRESS_PERIOD:
             self._last_progress = time.monotonic()
-            self.get_logger().info(
-                f"waiting for subscribers of {self._images.topic_name}: {present} of {wanted}"
-            )
+            self.get_logger().info(text)
 
     def _publish(self) -> None:
         try:
@@ -194,7 +207,8 @@ class VideoSource(Node):
         if now - self._last_progress >= PROGRESS_PERIOD:
             self._last_progress = now
             count = max(1, self._frames.count)
-            rounds, place = divmod(self.published, count)
+            rounds, place = divmod(self.published - 1, count)
+            place += 1
             loop = f" of round {rounds + 1}" if self._values["loop"] else ""
             self.get_logger().info(
                 f"published {place}/{count} frames{loop} ({100 * place // count} %) to "
