@@ -15,7 +15,7 @@ import pytest
 from geometry_msgs.msg import TransformStamped
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_helpers import image_message, own_node, segment_node, to_time, wait_for
+from ros_helpers import Peer, image_message, own_node, segment_node, to_time, wait_for
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from shapes import DISC, SQUARE, TINY_MODEL, scene
 from spatial_peer import AWAY, CAMERA, DEPTH, FRAME, SpatialPeer, measured, scene_depth
@@ -57,6 +57,34 @@ def test_a_publisher_whose_qos_does_not_fit_is_told(tmp_path):
             wait_for(said, "the diagnostics to tell")
             assert "set image_reliability to auto" in peer.told
         finally:
+            peer.close()
+
+
+def test_topics_of_another_type_are_told(tmp_path):
+    """Compressed images where raw ones are expected, and the other way round for depth."""
+    parameters = {"depth_topic": "/other_depth", "frame_timeout": 0.1}
+    with segment_node(tmp_path, parameters, remaps=["image:=/camera/compressed"]) as node:
+        peer, camera = SpatialPeer(), Peer("camera")
+        try:
+            wrong = peer.node.create_publisher(CompressedImage, "/camera/compressed", 1)
+            peer.node.create_publisher(CompressedImage, "/other_depth", 1)
+            peer.bring_up(node)
+            takes = "has sensor_msgs/msg/CompressedImage, and this node takes sensor_msgs/msg/Image"
+            wait_for(lambda: f"/camera/compressed {takes}" in peer.told, "the type of the images")
+            assert "set image_transport to compressed" in peer.told
+            # depth is subscribed to once an image came
+            peer.node.destroy_publisher(wrong)
+            images = camera.node.create_publisher(Image, "/camera/compressed", 1)
+
+            def said():
+                images.publish(image_message(scene(0)[0], time.time_ns()))
+                return f"/other_depth {takes}" in peer.told
+
+            wait_for(said, "the type of the depth images")
+            assert "ends in /compressedDepth" in peer.told
+            assert f"/camera/compressed {takes}" not in peer.told
+        finally:
+            camera.close()
             peer.close()
 
 

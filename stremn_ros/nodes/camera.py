@@ -287,13 +287,13 @@ class Camera:
         in_space = ""
         if space is not None and depth is not None:
             depth.look()
-            problems += space.problems(depth.hint)
+            problems += space.problems(depth.problem)
             in_space = space.text()
         if self._values["publish_tf"] and TRANSFORM_TYPES is None:
             problems.append(NO_TF)
         elif self._values["publish_tf"] and space is not None and space.known.unframed:
             problems.append(NO_FRAME)
-        return core.report(self._images.hint, last, problems, no_time_yet(self._node), in_space)
+        return core.report(self._images.problem, last, problems, no_time_yet(self._node), in_space)
 
     def _on_image(self, message: Any, publisher: Any, sequence: int | None) -> None:
         core = self._core

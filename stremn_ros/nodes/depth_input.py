@@ -53,6 +53,10 @@ class DepthInput(ImageInput):
         self._take_info = take_info
         self._info: Any = None
 
+    _type_remedy = (
+        "set depth_topic to one of depth images; the name of one with compressed images ends in "
+        "/compressedDepth"
+    )
     _queue = 5  # each may be that of an image, also where several come at once
 
     @property

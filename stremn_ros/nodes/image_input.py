@@ -60,6 +60,7 @@ class ImageInput:
 
     Attributes:
         hint: the QoS mismatch with a publisher, once there was one; else empty.
+        other_type: what its publishers send instead of images, as `look` found; else empty.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class ImageInput:
         self._asked = RELIABLE
         self._number = 0  # of the subscription
         self.hint = ""
+        self.other_type = ""
 
     _queue = 1  # messages that wait to be taken: the newest image wins
 
@@ -119,16 +121,39 @@ class ImageInput:
             if subscription is not None:
                 self._node.destroy_subscription(subscription)
 
+    @property
+    def problem(self) -> str:
+        """Why nothing can come; empty where nothing is known."""
+        return self.other_type or self.hint
+
     def look(self) -> None:
         """With auto: subscribes again where the publishers offer something else by now."""
-        if not self._auto:
-            return
         with self._lock:
             if self._subscription is None:
+                self.other_type = ""
+                return
+            self.other_type = self._type_mismatch()
+            if not self._auto:
                 return
             offered = offered_reliability(self._node, self.topic)
             if offered is not None and offered != self._asked:
                 self._ask_for(offered)
+
+    def _type_mismatch(self) -> str:
+        kind = "CompressedImage" if self._compressed else "Image"
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        types = {info.topic_type for info in publishers}
+        if not types or f"sensor_msgs/msg/{kind}" in types:
+            return ""
+        return (
+            f"{self.topic} has {', '.join(sorted(types))}, and this node takes "
+            f"sensor_msgs/msg/{kind} there: {self._type_remedy}"
+        )
+
+    _type_remedy = (
+        "name the topic of the raw images (without /compressed), and set image_transport to "
+        "compressed for compressed ones"
+    )
 
     def _ask_for(self, reliability: ReliabilityPolicy) -> None:
         name = "reliable" if reliability == RELIABLE else "best-effort"

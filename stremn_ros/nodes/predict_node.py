@@ -111,7 +111,7 @@ class Predictions:
         core = self._core
         if core is None:
             return None
-        return core.report(self._images.hint, no_time_yet(self._node))
+        return core.report(self._images.problem, no_time_yet(self._node))
 
     def _on_image(self, message: Any, publisher: Any, sequence: int | None) -> None:
         core = self._core
