@@ -306,18 +306,18 @@ def test_the_rows_of_packages_that_have_no_wheels_make_their_messages(monkeypatc
     )
     pair = Pair(segmented, 10**9, depth, 0.0, CAMERA, 10**9, FRAME)
     made = outputs.Outputs(fake, "~/left/", Settings(), {"publish_tf": True}, in_space=True)
-    made.publish_in_space(Placed(segmented, pair, Known(FRAME, found), tracker))
+    # every listener of /tf would log each transform without a frame, or with a stamp it has had
+    message.header.frame_id = ""
+    made.publish_in_space(Placed(segmented, pair, Known("", found), tracker))
+    message.header.frame_id = FRAME
+    for _ in range(2):
+        made.publish_in_space(Placed(segmented, pair, Known(FRAME, found), tracker))
+    assert (Known("", found).unframed, Known(FRAME, found).unframed) == (True, False)
     sent = {publisher.name: publisher.sent for _, publisher in made._in_space}
     (tf,) = sent["/tf"]
     names = {item.child_frame_id: item for item in tf.transforms}
     assert set(names) == {"stremn_left_red_cup", "stremn_left_object_2"}
     assert names["stremn_left_red_cup"].header == message.header
-    assert not Known(FRAME, found).unframed
-    message.header.frame_id = ""  # which every listener of /tf would refuse with an error
-    made.publish_in_space(Placed(segmented, pair, Known("", found), tracker))
-    assert len(sent["/tf"]) == 1
-    assert Known("", found).unframed
-    message.header.frame_id = FRAME
     array_3d = sent["~/left/detections_3d"][0]
     assert [item.id for item in array_3d.detections] == ["1", "2"]
     # without the parameter nothing goes out on /tf, which belongs to all

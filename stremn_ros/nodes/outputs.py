@@ -59,7 +59,7 @@ class Making:
     Attributes:
         settings: of the node. frames: the names of TF frames. markers: it keeps which were sent.
         depth: written to by the outputs that are depth images. clock: the node's. ahead: masks for
-            a later time than their image's.
+            a later time than their image's. transformed: stamp of the last transforms.
     """
 
     settings: Settings
@@ -68,6 +68,7 @@ class Making:
     ahead: MasksAhead = field(default_factory=MasksAhead)
     markers: spatial.MarkerBuilder = field(default_factory=spatial.MarkerBuilder)
     depth: NDArray[Any] | None = None
+    transformed: int = 0
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,13 @@ def _detections_3d(placed: Placed, _: Making) -> Any:
 
 def _transforms(placed: Placed, making: Making) -> Any:
     assert TRANSFORM_TYPES is not None  # else the row has no publisher
-    if not _header(placed).frame_id:  # every listener would log an error for each
+    header, stamp = _header(placed), placed.segmented.frame.stamp
+    # every listener would log each that has no frame, or a stamp for the second time
+    if not header.frame_id or stamp == making.transformed:
         return None
+    making.transformed = stamp
     names = placed.segmented.names
-    return spatial.to_transforms(
-        TRANSFORM_TYPES, _header(placed), placed.objects, names, making.frames
-    )
+    return spatial.to_transforms(TRANSFORM_TYPES, header, placed.objects, names, making.frames)
 
 
 def _follow_pose(placed: Placed, making: Making) -> PoseStamped | None:
