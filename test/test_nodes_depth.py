@@ -14,6 +14,7 @@ import cv2
 import pytest
 from geometry_msgs.msg import TransformStamped
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_helpers import Peer, image_message, own_node, segment_node, to_time, wait_for
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
@@ -86,6 +87,25 @@ def test_topics_of_another_type_are_told(tmp_path):
         finally:
             camera.close()
             peer.close()
+
+
+def test_what_needs_a_depth_camera_says_so_without_one():
+    given = (f"model:={TINY_MODEL}", "click_model:=''")
+    says = "no object has a position without a depth camera: set depth_topic"
+    with own_node(*given, "publish_tf:=true", "follow_id:=3") as node:
+        node.trigger_configure()
+        node.trigger_activate()
+        (camera,) = node._cameras
+        report = camera.report()
+        assert f"publish_tf and follow_id: {says}" in report.message + report.values["also"]
+        node.set_parameters([Parameter("follow_id", value=0)])
+        report = camera.report()
+        assert f"publish_tf: {says}" in report.message + report.values["also"]
+    with own_node(*given) as node:
+        node.trigger_configure()
+        node.trigger_activate()
+        report = node._cameras[0].report()
+        assert says not in report.message + report.values["also"]
 
 
 def test_nothing_is_done_while_nobody_wants_it(tmp_path):

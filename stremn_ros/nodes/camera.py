@@ -293,6 +293,13 @@ class Camera:
             problems.append(NO_TF)
         elif self._values["publish_tf"] and space is not None and space.known.unframed:
             problems.append(NO_FRAME)
+        if not self._values["depth_topic"]:
+            idle = [name for name in ("publish_tf", "follow_id") if self._values[name]]
+            if idle:
+                problems.append(
+                    f"{' and '.join(idle)}: no object has a position without a depth camera: set "
+                    "depth_topic"
+                )
         return core.report(self._images.problem, last, problems, no_time_yet(self._node), in_space)
 
     def _on_image(self, message: Any, publisher: Any, sequence: int | None) -> None:
