@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from types import SimpleNamespace
@@ -782,6 +783,24 @@ def test_the_report_gives_figures_and_reasons(rig):
     assert rig.core.report("reliability differs").message == "reliability differs"
     rig.core.settings.frame_timeout = 1e6
     assert rig.core.report("reliability differs").message.startswith("lost object")
+
+
+@pytest.mark.parametrize("rate", [5, 90, 300])
+def test_the_rate_of_a_fast_camera_is_its_own(rate):
+    now = 100.0
+    fast = Rig(clock=lambda: now)
+    fast.core.enable(False)
+    try:
+        image = message(picture())
+        for step in range(12 * rate):
+            now = 100.0 + step / rate
+            fast.core.on_frame(image, "camera", 2 * step)  # half of them is lost
+        report = fast.core.report()
+    finally:
+        fast.core.close()
+    assert float(report.values["input rate [Hz]"]) == pytest.approx(rate, rel=0.03)
+    lost, all_of_them = re.search(r"(\d+) of the last (\d+) images", report.message).groups()
+    assert int(lost) / int(all_of_them) == pytest.approx(0.5, abs=0.02)
 
 
 def test_frames_lost_on_the_way_are_counted_for_each_publisher(rig):

@@ -248,7 +248,7 @@ class FrameCore:
     def _input_status(self, hint: str, no_clock: bool) -> InputStatus:
         """The condition is held."""
         now, frames = self._clock(), self._frames
-        recent = now - WINDOW_SECONDS
+        recent = max(now - WINDOW_SECONDS, self._records_begin())
         last = frames.arrivals[-1] if frames.arrivals else frames.started
         return InputStatus(
             topic=self.topic,
@@ -256,7 +256,7 @@ class FrameCore:
             settings=self._intake_settings,
             counters=Counters(**vars(frames.counters)),
             active=self._active,
-            window=min(WINDOW_SECONDS, max(now - frames.started, 1e-3)),
+            window=max(now - max(recent, frames.started), 1e-3),
             since=now - last,
             arrivals=sum(when > recent for when in frames.arrivals),
             drops=sum(when > recent for when in frames.drops),
@@ -269,6 +269,21 @@ class FrameCore:
             no_clock=no_clock,
             hint=hint,
         )
+
+    def _records_begin(self) -> float:
+        """The time since which nothing is missing: many images a second fill a record sooner."""
+        frames = self._frames
+        full = [
+            records[0]
+            for records in (frames.arrivals, frames.drops, frames.outdated)
+            if len(records) == records.maxlen
+        ]
+        full += [
+            pairs[0][0] for pairs in (frames.late, frames.losses) if len(pairs) == pairs.maxlen
+        ]
+        if len(self._done) == self._done.maxlen:
+            full.append(self._done[0].when)
+        return max(full, default=-math.inf)
 
     def _note_error(self, text: str, key: str) -> None:
         self._last_error = text
