@@ -29,7 +29,7 @@ from stremn_ros.errors import InputError, ModelError
 from stremn_ros.messages.image_read import decode_rgb
 from stremn_ros.stream import commands, segment_core
 from stremn_ros.stream import diagnosis as reports
-from stremn_ros.stream.limited_log import LimitedLog
+from stremn_ros.stream.limited_log import MOST_KEYS, LimitedLog, alike
 from stremn_ros.stream.seed_requests import OnOverlap
 from stremn_ros.stream.settings import Settings
 
@@ -871,6 +871,26 @@ def test_the_log_is_limited_per_key():
     now[0] = 6.0
     log("error", "image", "bad")
     assert lines[-1] == "bad (and 9 more like it in the last 6 s)"
+    for number in range(3 * MOST_KEYS):
+        log("error", f"key {number}", "another")
+    assert len(log._last) == MOST_KEYS
+
+
+def test_refusals_that_differ_in_values_alone_are_one_kind(rig):
+    """A detector with another clock, at 100 Hz for an hour."""
+    rig.send(picture(), 5 * SECOND)
+    rng = np.random.default_rng(0)
+    calls = {
+        "stamp": lambda n: rig.core.seed_mask(mask_message(masks(), 7 * n + 1), strict=True),
+        "id": lambda n: rig.core.remove(n * 7919),
+        "point": lambda n: rig.core.seed_object(0, inside=[tuple(rng.uniform(-99, -1, 2))]),
+        "far": lambda n: rig.core.seed_object(0, inside=[((np.nan, 1e30, -5.0)[n % 3], n)]),
+    }
+    for name, call in calls.items():
+        messages = [call(number).message for number in range(20)]
+        assert len(set(messages)) > 2
+        assert len({alike(text) for text in messages}) == 1, name
+    assert len({alike(call(1).message) for call in calls.values()}) == 3
 
 
 odd_images = st.fixed_dictionaries(

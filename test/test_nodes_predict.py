@@ -24,6 +24,7 @@ from stremn_interfaces.msg import PredictionError
 from stremn_ros.messages import image_read
 from stremn_ros.predictor import Predictor, confidence
 from stremn_ros.stream.diagnosis import OK, WARN
+from stremn_ros.stream.limited_log import LimitedLog
 from stremn_ros.stream.predict_core import PredictCore, PredictSettings
 
 NODE = "/stremn_predict"
@@ -106,6 +107,15 @@ def test_what_breaks_the_movement_is_told_and_forgotten(stream, step, rows, reas
         result = stream.send(frame[:rows])
     assert result.image.shape == (rows, 64, 3)
     assert stream.core.report().level == OK
+
+
+def test_two_cameras_on_one_topic_do_not_fill_the_log(stream):
+    lines = []
+    stream.core._log = LimitedLog(lambda severity, text: lines.append(text))
+    for frame in moving_frames(9):
+        stream.send(frame)
+        stream.send(frame[:48])
+    assert sum("starts again: the images were" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("outlier", [-60, -5, 5, 60])

@@ -42,7 +42,7 @@ from stremn_ros.segmenter import Segmenter
 from stremn_ros.stream.answers import Answer, Segmented
 from stremn_ros.stream.autosave import Snapshots
 from stremn_ros.stream.diagnosis import Report
-from stremn_ros.stream.limited_log import LimitedLog
+from stremn_ros.stream.limited_log import LimitedLog, alike
 from stremn_ros.stream.segment_core import SegmentCore
 from stremn_ros.stream.settings import Settings
 from stremn_ros.stream.spatial_core import SpatialCore
@@ -337,7 +337,7 @@ class Camera:
         if answer.success:
             self._write_log("info", answer.message)
         else:  # a program may call wrongly a hundred times a second
-            self._log("warning", f"refused: {answer.message[:40]}", answer.message)
+            self._log("warning", f"refused: {alike(answer.message)}", answer.message)
 
     def _answer(self, response: Any, work: Callable[[SegmentCore], Answer]) -> Answer:
         """Runs a service on the core and fills what all responses share."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -11,8 +12,20 @@ Log = Callable[[str, str, str], None]
 may be held back; an empty key never is."""
 
 
+MOST_KEYS = 256
+_VALUES = re.compile(r"'[^']*'?|\"[^\"]*\"?|[-+]?\d[\d.e+-]*|\b(nan|inf)\b")
+
+
+def alike(text: str) -> str:
+    """A key that texts share which differ in their numbers and quoted words alone."""
+    return _VALUES.sub("", text[:400])[:40]
+
+
 class LimitedLog:
-    """Passes a text on once in `period` seconds for each key, and says how many it held back."""
+    """Passes a text on once in `period` seconds for each key, and says how many it held back.
+
+    Of more than `MOST_KEYS` keys, the oldest are forgotten.
+    """
 
     def __init__(
         self,
@@ -34,7 +47,10 @@ class LimitedLog:
                 if now - before < self.period:
                     self._last[key] = (before, held + 1)
                     return
+                self._last.pop(key, None)  # so that it is the newest
                 self._last[key] = (now, 0)
+                if len(self._last) > MOST_KEYS:
+                    del self._last[next(iter(self._last))]
             if held:
                 text += f" (and {held} more like it in the last {now - before:.0f} s)"
         self._write(severity, text)

@@ -179,7 +179,7 @@ class PredictCore(FrameCore):
             predictor.reset()
             self._steps.clear()
             self._since = reason
-            self._log("warning", "", f"starts again: {reason}")
+            self._log("warning", "again", f"starts again: {reason}")
         source = 0 if reason else self._last_stamp
         if source and frame.stamp > source:
             self._steps.append(frame.stamp - source)
