@@ -740,6 +740,18 @@ def test_an_object_that_was_seeded_elsewhere_is_there_at_once() -> None:
         tracker.seeded(256)
 
 
+def test_another_calibration_counts_from_its_first_image_on() -> None:
+    tracker = SpatialTracker()
+    labels, depth, _ = flat(0.5)
+    for step in range(10):
+        tracker.update(labels, tracked([1]), depth, small_camera(120, 160, 100.0), step * FRAME)
+    found = tracker.update(labels, tracked([1]), depth, small_camera(120, 160, 200.0), 10 * FRAME)[
+        0
+    ]
+    assert not found.predicted
+    assert found.position[0] == pytest.approx(0.25, abs=0.01)
+
+
 def test_stamps_that_stand_still_or_go_back() -> None:
     tracker = SpatialTracker()
     labels, depth, camera = flat(0.0)

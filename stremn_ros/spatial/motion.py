@@ -52,9 +52,11 @@ class MotionFilters:
         self._count[chosen] = 0
         self._rejected[chosen] = 0
 
-    def doubt(self, object_id: int) -> None:
-        """The next measurement is no outlier: where it does not fit, the object begins anew."""
-        self._rejected[object_id] = self.outliers
+    def doubt(self, object_id: int | None = None) -> None:
+        """The next measurement of an object, or of all, is no outlier: where it does not fit, the
+        object begins anew."""
+        chosen = slice(None) if object_id is None else object_id
+        self._rejected[chosen] = self.outliers
 
     def keep_only(self, ids: set[int]) -> None:
         """Forgets the objects that are not followed any more."""

@@ -219,6 +219,8 @@ class SpatialTracker:
             return self._cameras[1]
         if wrong := mismatched(intrinsics, (rows, columns)):
             raise InputError(wrong)
+        if self._cameras is not None and self._cameras[0] != intrinsics:
+            self._filters.doubt()  # positions may jump by what the calibration corrects
         self._cameras = intrinsics, intrinsics.scaled(columns, rows)
         return self._cameras[1]
 
