@@ -162,6 +162,19 @@ def test_markers_show_box_name_and_velocity() -> None:
     assert (end.x, end.y, end.z) == pytest.approx((0.25, 0.2, 1.3))
 
 
+@pytest.mark.parametrize(("between", "lifetime"), [(0.05, 1.0), (1.25, 3.75), (60.0, 10.0)])
+def test_markers_last_until_the_next_message_of_a_slow_node(between, lifetime) -> None:
+    now = 5.0
+    builder = spatial.MarkerBuilder(clock=lambda: now)
+    for _ in range(3):
+        now += between
+        message = builder.build(marker_types(), header(), [item(1)], {})
+    for marker in message.markers:
+        assert marker.lifetime.sec + marker.lifetime.nanosec * 1e-9 == pytest.approx(lifetime)
+    kept = spatial.MarkerBuilder(lifetime=0.0).build(marker_types(), header(), [item(1)], {})
+    assert kept.markers[0].lifetime.sec == kept.markers[0].lifetime.nanosec == 0
+
+
 def test_markers_of_what_is_gone_are_deleted_once() -> None:
     types = marker_types()
     builder = spatial.MarkerBuilder()

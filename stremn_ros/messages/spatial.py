@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import array
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ _ADD, _DELETE = 0, 2
 _BOX, _NAME, _VELOCITY = "box", "name", "velocity"
 _SLOWEST = 0.02  # m/s; below it an arrow would show noise
 _THINNEST = 0.001  # m; rviz draws nothing of a box with an edge of 0
+_LONGEST = 10.0  # s that markers are shown at most
 _TURN_UNKNOWN = np.pi**2  # rad^2: the variance of an orientation that may be any
 
 
@@ -109,13 +111,22 @@ class MarkerBuilder:
     It keeps which markers it has sent, at most three for each of 255 ids.
 
     Args:
-        lifetime: seconds after which rviz drops markers that nobody renews; 0 keeps them.
-        ahead: seconds of motion that an arrow shows.
+        lifetime: seconds after which rviz drops markers that nobody renews, more where messages
+            come more slowly; 0 keeps them.
+        ahead: seconds of motion that an arrow shows. clock: monotonic seconds.
     """
 
-    def __init__(self, lifetime: float = 1.0, ahead: float = 1.0) -> None:
+    def __init__(
+        self,
+        lifetime: float = 1.0,
+        ahead: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.lifetime = lifetime
         self.ahead = ahead
+        self._clock = clock
+        self._built = clock()  # when the last message was
+        self._shown = lifetime
         self._sent: set[tuple[str, int]] = set()
 
     def build(
@@ -128,6 +139,9 @@ class MarkerBuilder:
         Args:
             objects: of the tracker. names: by id; an object without one is called `object N`.
         """
+        now = self._clock()
+        slow = min(3.0 * (now - self._built), _LONGEST)  # else they would blink
+        self._built, self._shown = now, max(self.lifetime, slow) if self.lifetime else 0.0
         message = types.array()
         sent: set[tuple[str, int]] = set()
         for item in objects:
@@ -150,8 +164,8 @@ class MarkerBuilder:
         self, types: MarkerTypes, header: Any, item: Any, namespace: str, kind: int, alpha: float
     ) -> Any:
         marker = types.marker(header=header, ns=namespace, id=item.id, type=kind, action=_ADD)
-        marker.lifetime.sec = int(self.lifetime)
-        marker.lifetime.nanosec = int(self.lifetime % 1 * 1e9)
+        marker.lifetime.sec = int(self._shown)
+        marker.lifetime.nanosec = int(self._shown % 1 * 1e9)
         marker.pose.orientation.w = 1.0
         red, green, blue = (float(value) / 255 for value in PALETTE[item.id])
         marker.color.r, marker.color.g, marker.color.b, marker.color.a = red, green, blue, alpha
