@@ -1373,6 +1373,20 @@ def test_a_clock_that_is_set_back_starts_anew() -> None:
     assert pairing.explain() == []
 
 
+def test_a_clock_that_is_set_back_by_half_a_second_brings_no_depth_of_before() -> None:
+    pairing = paired(depths=30)
+    old, new = PLANE, PLANE.copy()
+    for step in range(30):
+        pairing.add_depth(SECOND + step * FRAME, old)
+        pairing.add_image(SECOND + step * FRAME, "old", SIZE)
+    start, pairs = SECOND + 15 * FRAME, []
+    for step in range(10):  # the images nearer to depth of the time before
+        pairs += pairing.add_depth(start + step * FRAME + 10_000_000, new)
+        pairs += pairing.add_image(start + step * FRAME, "new", SIZE)
+    assert len(pairs) >= 9
+    assert all(pair.depth is new for pair in pairs if pair.image == "new")
+
+
 def test_an_info_that_stays_the_same_keeps_its_rays() -> None:
     pairing = paired()
     pairing.add_depth(SECOND, PLANE)

@@ -27,7 +27,7 @@ from stremn_ros.spatial.depth import (
 from stremn_ros.spatial.tracker import mismatched
 
 SECOND = 1_000_000_000
-_JUMP = 1 * SECOND  # back by more than this is a clock that was set back, not a late message
+_JUMP = SECOND // 5  # back by more than this is a clock that was set back, not a late message
 _FEW_VALID = 0.05  # share of the pixels
 DepthSource = Depth | Callable[[], Depth]
 
