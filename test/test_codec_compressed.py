@@ -75,6 +75,13 @@ def test_the_format_does_not_matter_and_a_mosaic_is_colored():
     raw = np.frombuffer(mosaic.data, np.uint8).reshape(HEIGHT, WIDTH)
     sent = compress(raw, ".png", text="bayer_rggb8; png compressed ")
     np.testing.assert_array_equal(compressed_read.decode_rgb(sent), image_read.decode_rgb(mosaic))
+    # of 12 bits in 16, as scientific cameras send it: the same picture, but for its brightness
+    sent = compress(raw.astype(np.uint16) * 16, ".png", text="bayer_rggb16; png compressed ")
+    deep, plain = compressed_read.decode_rgb(sent), image_read.decode_rgb(mosaic)
+    assert np.corrcoef(deep.ravel(), plain.ravel())[0, 1] > 0.995
+    assert deep.mean() == pytest.approx(plain.mean(), rel=0.2)
+    with pytest.raises(InputError, match="unknown encoding 'bayer_abcd8'"):
+        compressed_read.decode_rgb(compress(raw, ".png", text="bayer_abcd16; png compressed "))
     colored = compress(bgr(picture()), ".png", text="bayer_rggb8; png compressed bgr8")
     np.testing.assert_array_equal(compressed_read.decode_rgb(colored), picture())
 

@@ -60,9 +60,9 @@ def decode(data: bytes, size: tuple[int, int] | None = None) -> NDArray[np.uint8
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def decode_gray(data: bytes, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """As ``decode``, one channel: uint8 [H, W]."""
-    return np.asarray(_decoded(data, cv2.IMREAD_GRAYSCALE, size), np.uint8)
+def decode_gray(data: bytes, size: tuple[int, int] | None = None) -> NDArray[Any]:
+    """As ``decode``, one channel as it is stored: uint8 or uint16 [H, W]."""
+    return _decoded(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, size)
 
 
 def _decoded(data: bytes, flags: int, size: tuple[int, int] | None) -> NDArray[Any]:

@@ -6,7 +6,7 @@ here imports ROS. The content is looked at, not the `format`, which senders fill
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import re
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,17 +67,9 @@ def decode_rgb(message: CompressedImageLike) -> NDArray[np.uint8]:
         mosaic = pictures.decode_gray(data, size)
     except InputError as error:
         raise InputError(f"the compressed image cannot be decoded: {error}") from None
-    height, width = size
-    return image_read.decode_rgb(
-        SimpleNamespace(
-            height=height,
-            width=width,
-            encoding=bayer,
-            is_bigendian=0,
-            step=width,
-            data=mosaic.reshape(-1),
-        )
-    )
+    layout = image_read.layout_of(bayer)
+    image_read.check_even(bayer, *size)
+    return layout.to_rgb(mosaic)
 
 
 def _bytes(message: CompressedImageLike) -> bytes:
@@ -92,8 +84,9 @@ def _bytes(message: CompressedImageLike) -> bytes:
 
 
 def _bayer(text: str) -> str:
-    """The mosaic of a camera that compressed it raw: 'bayer_rggb8; png compressed ' and so on."""
+    """The mosaic of a camera that compressed it raw: 'bayer_rggb8; png compressed ' and so on; as
+    that of 8 bits, also where it has 16."""
     source, _, target = text.partition(";")
-    source = source.strip()
+    source = re.sub("16$", "8", source.strip())
     colored = target.rstrip().endswith(("bgr8", "rgb8"))
     return source if source.startswith("bayer_") and source.endswith("8") and not colored else ""

@@ -76,9 +76,12 @@ def _demosaic(code: int) -> ToRgb:
     """Bilinear interpolation; the border is mirrored, which keeps the pattern: OpenCV copies the
     pixels beside it instead."""
 
-    def convert(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def convert(rows: NDArray[Any]) -> NDArray[np.uint8]:
         wide = cv2.copyMakeBorder(rows, 2, 2, 2, 2, cv2.BORDER_REFLECT_101)
-        return np.ascontiguousarray(cv2.cvtColor(wide, code)[2:-2, 2:-2], np.uint8)
+        colored: NDArray[Any] = np.asarray(cv2.cvtColor(wide, code)[2:-2, 2:-2])
+        return np.ascontiguousarray(
+            eight_bits(colored) if colored.dtype == np.uint16 else colored, np.uint8
+        )
 
     return convert
 
