@@ -17,6 +17,8 @@ from typing import Any
 
 from stremn_ros.errors import InputError
 
+# how a text holds a file's name that is in no known encoding: "\udcfc" for the byte 0xfc
+UNKNOWN = "backslashreplace"
 _numbers = itertools.count()
 
 
@@ -105,7 +107,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text as UTF-8; the folder is made. Raises: as ``write_with``."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors=UNKNOWN))
 
 
 def write_json(path: str | os.PathLike[str], values: Mapping[str, Any], indent: int = 2) -> None:

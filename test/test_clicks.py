@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -221,6 +223,22 @@ def test_evaluate_clicks_scores_held_out_photos(
     assert {path.name for path in pictures.iterdir()} == {
         f"photos_GrabCut_{hints}.png" for hints in found
     }
+
+
+def test_photos_whose_names_are_in_an_unknown_encoding_are_judged(
+    photos: Path, tmp_path: Path
+) -> None:
+    kept = next(name for name in PhotoClips(photos).names if held_out(name))
+    names = (os.fsdecode(b"\xfc%d" % n) for n in range(400))  # Latin-1
+    name = next(name for name in names if held_out(name))
+    for folder in ("images", "masks"):
+        file = next((photos / folder).glob(f"{kept}.*"))
+        (tmp_path / folder).mkdir()
+        shutil.copy(file, tmp_path / folder / f"{name}{file.suffix}")
+    words = ["evaluate", "clicks", "--photos", str(tmp_path), "--click-model", "", "--quiet"]
+    assert stremn([*words, "--json", str(tmp_path / "out.json"), "--clicks", "1"]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())["photos"]["GrabCut"]
+    assert set(found["box"]["each"]) == {name}
 
 
 @pytest.mark.parametrize(

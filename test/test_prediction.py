@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -574,6 +577,25 @@ def test_commands_evaluate_and_predict(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--videos names no video" in capsys.readouterr().err
     assert cli.main([*common, "--size", "48"]) == 0
     assert "optical_flow" in capsys.readouterr().out
+
+
+def test_a_name_in_an_unknown_encoding_is_drawn_and_printed(tmp_path: Path) -> None:
+    clip, out = (tmp_path / os.fsdecode(name) for name in (b"f\xfcr", b"\xfcber"))  # Latin-1
+    draw_video(tmp_path / "clip", 5, (48, 64))
+    (tmp_path / "clip").rename(clip)
+    arguments = ["predict", str(clip), "--model", tiny_prediction_model(tmp_path / "c")]
+    arguments += ["--out", str(out), "--observe", "4", "--horizon", "2"]
+    # OpenCV ended the process when it drew such a title
+    done = subprocess.run(
+        [sys.executable, "-m", "stremn_ros.cli", *arguments],
+        capture_output=True,
+        cwd=Path(__file__).resolve().parent.parent,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"\udcfcber" in done.stdout
+    assert (out / "sheet.png").is_file()
 
 
 def test_models_of_one_name_are_all_judged(tmp_path: Path) -> None:

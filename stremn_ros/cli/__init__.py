@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import logging
 import os
 import sys
@@ -26,6 +27,7 @@ from stremn_ros.cli import (
     view,
 )
 from stremn_ros.errors import StremnError
+from stremn_ros.files import UNKNOWN
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not getattr(options, "forwards", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
+    # a file's name may be in no encoding that the terminal has
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors=UNKNOWN)
     logging.basicConfig(level=logging.WARNING, format="stremn: %(message)s")
     try:
         return int(options.run(options) or 0)

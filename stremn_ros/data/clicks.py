@@ -37,7 +37,7 @@ SMALLEST = 200  # pixels of an object
 
 def held_out(name: str) -> bool:
     """Whether a photo is of those kept for tuning: by a fixed hash (CRC-32) of its name."""
-    return zlib.crc32(name.encode()) % HELD_OUT == 0
+    return zlib.crc32(name.encode(errors="surrogateescape")) % HELD_OUT == 0
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def photo_objects(roots: Sequence[Path], count: int) -> Iterator[TrueObject]:
     photos = PhotoClips(roots)
     order = sorted(
         (index for index, name in enumerate(photos.names) if held_out(name)),
-        key=lambda index: zlib.crc32(photos.names[index][::-1].encode()),
+        key=lambda index: zlib.crc32(photos.names[index][::-1].encode(errors="surrogateescape")),
     )
     found = 0
     for index in order:
@@ -85,7 +85,7 @@ def photo_objects(roots: Sequence[Path], count: int) -> Iterator[TrueObject]:
             continue
         if count and found == count:
             return
-        chosen = ids[zlib.crc32(name.encode()) % len(ids)]
+        chosen = ids[zlib.crc32(name.encode(errors="surrogateescape")) % len(ids)]
         found += 1
         yield TrueObject("photos", name, read[0], read[1] == chosen)
 

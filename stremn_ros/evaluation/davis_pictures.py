@@ -11,7 +11,7 @@ from stremn_ros.evaluation.davis_data import DavisSequence, Truth
 from stremn_ros.evaluation.davis_result import DavisResult, SequenceScore
 from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.imaging.video import read_image, write_image
-from stremn_ros.imaging.visualization import contact_sheet, overlay
+from stremn_ros.imaging.visualization import contact_sheet, drawable, overlay
 
 
 def strip(
@@ -54,7 +54,7 @@ def draw(result: DavisResult, folder: Path) -> None:
         if sequence.picture is not None:
             head = np.full((34, sequence.picture.shape[1], 3), 24, np.uint8)
             text = (
-                f"{sequence.name}   J&F {50 * (sequence.j + sequence.f):.1f}   "
+                f"{drawable(sequence.name)}   J&F {50 * (sequence.j + sequence.f):.1f}   "
                 f"J {100 * sequence.j:.1f}   F {100 * sequence.f:.1f}"
             )
             if not strips:
@@ -73,7 +73,8 @@ def _draw_bars(ranked: list[SequenceScore], result: DavisResult, path: Path) -> 
     rows = np.arange(len(ranked))
     axes.barh(rows + 0.2, [100 * sequence.j for sequence in ranked], 0.38, label="J (region)")
     axes.barh(rows - 0.2, [100 * sequence.f for sequence in ranked], 0.38, label="F (contour)")
-    axes.set_yticks(rows, [sequence.name for sequence in ranked])
+    names = [sequence.name.encode(errors="replace").decode() for sequence in ranked]
+    axes.set_yticks(rows, names, parse_math=False)
     axes.set_ylim(-0.6, len(ranked) - 0.4)
     mean = 50 * (result.mean("j") + result.mean("f"))
     axes.axvline(mean, color="black", linestyle="--", linewidth=1, label=f"mean J&F {mean:.1f}")

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stremn_ros.imaging.visualization import drawable
+
 Image = NDArray[np.uint8]
 MARGIN, GAP, CAPTION, TILE = 132, 3, 22, 112
 COLUMNS = 10
@@ -68,4 +70,5 @@ def prediction_sheet(
 
 
 def _write(sheet: Image, text: str, x: int, y: int) -> None:
-    cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(sheet, drawable(text), (x, y), font, 0.45, INK, 1, cv2.LINE_AA)

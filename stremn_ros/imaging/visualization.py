@@ -136,9 +136,14 @@ def contact_sheet(
     return sheet
 
 
+def drawable(text: str) -> str:
+    """A text in ASCII: OpenCV's fonts have no more, and what is no Unicode ends the process."""
+    return text.encode("ascii", "replace").decode()
+
+
 def _caption(sheet: np.ndarray, caption: str, left: int, top: int, width: int, height: int) -> None:
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.48
-    caption = caption.encode("ascii", "replace").decode()  # OpenCV's fonts have ASCII only
+    caption = drawable(caption)
     shown = caption
     while shown and cv2.getTextSize(shown, font, scale, 1)[0][0] > width - 4:
         caption = caption[:-1]
