@@ -233,6 +233,10 @@ def break_it(root, how):
         write_split(root, ["a", "b"])
     elif how == "empty list":
         write_split(root, [])
+    elif how == "two images of a frame":
+        (images / "00002.png").write_bytes((images / "00002.jpg").read_bytes())
+    elif how == "two masks of a frame":
+        (annotations / "00002.bmp").write_bytes((annotations / "00002.png").read_bytes())
     elif how == "only the first mask":
         for index in range(1, 6):
             (annotations / f"{index:05d}.png").unlink()
@@ -250,6 +254,8 @@ def break_it(root, how):
         ("no folder", "480p/b: no such folder"),
         ("empty list", "no sequences"),
         ("only the first mask", "1 annotations"),
+        ("two images of a frame", r"00002\.jpg and 00002\.png are of one frame; leave one"),
+        ("two masks of a frame", r"00002\.bmp and 00002\.png are of one frame; leave one"),
     ],
 )
 def test_broken_data_is_named(tmp_path, how, message):
@@ -257,6 +263,13 @@ def test_broken_data_is_named(tmp_path, how, message):
     break_it(root, how)
     with pytest.raises(InputError, match=message):
         evaluate_davis(open_davis(root), ColorSegmenter())
+
+
+def test_masks_are_not_mixed_with_those_of_another_run(tmp_path):
+    dataset = open_davis(write_davis(tmp_path / "davis", {"a": moving_shapes(6)}))
+    evaluate_davis(dataset, ColorSegmenter(), masks=tmp_path / "masks")
+    with pytest.raises(InputError, match=r"masks/a: holds masks already; choose another folder"):
+        evaluate_davis(dataset, ColorSegmenter(), masks=tmp_path / "masks", every=2)
 
 
 def test_a_folder_that_is_no_davis(tmp_path):
@@ -342,6 +355,10 @@ def test_an_object_of_youtube_vos_is_scored_from_its_own_frame_on(tmp_path):
     assert quick.partial
     assert told.given == {1: 0, 2: 2}
     assert quick.sequences[0].frame_j == [1.0, 1.0]  # frames 4 and 6
+    damaged = tmp_path / "JPEGImages" / "a" / "00004.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"nothing was evaluated, .*00004\.jpg"):
+        evaluate_davis(open_davis(tmp_path), told, every=3)
 
 
 def test_meta_json_can_give_an_object_later_than_it_shows(tmp_path):

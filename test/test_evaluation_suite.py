@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_helpers import write_davis
+from PIL import Image
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.cli import main
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation import composed, suite
 from stremn_ros.evaluation.davis_data import open_davis
+from stremn_ros.imaging.mask_reading import read_mask
 
 SIZE = (96, 128)
 
@@ -71,7 +73,11 @@ def test_a_comparison_pairs_the_objects() -> None:
     lines = suite.compare(result(after), result(before))
     assert "+2.00 ±0.00 [+2.00, +2.00]" in lines[0], "harder objects do not blur the change"
     assert "8 objects" in lines[-1]
-    assert suite.compare(result({"other/1": 1.0}), result(before)) == [], "not of the same objects"
+    for other in (result(before), {"sets": {}}):  # not of the same objects
+        lines = suite.compare(result({"other/1": 1.0}), other)
+        assert lines == [
+            "a              not compared: the earlier result has other objects, or none"
+        ]
 
 
 def test_the_command_scores_all_sets_and_compares(
@@ -141,11 +147,33 @@ def test_a_choice_of_no_set_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--sets names no set" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["[", 100_000 * "[", "[]"], ids=["cut", "deep", "list"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[",
+        100_000 * "[",
+        "[]",
+        '{"sets": []}',
+        '{"sets": {"a": null}}',
+        '{"sets": {"a": {"measures": {"j": {"mean": 3}}}}}',
+        '{"sets": {"a": {"measures": {"j": {"units": {"b/1": "3"}}}}}}',
+    ],
+    ids=["cut", "deep", "list", "no sets", "no measures", "no units", "no number"],
+)
 def test_what_is_no_result_is_not_compared_with(text: str, tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(text)
     with pytest.raises(InputError, match=r"old\.json.*(cannot be read|is not a result)"):
         suite.read_result(tmp_path / "old.json")
+
+
+def test_a_result_of_other_sets_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "suite.yaml").write_text("sets: {a: {kind: davis, root: shapes}}")
+    (tmp_path / "old.json").write_text('{"sets": {"b": {"measures": {}}}}')
+    command = ["evaluate", "suite", "--config", str(tmp_path / "suite.yaml"), "--data", "."]
+    assert main([*command, "--against", str(tmp_path / "old.json")]) == 2
+    assert "has none of the sets ['a'] to compare with, but ['b']" in capsys.readouterr().err
 
 
 def copied(data: Path, to: Path) -> Path:
@@ -177,6 +205,11 @@ def test_a_damaged_file_of_the_last_set_is_found_before_the_first_is_scored(
     away = suite.SuiteSet("away", "leaving", "shapes", "val")
     with pytest.raises(InputError, match=r"set away: .*two: .*every frame needs a mask"):
         suite.run_suite([sets[0], away], root, load)  # type: ignore[arg-type]
+    for number in range(1, 12, 2):  # of every second frame, as in YouTube-VOS
+        (root / "shapes" / "Annotations" / "480p" / "one" / f"{number:05d}.png").unlink()
+    pieces = suite.SuiteSet("pieces", "tracks", "shapes", "val", length=4, sequences=["one"])
+    with pytest.raises(InputError, match=r"set pieces: .*no piece of 4 frames .*greater length"):
+        suite.run_suite([sets[0], pieces], root, load)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="set gone: "):
         suite.run_suite([suite.SuiteSet("gone", "davis", "nowhere")], root, load)  # type: ignore[arg-type]
 
@@ -211,13 +244,26 @@ def test_what_tools_leave_among_the_frames_is_no_cutout(data: Path, tmp_path: Pa
     folder = root / "JPEGImages" / "480p" / "one"
     (folder / "._00000.jpg").write_bytes(b"of a Mac")
     (folder / "Thumbs.db").write_bytes(b"of Windows")
-    assert [image.stem for image, _ in composed.cutouts(root, ["one"])[0]] == [
-        f"{n:05d}" for n in range(12)
-    ]
+    assert [
+        image.stem for image, _ in composed.cutouts(open_davis(root, "all", sequences=["one"]))[0]
+    ] == [f"{n:05d}" for n in range(12)]
+
+
+def test_masks_of_every_kind_are_cut_out(data: Path, tmp_path: Path) -> None:
+    root = copied(data, tmp_path) / "shapes"
+    masks = root / "Annotations" / "480p" / "one"
+    (masks / "00000.png").rename(masks / "00000.PNG")
+    labels = read_mask(masks / "00001.png").values
+    (masks / "00001.png").unlink()
+    Image.fromarray(np.full_like(labels, 255) * (labels > 0)).save(masks / "00001.bmp")
+    things = composed.cutouts(open_davis(root, "all"))
+    _, truths = composed.leaving_clip(np.random.default_rng(0), things[1][0][:1], things[0])
+    # what 255 marks beside the ids of other frames is of no object
+    assert [bool(truth.any()) for truth in truths[:3]] == [True, False, True]
 
 
 def test_twins_are_alike_and_meet(data: Path) -> None:
-    things = composed.cutouts(data / "shapes", ["one", "two"])
+    things = composed.cutouts(open_davis(data / "shapes", "all", sequences=["one", "two"]))
     background = [image for image, _ in things[0]]
     met = 0
     for seed in range(6):
@@ -238,7 +284,7 @@ def test_twins_are_alike_and_meet(data: Path) -> None:
 
 
 def test_an_object_that_leaves_is_gone_and_comes_back(data: Path) -> None:
-    things = composed.cutouts(data / "shapes", ["one", "two"])
+    things = composed.cutouts(open_davis(data / "shapes", "all", sequences=["one", "two"]))
     rng = np.random.default_rng(0)
     _, truths = composed.leaving_clip(rng, [image for image, _ in things[0]], things[1])
     there = [bool(truth.any()) for truth in truths]

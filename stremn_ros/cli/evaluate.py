@@ -147,6 +147,11 @@ def _run_suite(options: argparse.Namespace) -> int:
             raise InputError("--sets names no set: leave it out for all of them")
         sets = [each for each in sets if each.name in names]
     other = suite.read_result(Path(options.against)) if options.against else None
+    if other is not None and not {each.name for each in sets} & other["sets"].keys():
+        raise InputError(
+            f"{options.against}: has none of the sets {[each.name for each in sets]} to compare "
+            f"with, but {list(other['sets'])}"
+        )
     check_writable(options.json, file=True)
     check_writable(options.pictures)
     segmenters: dict[int, Any] = {}

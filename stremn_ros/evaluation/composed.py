@@ -20,25 +20,20 @@ from stremn_ros.data.clip import affine, paste, warp
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation.davis_data import Davis
 from stremn_ros.evaluation.metrics import region_similarity
-from stremn_ros.imaging.listing import list_images
+from stremn_ros.imaging.mask_reading import VOID, Mask, has_void, read_mask
 from stremn_ros.imaging.video import read_image
-from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.segmenter import ObjectState, Segmenter
 
 Frame = NDArray[np.uint8]
-Pair = tuple[Path, Path]  # an image and its mask
+Pair = tuple[Path, Path | None]  # an image and its mask
 
 SEEN, AWAY, BACK, GRACE = 12, 20, 15, 5  # frames of a leaving clip
 TWINS = 48  # frames of a twin clip
 
 
-def cutouts(root: Path, names: Sequence[str]) -> list[list[Pair]]:
-    """The frames with masks of DAVIS sequences, of which objects are cut out."""
-    images, masks = root / "JPEGImages" / "480p", root / "Annotations" / "480p"
-    return [
-        [(image, masks / name / f"{image.stem}.png") for image in list_images(images / name)]
-        for name in names
-    ]
+def cutouts(dataset: Davis) -> list[list[Pair]]:
+    """The frames with masks of sequences, of which objects are cut out."""
+    return [list(zip(each.images, each.masks)) for each in dataset.sequences]
 
 
 def check_composed(dataset: Davis, every_mask: bool) -> None:
@@ -71,11 +66,18 @@ class _Cutout:
 
     def __init__(self, thing: Sequence[Pair]) -> None:
         self.thing = thing
-        labels = read_label_png(thing[0][1])
-        areas = np.bincount(labels.ravel(), minlength=256)
+        mask = self._mask(0)
+        areas = np.bincount(mask.values.ravel(), minlength=256)
         areas[0] = 0
+        if has_void(mask.ids):
+            areas[VOID] = 0
         self.number = int(areas.argmax())
-        self.box = cv2.boundingRect((labels == self.number).astype(np.uint8))
+        self.box = cv2.boundingRect((mask.values == self.number).astype(np.uint8))
+
+    def _mask(self, n: int) -> Mask:
+        path = self.thing[n][1]
+        assert path is not None  # see check_composed
+        return read_mask(path)
 
     def place(
         self, frame: Frame, n: int, target: tuple[float, float], scale: float, angle: float
@@ -83,9 +85,9 @@ class _Cutout:
         """Pastes the object as in its frame n over ``frame``; returns that and the mask."""
         rows, columns = frame.shape[:2]
         side = max(rows, columns)
-        image_path, mask_path = self.thing[to_and_fro(n, len(self.thing))]
-        image = read_image(image_path)
-        only = (read_label_png(mask_path) == self.number).astype(np.uint8)
+        at = to_and_fro(n, len(self.thing))
+        image = read_image(self.thing[at][0])
+        only = (self._mask(at).values == self.number).astype(np.uint8)
         if len(self.thing) > 1 and only.any():  # a moving object is held by its own box
             self.box = cv2.boundingRect(only)
         x, y, w, h = self.box

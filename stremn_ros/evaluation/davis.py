@@ -14,7 +14,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +51,20 @@ def evaluate_davis(
 
     every: 1 is the benchmark; n segments and scores only every n-th frame, for a quick look (the
     motion between frames grows with it). masks: folder for the predicted label PNGs, one folder
-    a sequence, with the pixel values that the annotations have. pictures: folder for
-    worst_sequences.png (the five worst with their masks) and scores.png. settings: goes into the
-    result as it is. on_sequence: given the result so far after each sequence, marked as partial but
-    after the last, when the pictures are not drawn yet. All files are looked at before the first
-    sequence is segmented. Raises InputError for data that cannot be scored, CapacityError for more
-    objects than the segmenter takes (Davis.max_objects says how many there are).
+    a sequence, which holds none yet; they have the pixel values that the annotations have.
+    pictures: folder for worst_sequences.png (the five worst with their masks) and scores.png.
+    settings: goes into the result as it is. on_sequence: given the result so far after each
+    sequence, marked as partial but after the last, when the pictures are not drawn yet. All files
+    are looked at before the first sequence is segmented. Raises InputError for data that cannot be
+    scored, CapacityError for more objects than the segmenter takes (Davis.max_objects says how many
+    there are).
     """
     if every < 1:
         raise InputError(f"every {every}: 1 (all frames) or more is needed")
+    if masks is not None:
+        folders = [Path(masks) / sequence.name for sequence in dataset.sequences]
+        if used := next((folder for folder in folders if any(folder.glob("*.png"))), None):
+            raise InputError(f"{used}: holds masks already; choose another folder")
     look_at_all(dataset, every, progress)
     scores: list[SequenceScore] = []
 
@@ -138,8 +143,10 @@ def look_at_all(dataset: Davis, every: int = 1, progress: bool = False) -> None:
 def _problems(sequence: DavisSequence, every: int, bar: Any) -> list[str]:
     found = []
     shape = None
+    taken: Sequence[int] = range(0, len(sequence.images), every)
     try:
         truth = sequence.truth()
+        taken = _taken(sequence, truth, every)
         if not truth.given:
             found.append(_nothing_given(sequence))
         else:
@@ -148,7 +155,7 @@ def _problems(sequence: DavisSequence, every: int, bar: Any) -> list[str]:
             found.append(f"{sequence.name}: no frame left to score with every {every}")
     except InputError as error:
         found.append(str(error))
-    for path in sequence.images[::every]:
+    for path in (sequence.images[index] for index in taken):
         bar.update()
         try:
             size = stored_size(path.read_bytes()) or read_image(path).shape[:2]
@@ -159,6 +166,11 @@ def _problems(sequence: DavisSequence, every: int, bar: Any) -> list[str]:
         if shape is not None and size != shape:
             found.append(f"{path}: is {list(size)}, its annotation is {list(shape)}")
     return found
+
+
+def _taken(sequence: DavisSequence, truth: Truth, every: int) -> Sequence[int]:
+    """The images that are segmented: where an object is given, that one is never left out."""
+    return sorted({*range(0, len(sequence.images), every), *truth.given.values()})
 
 
 def _nothing_given(sequence: DavisSequence) -> str:
@@ -205,8 +217,7 @@ def _evaluate_sequence(
     calibration: list[tuple[float, float]] = []
     seconds, steps = 0.0, 0
     segmenter.reset()
-    # where an object is given, that frame is never left out
-    for index in sorted({*range(0, len(sequence.images), every), *truth.given.values()}):
+    for index in _taken(sequence, truth, every):
         frame = read_image(sequence.images[index])
         if frame.shape[:2] != shape:
             raise InputError(

@@ -268,6 +268,17 @@ def _sequence_names(path: Path) -> Iterator[str]:
         yield first.rstrip("/").split("/")[-2] if first.strip("/").count("/") else line.strip("/")
 
 
+def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+    """Files by the frame's name; InputError where a frame has two, as each would count."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        if (other := found.setdefault(path.stem, path)) != path:
+            raise InputError(
+                f"{path.parent}: {other.name} and {path.name} are of one frame; leave one of them"
+            )
+    return found
+
+
 def _find_sequence(
     name: str, images: Path, annotations: Path, binary: bool, late: bool = False
 ) -> DavisSequence:
@@ -275,8 +286,8 @@ def _find_sequence(
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder, but the split has the sequence {name}")
     frames = list_images(images / name)
-    masks = {path.stem: path for path in list_images(annotations / name)}
-    lost = sorted(set(masks) - {path.stem for path in frames})
+    masks = _by_stem(list_images(annotations / name))
+    lost = sorted(set(masks) - set(_by_stem(frames)))
     if lost:
         raise InputError(f"{masks[lost[0]]}: there is no image of this name in {images / name}")
     if late and len(masks) < 2:

@@ -92,6 +92,10 @@ def short_tracks(dataset: Davis, length: int, starts: int) -> Davis:
 
     More evidence from the same frames: whether a mask survives depends much on the frame in which
     the object is given.
+
+    Raises:
+        InputError: no piece begins with a mask of an object and has three masks in all, as the
+            first and the last are not scored.
     """
     pieces = []
     for sequence in dataset.sequences:
@@ -108,8 +112,14 @@ def short_tracks(dataset: Davis, length: int, starts: int) -> Davis:
                     masks,
                     sequence.binary,
                 )
-                if masks[0] is not None and piece.truth().ids:
+                scored = masks[0] is not None and len(masks) - masks.count(None) > 2
+                if scored and piece.truth().ids:
                     pieces.append(piece)
+    if not pieces:
+        raise InputError(
+            f"{dataset.root}: no piece of {length} frames begins with the mask of an object and "
+            "has two more: give a greater length, or annotations of more frames"
+        )
     return dataclasses.replace(dataset, sequences=pieces)
 
 
@@ -182,21 +192,25 @@ def run_suite(
             message names the set and the files.
     """
     looked_at: list[Davis] = []
+    ready: list[Davis] = []
     for each in sets:
         try:
             dataset = each.open(data)
             if dataset not in looked_at:
                 look_at_all(dataset)
+            looked_at.append(dataset)
             if each.kind in COMPOSED:
                 check_composed(dataset, every_mask=each.kind == "leaving")
+            if each.kind == "tracks":
+                dataset = short_tracks(dataset, each.length, each.starts)
         except InputError as error:
             raise InputError(f"set {each.name}: {error}") from None
-        looked_at.append(dataset)
+        ready.append(dataset)
     results: dict[str, SetResult] = {}
-    for each in sets:
+    for each, dataset in zip(sets, ready):
         begin = time.perf_counter()
         run = _composed if each.kind in COMPOSED else _sequences
-        result = run(each, data, load, pictures)
+        result = run(each, dataset, load, pictures)
         result.seconds = time.perf_counter() - begin
         results[each.name] = result
         tell(line(result))
@@ -205,11 +219,9 @@ def run_suite(
 
 
 def _sequences(
-    each: SuiteSet, data: Path, load: Callable[[int], Segmenter], pictures: Path | None
+    each: SuiteSet, dataset: Davis, load: Callable[[int], Segmenter], pictures: Path | None
 ) -> SetResult:
-    dataset = each.open(data)
     if each.kind == "tracks":
-        dataset = short_tracks(dataset, each.length, each.starts)
         pictures = None
     segmenter = load(dataset.max_objects)
     found = evaluate_davis(
@@ -246,12 +258,11 @@ def _sequences(
 
 
 def _composed(
-    each: SuiteSet, data: Path, load: Callable[[int], Segmenter], pictures: Path | None
+    each: SuiteSet, dataset: Davis, load: Callable[[int], Segmenter], pictures: Path | None
 ) -> SetResult:
-    names = [sequence.name for sequence in each.open(data).sequences]
     follow = follow_leaving if each.kind == "leaving" else follow_twins
     shown = 6 if pictures is not None else 0
-    result = follow(load(1), cutouts(data / each.root, names), each.clips, pictures=shown)
+    result = follow(load(1), cutouts(dataset), each.clips, pictures=shown)
     if pictures is not None:
         frames, labels, captions = (list(part) for part in zip(*result.shown, strict=True))
         write_image(pictures / f"{each.name}.png", contact_sheet(frames, labels, 5, captions))
@@ -314,10 +325,12 @@ def compare(found: dict[str, Any], other: dict[str, Any]) -> list[str]:
     lines = []
     pooled: list[float] = []
     for name, entry in found["sets"].items():
-        if name not in other["sets"]:
-            continue
+        earlier = other["sets"].get(name, {"measures": {}})["measures"]
+        units = [values["units"].keys() for values in entry["measures"].values()]
+        if not any(before["units"].keys() in units for before in earlier.values()):
+            lines.append(f"{name:<14} not compared: the earlier result has other objects, or none")
         for measure, values in entry["measures"].items():
-            before = other["sets"][name]["measures"].get(measure)
+            before = earlier.get(measure)
             if before is None or before["units"].keys() != values["units"].keys():
                 continue
             change = [values["units"][unit] - before["units"][unit] for unit in values["units"]]
@@ -343,6 +356,16 @@ def read_result(path: Path) -> dict[str, Any]:
         values = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    if not isinstance(values, dict) or "sets" not in values:
-        raise InputError(f"{path}: is not a result of `stremn evaluate suite`")
+    if not isinstance(values, dict) or not _are_sets(values.get("sets")):
+        raise InputError(f"{path}: is not a result of `stremn evaluate suite`, or is damaged")
     return values
+
+
+def _are_sets(values: Any) -> bool:
+    """Whether they have what ``compare`` looks at."""
+    try:
+        measures = [each for entry in values.values() for each in entry["measures"].values()]
+        numbers = [value for each in measures for value in each["units"].values()]
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return all(isinstance(value, (int, float)) for value in numbers)
