@@ -15,9 +15,20 @@ import numpy as np
 import pytest
 import yaml
 from rclpy.serialization import deserialize_message
-from recordings_helpers import IMAGE, camera, file_of, hashes, scenes, seeds_file, stamps, write_bag
+from recordings_helpers import (
+    IMAGE,
+    ROS1,
+    camera,
+    file_of,
+    hashes,
+    scenes,
+    seeds_file,
+    stamps,
+    write_bag,
+)
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability
+from rosbags.rosbag1 import Writer as Writer1
 from sensor_msgs.msg import Image
 from shapes import DISC
 from test_recordings_label import SIZE, job_of, masks_of, truth
@@ -111,6 +122,29 @@ def test_no_message_is_passed_over_where_the_metadata_words_the_qos_otherwise(
     assert [np.array_equal(image_read.decode_rgb(m), f) for (_, m, _), f in zip(own, frames)] == [
         True
     ] * 5
+
+
+def test_each_publisher_of_a_topic_of_ros_1_keeps_what_it_published(tmp_path: Path) -> None:
+    kind, frames = "std_msgs/msg/String", camera("bag1", scenes(4))
+    with Writer1(tmp_path / "drive.bag") as writer:
+        own = writer.add_connection(TOPIC, IMAGE, typestore=ROS1)
+        said = [
+            writer.add_connection("/said", kind, typestore=ROS1, callerid=name, latching=latching)
+            for name, latching in (("/one", 1), ("/other", 0))
+        ]
+        for n, (_, _, when, message) in enumerate(frames):
+            writer.write(own, when, ROS1.serialize_ros1(message, IMAGE))
+            text = ROS1.types[kind](data=f"{n}")
+            writer.write(said[n % 2], when, ROS1.serialize_ros1(text, kind))
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    label(job_of(tmp_path / "drive.bag", seeds, tmp_path / "out", formats=("bag",)))
+    with AnyReader([tmp_path / "out" / "bag" / "drive.bag"]) as reader:
+        heard = [
+            (c.ext.callerid, c.ext.latching, reader.deserialize(data, kind).data)
+            for c, _, data in reader.messages()
+            if c.topic == "/said"
+        ]
+    assert heard == [("/one", 1, "0"), ("/other", 0, "1"), ("/one", 1, "2"), ("/other", 0, "3")]
 
 
 def test_the_labels_alone_and_two_cameras(tmp_path: Path) -> None:

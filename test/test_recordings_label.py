@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import os
 import random
@@ -25,16 +26,25 @@ from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 from stremn_ros.cli import main
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
+from stremn_ros.evaluation.davis_data import open_davis
 from stremn_ros.hint_masks import HintMasks
+from stremn_ros.imaging.masks import measured
 from stremn_ros.imaging.video import VideoWriter, open_frames, read_image, write_image
 from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.recordings import tasks
-from stremn_ros.recordings.exporting import FORMATS, checked_formats, run_lengths
+from stremn_ros.recordings.exporting import (
+    FORMATS,
+    LabelStudio,
+    Target,
+    checked_formats,
+    run_lengths,
+)
 from stremn_ros.recordings.job import _plan, label
-from stremn_ros.recordings.joining import EDGE, TIE, surer
+from stremn_ros.recordings.joining import EDGE, TIE, FrameObject, Labelled, surer
 from stremn_ros.recordings.manifest import hash_of, read_manifest, write_manifest
 from stremn_ros.recordings.passes import PassFolder, Seen, Settings
 from stremn_ros.recordings.plan import SeedPoint, make_sections
+from stremn_ros.recordings.sources import Index
 from stremn_ros.recordings.spec import Job
 from stremn_ros.recordings.tasks import PassTask, Task
 from stremn_ros.recordings.track import Track
@@ -555,10 +565,17 @@ def test_a_frame_that_cannot_be_decoded_is_left_out_and_named(tmp_path: Path) ->
     records[4][3].data = records[4][3].data[:60]
     bag = write_bag(tmp_path / "drive", "mcap", records)
     seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
-    result = label(job_of(bag, seeds, tmp_path / "out", formats=("davis", "coco")))
+    formats = ("davis", "coco", "label-studio")
+    result = label(job_of(bag, seeds, tmp_path / "out", formats=formats))
     track = result["tracks"][0]
     assert (track["labelled"], track["undecodable"]) == (7, 1)
     assert any("frame 4 cannot be decoded" in text for text in track["problems"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(html.escape(text) in page for text in track["problems"])
+    # nothing says where the objects are in that frame, so Label Studio shows none there
+    task = json.loads((tmp_path / "out" / "label_studio" / "drive.json").read_text())[0]
+    for found in task["predictions"][0]["result"]:
+        assert shown_in(found["value"]["sequence"], 8) == [1, 2, 3, 4, 6, 7, 8]
     names = sorted(p.stem for p in (tmp_path / "out").glob("davis/Annotations/480p/*/*.png"))
     assert names == ["00000", "00001", "00002", "00003", "00005", "00006", "00007"]
 
@@ -592,6 +609,9 @@ def test_a_frame_that_cannot_be_decoded_is_left_out_and_named(tmp_path: Path) ->
         ({"frame": 0, "mask": "a\0b.png"}, "seed 1: a text of it has a zero"),
         ({"frame": 0, "recording": "a\0b", "mask": "b.png"}, "seed 1: a text of it has a zero"),
         ({"frame": 0, "mask": ""}, "say where the object is"),
+        ({"frame": 0, "name": "cup", "mask": scene(0, SIZE)[1]}, "'cup' is of no object: give the"),
+        ({"frame": 0, "id": 1, "name": "a\1b", "mask": truth(0)}, r"'a\\x01b' has '\\x01' in it"),
+        ({"frame": 0, "id": 1, "name": "\ud800", "mask": truth(0)}, "which no XML file can hold"),
     ],
 )
 def test_a_wrong_seed_is_told_with_what_would_be_right(
@@ -731,13 +751,78 @@ def test_coco_cvat_and_label_studio_hold_the_same_masks(drive: Path, tmp_path: P
     task = json.loads((out / "label_studio" / "drive.json").read_text())[0]
     found = task["predictions"][0]["result"][0]
     assert found["value"]["labels"] == ["a & b"]
-    boxes = [box for box in found["value"]["sequence"] if box["enabled"]]
-    assert [box["frame"] for box in boxes] == [
-        n + 1 for n, mask in enumerate(masks) if (mask == SQUARE).any()
-    ]
+    boxes = found["value"]["sequence"]
+    there = [n + 1 for n, mask in enumerate(masks) if (mask == SQUARE).any()]
+    assert [box["frame"] for box in boxes] == shown_in(boxes, 20) == there
+    assert found["value"]["framesCount"] / found["value"]["duration"] == pytest.approx(10)
     ys, xs = np.nonzero(masks[0] == SQUARE)
     assert boxes[0]["x"] == pytest.approx(100 * xs.min() / SIZE[1], abs=1e-3)
     assert boxes[0]["height"] == pytest.approx(100 * (np.ptp(ys) + 1) / SIZE[0], abs=1e-3)
+
+
+def shown_in(boxes: list[dict[str, Any]], frames: int) -> list[int]:
+    """The frames in which Label Studio shows a region (isInLifespan of its VideoRegion)."""
+    shown = []
+    for frame in range(1, frames + 1):
+        last = next((box for box in reversed(boxes) if box["frame"] <= frame), None)
+        if last is not None and (last["enabled"] or last["frame"] == frame):
+            shown.append(frame)
+    return shown
+
+
+def test_an_object_that_is_away_is_shown_where_it_is_and_nowhere_else(tmp_path: Path) -> None:
+    track = Track("drive", "drive", "", [SeedPoint(0, (3,))], [])
+    stamps = np.arange(6, dtype=np.int64) * 100_000_000
+    track.__dict__["index"] = Index("", stamps, fps=10.0)
+    writer = LabelStudio(Target(track, tmp_path, tmp_path / "work"))
+    there = [True, True, False, False, True, False]
+    for frame, seen in enumerate(there):
+        labels = np.zeros(SIZE, np.uint8)
+        labels[5:9, 5 : 9 + frame] = 3 * seen
+        area, box, centroid = measured(labels, 3)
+        found = FrameObject(3, "", ObjectState.TRACKED, 1.0, area, box, centroid, "forward")
+        writer.add(Labelled(frame, int(stamps[frame]), labels, [found]), None)
+    writer.finish()
+    task = json.loads((tmp_path / "label_studio" / "drive.json").read_text())[0]
+    value = task["predictions"][0]["result"][0]["value"]
+    assert shown_in(value["sequence"], 6) == [n + 1 for n, seen in enumerate(there) if seen]
+    assert value["duration"] == 0.6
+
+
+@pytest.mark.parametrize("kind", ["folder", "video", "bag"])
+def test_a_name_in_an_unknown_encoding_is_written(kind: str, tmp_path: Path) -> None:
+    recording = tmp_path / os.fsdecode(b"f\xfcr")  # Latin-1
+    if kind == "folder":
+        for number, frame in enumerate(scenes(3)):
+            write_image(recording / f"{number}.png", frame)
+    elif kind == "video":
+        recording = recording.with_suffix(".mp4")
+        with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+            for frame in scenes(3):
+                writer.write(frame)
+        (tmp_path / "clip.mp4").rename(recording)
+    else:
+        recording = write_bag(recording, "mcap", camera("mcap", scenes(3)))
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    result = label(job_of(recording, seeds, tmp_path / "out", formats=(*ALL, "mcap")))
+    assert result["tracks"][0]["labelled"] == 3
+    assert {row["recording"] for row in rows_of(tmp_path / "out")} == {
+        str(recording).replace("\udcfc", r"\udcfc")
+    }
+    assert r"f\udcfcr" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_object_that_other_tools_would_not_see_is_refused(drive: Path, tmp_path: Path) -> None:
+    one = {"frame": 0, "id": 255, "mask": truth(0, DISC)}
+    seeds = seeds_file(tmp_path, one, {"frame": 0, "id": SQUARE, "mask": truth(0, SQUARE)})
+    job = job_of(drive, seeds, tmp_path / "out")
+    with pytest.raises(InputError, match=r"an object has the id 255, .* another id"):
+        label(job)
+    # other formats have no such number, and alone it is the object
+    label(replace(job, formats=("coco",)))
+    label(job_of(drive, seeds_file(tmp_path, one), tmp_path / "alone"))
+    sequence = open_davis(tmp_path / "alone" / "davis", "train").sequences[0]
+    assert sequence.truth().ids == [1]
 
 
 def test_a_name_that_looks_like_a_formula_is_none_in_the_table(tmp_path: Path) -> None:
@@ -860,6 +945,13 @@ def test_a_run_goes_on_only_with_what_it_was_made_from(
         label(replace(again, settings=replace(SETTINGS, options=(("processing_size", 48),))))
     with pytest.raises(InputError, match="--format was davis and is davis,coco"):
         label(replace(again, formats=("davis", "coco")))
+    hints = seeds_file(tmp_path / "right", {"frame": 0, "id": DISC, "box": [17, 23, 18, 18]})
+    hinted = job_of(drive, hints, tmp_path / "hinted")
+    with pytest.raises(KeyboardInterrupt):
+        label(hinted, Stopped())
+    other = replace(hinted, resume=True, settings=replace(SETTINGS, click_model="clicks_lite0"))
+    with pytest.raises(InputError, match="--click-model was '' and is 'clicks_lite0'"):
+        label(other)
     content = file_of(drive).read_bytes()
     file_of(drive).write_bytes(content[:-2] + b"xx")
     with pytest.raises(InputError, match="cannot go on: the recordings changed"):

@@ -48,18 +48,24 @@ class HealthyBag(Bag):
     def messages(
         self, topics: Collection[str], start: int | None = None, stop: int | None = None
     ) -> Iterator[Message]:
+        for connection, when, data in self.by_connection(topics, start, stop):
+            yield connection.topic, when, data
+
+    def by_connection(
+        self, topics: Collection[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[tuple[Any, int, bytes]]:
+        """As ``messages``, with rosbags' connections: each publisher in ROS 1 has its own."""
         parts = [self._part(file, topics, start, stop) for file in self._files]
         yield from heapq.merge(*parts, key=lambda message: message[1])
 
     def _part(
         self, file: Any, topics: Collection[str], start: int | None, stop: int | None
-    ) -> Iterator[Message]:
+    ) -> Iterator[tuple[Any, int, bytes]]:
         chosen = [c for c in file.connections if c.topic in topics]
         if not chosen:
             return
         try:
-            for connection, when, data in file.messages(chosen, start, stop):
-                yield connection.topic, when, data
+            yield from file.messages(chosen, start, stop)
         except Exception as error:  # rosbags trusts the bytes; what it raises is up to them
             raise InputError(f"{self.path}: {type(error).__name__}: {error}") from None
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from stremn_ros import __version__
 from stremn_ros.errors import InputError, StremnError
-from stremn_ros.files import write_with
+from stremn_ros.files import UNKNOWN, write_with
 from stremn_ros.imaging.video import write_image
 from stremn_ros.imaging.visualization import write_label_png
 from stremn_ros.messages.reading import NANOSECONDS
@@ -97,7 +97,7 @@ class _Text:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file: TextIO = path.open("w+", encoding="utf-8", newline="")
+        self.file: TextIO = path.open("w+", encoding="utf-8", errors=UNKNOWN, newline="")
         self.count = 0
 
     def item(self, value: Any) -> None:
@@ -121,7 +121,7 @@ def assemble(path: Path, parts: Iterable[str]) -> None:
     """Writes a text file of many parts; it appears when it is whole, and a power cut keeps it."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
+        with temporary.open("w", encoding="utf-8", errors=UNKNOWN, newline="") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
@@ -281,7 +281,9 @@ class Cvat(_PerObject):
 class LabelStudio(_PerObject):
     """Label Studio's video object tracking: a task with one prediction, boxes in percent.
 
-    In a video's own frames and seconds; frame 1 is the first, as Label Studio counts.
+    In a video's own frames and seconds; frame 1 is the first, as Label Studio counts. It shows a
+    box of "enabled": false, too, but none after it: so that is the last one that an object has
+    before it is gone.
     """
 
     def __init__(self, target: Target) -> None:
@@ -289,32 +291,36 @@ class LabelStudio(_PerObject):
         stamps = target.track.index.stamps
         self._first = int(stamps[0])
         self._count = len(stamps)
-        self._duration = (int(stamps[-1]) - self._first) / NANOSECONDS
+        self._last = self._count - 1
+        # the last frame lasts as long as the others, so that frames / duration is the rate
+        seconds = (int(stamps[-1]) - self._first) / NANOSECONDS
+        fps = target.track.fps
+        self._duration = self._count / fps if fps else seconds * self._count / max(1, self._last)
 
     def add(self, item: Labelled, frame: Frame | None) -> None:
-        if item.labels is None:
-            return
-        rows, columns = item.labels.shape
         visible = {found.id: found for found in _visible(item)}
         for n, spool in self._spools.items():
             found = visible.get(n)
-            if found is not None:
-                x, y, width, height = found.box
-                box = {
-                    "x": round(100 * x / columns, 4),
-                    "y": round(100 * y / rows, 4),
-                    "width": round(100 * width / columns, 4),
-                    "height": round(100 * height / rows, 4),
-                    "rotation": 0,
-                }
-                self._shown[n] = box
-                spool.item(self._at(item, box, True))
-            elif n in self._shown:
-                spool.item(self._at(item, self._shown.pop(n), False))
+            if n in self._shown:
+                spool.item({**self._shown.pop(n), "enabled": found is not None})
+            if found is not None and item.labels is not None:
+                self._shown[n] = self._box(item, found, item.labels.shape)
+                if item.frame == self._last:
+                    spool.item(self._shown.pop(n))
 
-    def _at(self, item: Labelled, box: dict[str, Any], enabled: bool) -> dict[str, Any]:
-        seconds = round((item.stamp - self._first) / NANOSECONDS, 6)
-        return {"frame": item.frame + 1, "time": seconds, "enabled": enabled, **box}
+    def _box(self, item: Labelled, found: FrameObject, size: tuple[int, ...]) -> dict[str, Any]:
+        rows, columns = size
+        x, y, width, height = found.box
+        return {
+            "frame": item.frame + 1,
+            "time": round((item.stamp - self._first) / NANOSECONDS, 6),
+            "enabled": True,
+            "x": round(100 * x / columns, 4),
+            "y": round(100 * y / rows, 4),
+            "width": round(100 * width / columns, 4),
+            "height": round(100 * height / rows, 4),
+            "rotation": 0,
+        }
 
     def finish(self) -> None:
         track = self._target.track
@@ -338,7 +344,7 @@ class LabelStudio(_PerObject):
                 }
                 value = {
                     "framesCount": self._count,
-                    "duration": self._duration,
+                    "duration": round(self._duration, 6),
                     "labels": [track.name_of(n)],
                 }
                 yield f'{json.dumps(head)[:-1]}, "value": {json.dumps(value)[:-1]}, "sequence": [\n'

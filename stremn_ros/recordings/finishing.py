@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -52,7 +53,13 @@ def finish_track(
             exporters.append(bag)
         summary = _Summary(track)
         frames = source.frames(0, len(source) - 1)
-        for item, (number, frame) in zip(joining.frames(), frames, strict=True):
+        for item, found in itertools.zip_longest(joining.frames(), frames):
+            if item is None or found is None:
+                raise InputError(
+                    f"{track.recording}: has not as many frames as when it was first read: was it "
+                    "changed meanwhile?"
+                )
+            number, frame = found
             assert item.frame == number
             for exporter in exporters:
                 exporter.add(item, frame)
@@ -66,13 +73,6 @@ def finish_track(
         os.sync()  # a power cut after the next line loses none of the files before it
         write_json(track.folder / FINISHED, summary.values(joining))
         shutil.rmtree(work, ignore_errors=True)
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{track.recording}: has not as many frames as when it was first read ({error}): was "
-            "it changed meanwhile?"
-        ) from None
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
     finally:

@@ -24,6 +24,7 @@ from typing import Any
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.files import write_text
 from stremn_ros.hint_masks import HintMasks
+from stremn_ros.imaging.mask_reading import VOID, has_void
 from stremn_ros.recordings import manifest
 from stremn_ros.recordings.bags import is_bag
 from stremn_ros.recordings.exporting import BAG_FORMATS, CSV_HEADER, EXPORTERS, assemble
@@ -305,6 +306,7 @@ def _origin(job: Job, runner: Runner, quiet: bool) -> tuple[dict[str, Any], dict
             "formats": list(job.formats),
             "topics": list(job.topics),
             "seeds": manifest.seeds_hash(job.seeds),
+            "click_model": manifest.hint_maker(job.seeds, job.settings.click_model),
             "recordings": [{"path": job.name_of(each), **hashes[each]} for each in recordings],
         }
     )
@@ -370,6 +372,12 @@ def _write_track(job: Job, each: _Planned, index: Index) -> None:
             names = names_of(each.entries)
     finally:
         source.close()
+    if "davis" in job.formats and has_void({n for seed in seeds for n in seed.ids}):
+        raise InputError(
+            f"{each.recording}: an object has the id {VOID}, and in masks of DAVIS {VOID} beside "
+            "smaller ids marks pixels of no object: give it another id (1 to 254), or leave davis "
+            "out of --format"
+        )
     notes += _left_out(seeds)
     called = job.name_of(each.recording)
     Track.create(folder, each.name, each.recording, index, seeds, names, notes, each.camera, called)
@@ -562,7 +570,7 @@ def _assemble(
         ("seeds", job.told(job.seeds)),
         ("version", origin["version"]),
     ]
-    parts = [track.folder / "report.part" for track in tracks]
+    parts = [(result, track.folder / "report.part") for track, result in zip(tracks, results)]
     write_report(job.out / "report.html", "stremn label", facts, parts)
     manifest.write_manifest(job.out, manifest.COMPLETE, origin, results, {})
     _clean(job.out)

@@ -25,7 +25,7 @@ import numpy as np
 from stremn_ros.errors import InputError
 from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.recordings.bag import IMAGE, full_type, rosbags_part
-from stremn_ros.recordings.bags import is_bag, open_bag
+from stremn_ros.recordings.bags import HealthyBag, is_bag, open_bag
 from stremn_ros.recordings.joining import Labelled
 from stremn_ros.recordings.sources import LAST_STAMP, Frame
 from stremn_ros.recordings.track import Track
@@ -371,12 +371,15 @@ def write_again(
             ]
             convert = _conversions(own, reader, writer)
             # the messages by our own reader, as rosbags may pass over some (``HealthyBag``)
-            bag = stack.enter_context(open_bag(recording))
-            known = {c.topic: convert[c.id, c.owner] for c in own}
+            bag = HealthyBag(recording)
+            stack.callback(bag.close)
+            # the publishers of a topic of ROS 1 stay apart: what each of them latched is its own
+            known = {_key(c, bag): convert[c.id, c.owner] for c in own}
             streams: list[Iterator[tuple[int, Any, Any]]] = [
                 (
-                    (when, known[topic][0], known[topic][1](bag.plain(topic, data)))
-                    for topic, when, data in bag.messages(list(known))
+                    (when, to, converted(bag.plain(c.topic, data)))
+                    for c, when, data in bag.by_connection({c.topic for c in own})
+                    for to, converted in (known[_key(c, bag)],)
                 )
             ]
             for track in tracks:
@@ -390,6 +393,10 @@ def write_again(
         return f"{recording} cannot be written again ({error}): the labels are written alone"
     _put(temporary, target)
     return ""
+
+
+def _key(connection: Any, bag: HealthyBag) -> tuple[str, int]:
+    return connection.topic, connection.id if bag.ros1 else 0
 
 
 def _conversions(connections: Sequence[Any], reader: Any, writer: Any) -> dict[Any, Any]:

@@ -29,6 +29,7 @@ _CHANGED = {
     "model": "the model is another one, or its files changed",
     "runtime": "it was begun on {old}, and this would be {new}: other masks would come of it",
     "options": "the options of the model differ",
+    "click_model": "--click-model was {old!r} and is {new!r}",
     "stretch": "--stretch was {old} and is {new}",
     "formats": "--format was {old} and is {new}",
     "topics": "--topic was {old} and is {new}",
@@ -70,6 +71,12 @@ def seeds_hash(seeds: str) -> dict[str, Any]:
     named = sorted({entry.mask for entry in read_seeds(path) if entry.mask})
     masks = {mask: hash_of(path.parent / mask)["sha256"] for mask in named}
     return {"file": path.name, **hash_of(path), "masks": masks}
+
+
+def hint_maker(seeds: str, click_model: str) -> str | None:
+    """What makes masks of hints; None where the seeds have none."""
+    hints = not topic_of(seeds) and any(not entry.mask for entry in read_seeds(Path(seeds)))
+    return click_model if hints else None
 
 
 def model_hash(model: str) -> dict[str, Any]:

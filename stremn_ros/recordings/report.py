@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,18 +158,6 @@ class Report:
 
     def _parts(self) -> Iterable[str]:
         track = self._track
-        seconds = (int(track.index.stamps[-1]) - int(track.index.stamps[0])) / NANOSECONDS
-        yield f'<section id="{html.escape(track.name)}"><h2>{html.escape(track.name)}</h2>'
-        yield f"<p>{html.escape(track.called)}"
-        yield f" &middot; {html.escape(track.topic)}" if track.topic else ""
-        yield f" &middot; {self._frames} frames, {seconds:.1f} s &middot; seeds in "
-        shown = [str(seed.frame) + (" (accepted)" if seed.accepted else "") for seed in track.seeds]
-        yield ("frames " if len(shown) > 1 else "frame ") + ", ".join(shown[:20])
-        yield f" and {len(shown) - 20} more" if len(shown) > 20 else ""
-        yield "</p>"
-        if track.problems:
-            items = "".join(f"<li>{html.escape(text)}</li>" for text in track.problems)
-            yield f'<ul class="problems">{items}</ul>'
         if self._tiles:
             frames = [_unpacked(tile) for tile, _, _ in self._tiles]
             labels = [decode_mask(mask, caption) for _, mask, caption in self._tiles]
@@ -351,14 +339,33 @@ figure img{width:100%}figcaption{font-size:13px}
 """
 
 
+def _head(result: Mapping[str, Any]) -> Iterable[str]:
+    """What stands above a track's part: what it is of, and all that could not be read or used."""
+    seconds = (result["last_stamp"] - result["first_stamp"]) / NANOSECONDS
+    name, seeds = html.escape(result["name"]), result["seeds"]
+    yield f'<section id="{name}"><h2>{name}</h2><p>{html.escape(result["recording"])}'
+    yield f" &middot; {html.escape(result['topic'])}" if result["topic"] else ""
+    yield f" &middot; {result['frames']} frames, {seconds:.1f} s &middot; seeds in "
+    shown = [f"{seed['frame']}{' (accepted)' if seed['accepted'] else ''}" for seed in seeds]
+    yield ("frames " if len(shown) > 1 else "frame ") + ", ".join(shown[:20])
+    yield f" and {len(shown) - 20} more" if len(shown) > 20 else ""
+    yield "</p>"
+    if result["problems"]:
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in result["problems"])
+        yield f'<ul class="problems">{items}</ul>'
+
+
 def write_report(
-    path: Path, title: str, facts: Sequence[tuple[str, Any]], parts: list[Path]
+    path: Path,
+    title: str,
+    facts: Sequence[tuple[str, Any]],
+    parts: Sequence[tuple[Mapping[str, Any], Path]],
 ) -> None:
     """Puts the parts of all tracks together into one page.
 
     Args:
         facts: what stands at the top: (name, value).
-        parts: what ``Report.finish`` wrote of each track.
+        parts: of each track: what the manifest tells of it, and what ``Report.finish`` wrote.
     """
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
@@ -369,7 +376,8 @@ def write_report(
         yield '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         yield f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
         yield f"<h1>{html.escape(title)}</h1><table>{rows}</table>\n"
-        for part in parts:
+        for result, part in parts:
+            yield from _head(result)
             yield part.read_text(encoding="utf-8")
         yield "</body></html>\n"
 

@@ -14,6 +14,7 @@ A seeds file is a list in YAML:
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ from stremn_ros.text_files import read_yaml
 MAX_ID = 255
 _MOST_SECONDS = 1 << 32  # of a ROS time
 _LEAST_TOLERANCE = 1_000_000  # nanoseconds by which a time may miss a frame's stamp
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Labels = NDArray[np.uint8]
 
 
@@ -74,8 +76,13 @@ class SeedEntry:
                 f"time is {self.time:g}; it is the stamp of a frame in seconds, such as "
                 "1700000012.4, not in milliseconds or nanoseconds"
             )
-        if any("\0" in text for text in (self.recording, self.topic, self.mask, self.name) if text):
+        if any("\0" in text for text in (self.recording, self.topic, self.mask) if text):
             raise InputError(r"a text of it has a zero byte (\0), which no name may have")
+        if found := _NOT_XML.search(self.name):
+            raise InputError(
+                f"the name {self.name!r} has {found[0]!r} in it, which no XML file can hold: leave "
+                "it out"
+            )
         if self.id is not None and not 1 <= self.id <= MAX_ID:
             raise InputError(f"id is {self.id}; ids are 1..{MAX_ID}")
         hints = self.box is not None or bool(self.points) or bool(self.polygon)
@@ -86,6 +93,11 @@ class SeedEntry:
             )
         if hints and self.id is None:
             raise InputError(f"the id is missing (1..{MAX_ID}: which object this is)")
+        if self.name and self.id is None:
+            raise InputError(
+                f"the name {self.name!r} is of no object: give the id that it has in the mask "
+                f"(1..{MAX_ID})"
+            )
 
 
 @dataclass(frozen=True, eq=False)
