@@ -133,7 +133,7 @@ class PredictionSpec:
 
 def build_prediction_network(architecture: str, values: Mapping[str, Any]) -> Network:
     """A network with random weights; ModelError names what is wrong with the entries."""
-    if architecture not in ARCHITECTURES:
+    if architecture not in list(ARCHITECTURES):  # what is no text may be in no dict
         raise ModelError(
             f"architecture {architecture!r} is unknown; known are {sorted(ARCHITECTURES)}"
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 from contextlib import nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import cv2
 import numpy as np
@@ -17,7 +18,13 @@ from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
 from stremn_ros.imaging.checks import check_frame
 from stremn_ros.imaging.resize import resize
 from stremn_ros.imaging.sizes import checked_size, fitted_size
-from stremn_ros.model_folder import CONFIG, find_model, load_prediction_network
+from stremn_ros.mappings import build
+from stremn_ros.model_folder import (
+    CONFIG,
+    PredictionSpec,
+    find_model,
+    load_prediction_network,
+)
 from stremn_ros.network.conv_lstm import ConvLstm
 from stremn_ros.network.flow_prediction import FlowPredictionNetwork
 from stremn_ros.network.prediction import STACK, PredictionNetwork
@@ -138,11 +145,8 @@ class Predictor:
         network, spec = load_prediction_network(folder)
         if isinstance(network, ConvLstm):
             raise ModelError(f"{model} is the ConvLSTM baseline, which only `evaluate` runs")
-        given = {key: value for key, value in options.items() if value is not None}
-        known = inspect.signature(cls).parameters
-        if unknown := sorted(spec.defaults.keys() - (known.keys() - {"network"})):
-            raise ModelError(f"{folder / CONFIG}: defaults: unknown entries {unknown}")
-        given = {**spec.defaults, **given}
+        given = own_defaults(folder, spec)
+        given.update((key, value) for key, value in options.items() if value is not None)
         if isinstance(network, FlowPredictionNetwork):
             return cls(make_flow_stages(network, runtime, device, folder, auto_build), **given)
         check_prediction_runtime(runtime)
@@ -281,3 +285,16 @@ class Predictor:
         return np.stack(
             [cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR) for image in images]
         ).astype(np.uint8)
+
+
+def own_defaults(folder: Path, spec: PredictionSpec) -> dict[str, Any]:
+    """A model's own values of what ``Predictor`` takes.
+
+    Raises:
+        ModelError: one that it does not take, or of another type.
+    """
+    kinds = get_type_hints(Predictor.__init__)
+    fields = [(name, kinds[name], None) for name in kinds if name not in ("network", "return")]
+    known = dataclasses.make_dataclass("Defaults", fields)
+    made: Any = build(known, spec.defaults, f"{folder / CONFIG}: defaults", ModelError)
+    return {name: getattr(made, name) for name in spec.defaults}

@@ -473,6 +473,19 @@ def test_options_out_of_range_and_wrong_models_say_so(tmp_path: Path) -> None:
     assert spec.architecture == "convlstm"
     config = tmp_path / "m" / "config.yaml"
     text = config.read_text()
+    values = yaml.safe_load(text)
+    for name, value, said in (
+        ("observe", "ten", "observe is the text 'ten'; it takes whole numbers"),
+        ("update_every", None, "update_every is None; it takes whole numbers"),
+    ):
+        wrong = {**values, "defaults": {**values["defaults"], name: value}}
+        config.write_text(yaml.safe_dump(wrong))
+        for load in (Predictor.load, lambda model: model_method(model, 3)):
+            with pytest.raises(ModelError, match=rf"config.yaml: defaults: {said}"):
+                load(model)
+    config.write_text(yaml.safe_dump({**values, "architecture": ["stremn"]}))
+    with pytest.raises(ModelError, match=r"architecture \['stremn'\] is unknown"):
+        Predictor.load(model)
     config.write_text(text.replace("defaults:\n", "defaults:\n  of_a_later_version: 1\n"))
     with pytest.raises(ModelError, match=r"config.yaml: defaults: .*'of_a_later_version'"):
         Predictor.load(model)

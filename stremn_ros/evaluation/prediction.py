@@ -28,6 +28,8 @@ from stremn_ros.evaluation.prediction_pictures import prediction_sheet
 from stremn_ros.imaging.motion import FlowExtrapolation
 from stremn_ros.imaging.video import write_image
 from stremn_ros.model_folder import find_model, load_prediction_network
+from stremn_ros.network.conv_lstm import ConvLstm
+from stremn_ros.predictor import own_defaults
 from stremn_ros.runtime.choose import choose_device
 
 Images = NDArray[np.uint8]
@@ -67,14 +69,16 @@ def model_method(
         ModelError, InputError: it cannot be used on such frames.
         RuntimeUnavailableError: no such device.
     """
-    network, spec = load_prediction_network(find_model(model))
+    folder = find_model(model)
+    network, spec = load_prediction_network(folder)
+    own = {} if isinstance(network, ConvLstm) else own_defaults(folder, spec)
     wanted = network.config.colours
     chosen = choose_device(device)
     network = network.to(chosen)
     options = {
-        name: spec.defaults[key]
+        name: own[key]
         for name, key in (("slots", "slots"), ("rule", "update_rule"), ("update_every",) * 2)
-        if key in spec.defaults
+        if key in own
     }
 
     def method(clips: Images, horizon: int) -> Tensor:
