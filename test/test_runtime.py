@@ -16,6 +16,7 @@ from shapes import TINY_MODEL, scene
 
 from stremn_ros.demo.assets import demo_video
 from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
+from stremn_ros.files import sha256
 from stremn_ros.imaging.video import open_frames
 from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.model_folder import load_network
@@ -208,7 +209,9 @@ def test_a_damaged_export_is_refused(cache: Path) -> None:
         with pytest.raises(ModelError, match="missing, cut short or altered"):
             load("onnxruntime")
         decoder.write_bytes(whole)
-    for text in ("", "{}", "[]", '{"key": 3', json.dumps({**sidecar, "files": {}})):
+    texts = ["", "{}", "[]", '{"key": 3', 100_000 * "["]
+    texts += [json.dumps({**sidecar, "files": files}) for files in ({}, [], None)]
+    for text in texts:
         key.write_text(text)
         with pytest.raises(ModelError, match="stremn export"):
             load("onnxruntime")
@@ -217,6 +220,22 @@ def test_a_damaged_export_is_refused(cache: Path) -> None:
         load("onnxruntime")
     key.write_text(json.dumps(sidecar))
     assert load("onnxruntime").seed(*scene(0)) == [1, 2]
+
+
+def test_an_export_that_onnx_runtime_cannot_load_costs_speed_only(cache: Path) -> None:
+    folder = entry_folder(TINY_MODEL)
+    decoder, key = folder / "object.onnx", folder / "key.json"
+    whole, sidecar = decoder.read_bytes(), key.read_text()
+    try:
+        decoder.write_bytes(whole[: len(whole) // 2])  # as one of a later format
+        files = {**json.loads(sidecar)["files"], decoder.name: sha256(decoder)}
+        key.write_text(json.dumps({**json.loads(sidecar), "files": files}))
+        with pytest.raises(RuntimeUnavailableError, match=r"cannot load .*object\.onnx .*export"):
+            load("onnxruntime")
+        assert load("auto").runtime_name == "torch (cpu)"
+    finally:
+        decoder.write_bytes(whole)
+        key.write_text(sidecar)
 
 
 def test_an_export_of_other_weights_is_refused_with_both_keys(cache: Path, tmp_path: Path) -> None:

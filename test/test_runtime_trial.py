@@ -126,6 +126,14 @@ def test_another_model_and_a_damaged_note_are_tried_anew(
     outcomes(other, CPU)
     assert len(calls) == 3
 
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trial, "new_entry", full)
+    (other / "config.yaml").write_text((other / "config.yaml").read_text() + "# again\n")
+    (found,) = outcomes(other, CPU)  # it is not kept, and of use all the same
+    assert "signal 11" in found.error
+
 
 def test_tensorrt_is_tried_where_there_are_plans(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

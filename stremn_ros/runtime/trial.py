@@ -110,8 +110,12 @@ def outcomes(model: Path, device: torch.device) -> list[Outcome]:
         except (ModelError, KeyError, TypeError):
             pass
         found = [_tried(runtime, model, device, size) for runtime in runtimes]
-        with new_entry(folder) as new:
-            write_key(new, key, [], outcomes=[asdict(outcome) for outcome in found])
+        try:
+            with new_entry(folder) as new:
+                write_key(new, key, [], outcomes=[asdict(outcome) for outcome in found])
+        except OSError as error:
+            log.warning("the outcome cannot be kept in %s (%s)", folder, error.strerror or error)
+            return found
     log.info("the outcome is kept in %s; remove that folder to have it tried again", folder)
     return found
 

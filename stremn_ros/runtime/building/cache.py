@@ -68,10 +68,10 @@ def checked_entry(
     """
     try:
         found = json.loads((folder / KEY).read_text())
-        files, key = found["files"], found["key"]
+        files, key = dict(found["files"]), found["key"]
     except FileNotFoundError:
         raise ModelError(f"{what} in {folder}; {remedy}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{folder / KEY} cannot be read ({error}); {remedy}") from None
     if key != wanted:
         raise ModelError(
@@ -81,7 +81,11 @@ def checked_entry(
         )
     for name in names:
         path = folder / name
-        if not path.is_file() or files.get(name) != sha256(path):
+        try:
+            whole = path.is_file() and files.get(name) == sha256(path)
+        except OSError as error:  # of another user, perhaps
+            raise ModelError(f"{path} cannot be read ({error.strerror or error})") from None
+        if not whole:
             raise ModelError(f"{path} is missing, cut short or altered; {remedy}")
     return found
 

@@ -10,6 +10,7 @@ import cv2
 import torch
 from torch import Tensor
 
+from stremn_ros.errors import RuntimeUnavailableError
 from stremn_ros.runtime.onnx.library import check_onnxruntime
 from stremn_ros.runtime.threads import denormals_as_zero
 
@@ -22,7 +23,7 @@ def new_session(path: Path, threads: int, denormal_as_zero: bool = False) -> Any
             calling thread; see ``threads.denormals_as_zero``.
 
     Raises:
-        RuntimeUnavailableError: onnxruntime cannot be imported.
+        RuntimeUnavailableError: onnxruntime cannot be imported, or not load the file.
     """
     onnxruntime = check_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -37,7 +38,14 @@ def new_session(path: Path, threads: int, denormal_as_zero: bool = False) -> Any
     ):
         options.add_session_config_entry(name, value)
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # it has its own, of no common kind
+        raise RuntimeUnavailableError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path} "
+            f"({' '.join(str(error).split())}): a newer one made it, perhaps; install that, or "
+            f"remove {path.parent} and export the model again"
+        ) from None
 
 
 class Rows(Protocol):
@@ -59,7 +67,7 @@ class Sessions:
         threads: of ONNX Runtime; 0 takes PyTorch's number.
 
     Raises:
-        RuntimeUnavailableError: onnxruntime cannot be imported.
+        RuntimeUnavailableError: onnxruntime cannot be imported, or not load a file.
     """
 
     def __init__(self, files: Mapping[str, Path], threads: int = 0) -> None:
