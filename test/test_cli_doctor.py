@@ -203,7 +203,7 @@ def test_ros_distribution(monkeypatch):
 
 
 def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
-    """Whole, damaged, of a model elsewhere, and left by a build that was interrupted."""
+    """Whole, damaged, of a model elsewhere, left by a build, and what `stremn label` fetched."""
     models, cache = models_folder(tmp_path), tmp_path / "cache"
     digest = sha256(models / "segment_lite0" / "weights.safetensors")
     for name, weights, content in (
@@ -216,10 +216,15 @@ def test_cache_entries_are_told_apart(tmp_path, monkeypatch):
         (cache / name / "x.onnx").write_bytes(b"plan")
         write_key(cache / name, {"weights": weights}, ["x.onnx"])
         (cache / name / "x.onnx").write_bytes(content)
+    fetched = cache / "label-0123456789ab" / "fetched" / "s3" / "drive.mcap"
+    fetched.parent.mkdir(parents=True)
+    fetched.write_bytes(bytes(1 << 20))
     monkeypatch.setenv("STREMN_CACHE", str(cache))
     monkeypatch.setenv("STREMN_MODELS", str(models))
     check = library_checks.check_cache(probe(".cache"))
     assert check.status == NOTE
+    assert "label-0123456789ab: 1.0 MiB, of a `stremn label` that is not finished" in check.found
+    assert "label-" not in check.advice
     lines = dict(line.split(": ", 1) for line in check.found.splitlines()[1:])
     assert lines["good"].endswith("whole")
     assert "damaged, and never loaded" in lines["short"]

@@ -243,6 +243,8 @@ def check_cache(result: Probe) -> Check:
         if entry["error"]:
             damaged.append(name)
             state = f"damaged, and never loaded: {entry['error']}"
+        elif entry["scratch"]:
+            state = "of a `stremn label` that is not finished: it goes on there with --resume"
         elif entry["built_now"]:
             state = "being made now"
         elif entry["stale"]:

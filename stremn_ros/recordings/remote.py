@@ -22,7 +22,7 @@ from stremn_ros.errors import InputError, StremnError
 from stremn_ros.files import NewFile
 from stremn_ros.recordings.manifest import MANIFEST
 from stremn_ros.recordings.seeds import mask_files, read_seeds
-from stremn_ros.runtime.building.cache import cache_folder
+from stremn_ros.runtime.building.cache import SCRATCH, cache_folder
 
 _HTTP = ("http", "https")
 
@@ -78,7 +78,7 @@ def stage(
     if not any(map(is_url, words)):
         return Staged(tuple(recordings), seeds, Path(out))
     key = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:12]
-    folder = (Path(scratch) if scratch else cache_folder()) / f"label-{key}"
+    folder = (Path(scratch) if scratch else cache_folder()) / f"{SCRATCH}{key}"
     target, url = (_local(out), out) if is_url(out) else (Path(out), "")
     if url and target is None:
         target = folder / "out"

@@ -10,7 +10,7 @@ from typing import Any
 from stremn_ros.doctor.probes import describe
 from stremn_ros.files import sha256
 from stremn_ros.model_folder import WEIGHTS, model_folders
-from stremn_ros.runtime.building.cache import KEY, cache_folder, is_being_built
+from stremn_ros.runtime.building.cache import KEY, SCRATCH, cache_folder, is_being_built
 
 
 def values() -> dict[str, Any]:
@@ -38,17 +38,18 @@ def _unwritable(folder: Path) -> str:
 
 
 def _entry(folder: Path, weights: set[str]) -> dict[str, Any]:
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     temporary = folder.name.startswith(".")
     built_now = temporary and is_being_built(folder)
     note = {
         "error": "",
         "built_now": built_now,
         "stale": temporary and not built_now,
+        "scratch": folder.name.startswith(SCRATCH) and not (folder / KEY).is_file(),
         "elsewhere": False,
         "mib": round(size / 2**20, 1),
     }
-    if temporary:
+    if temporary or note["scratch"]:
         return note
     try:
         values = json.loads((folder / KEY).read_text())

@@ -22,6 +22,7 @@ from stremn_ros.errors import ModelError
 from stremn_ros.files import sha256
 
 KEY = "key.json"
+SCRATCH = "label-"  # begins the folders of `stremn label`, which have no key
 
 
 def cache_folder() -> Path:
