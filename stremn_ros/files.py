@@ -85,8 +85,13 @@ def _sync(path: Path) -> None:
         os.close(number)
 
 
-def write_with(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+def write_with(
+    path: str | os.PathLike[str], write: Callable[[Path], object], durable: bool = False
+) -> None:
     """Writes a file by a function that gets the temporary name; the folder is made.
+
+    Args:
+        durable: see ``NewFile``.
 
     Raises:
         InputError: it cannot be written (no permission, disk full); the message says why.
@@ -94,7 +99,7 @@ def write_with(path: str | os.PathLike[str], write: Callable[[Path], object]) ->
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with NewFile(path) as temporary:
+        with NewFile(path, durable=durable) as temporary:
             write(temporary)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
@@ -110,9 +115,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode(errors=UNKNOWN))
 
 
-def write_json(path: str | os.PathLike[str], values: Mapping[str, Any], indent: int = 2) -> None:
-    """Writes a result as JSON; the folder is made. Raises: as ``write_with``."""
-    write_text(path, json.dumps(values, indent=indent) + "\n")
+def write_json(
+    path: str | os.PathLike[str],
+    values: Mapping[str, Any],
+    indent: int = 2,
+    durable: bool = False,
+) -> None:
+    """Writes a result as JSON; the folder is made. durable, Raises: as ``write_with``."""
+    text = json.dumps(values, indent=indent) + "\n"
+    write_with(path, lambda temporary: temporary.write_text(text, encoding="ascii"), durable)
 
 
 def sha256(path: Path) -> str:

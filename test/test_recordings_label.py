@@ -962,6 +962,22 @@ def test_a_run_goes_on_only_with_what_it_was_made_from(
     assert not (out / "work").exists()
 
 
+def test_what_a_power_cut_damaged_is_made_again(drive: Path, tmp_path: Path) -> None:
+    job = job_of(drive, seeds_file(tmp_path, {"frame": 5, "mask": truth(5)}), tmp_path / "whole")
+    label(job)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".manifest.json.tmp").touch()
+    job = replace(job, out=tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        label(job, Stopped())
+    for name in ("track.json", "index.npz", "seeds/000005.png"):
+        (tmp_path / "out" / "work" / "drive" / name).write_bytes(b"")
+        with pytest.raises(KeyboardInterrupt):
+            label(replace(job, resume=True), Stopped())
+    label(replace(job, resume=True))
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -71,7 +71,7 @@ def finish_track(
         if bag is not None:
             summary.problems += bag.problems
         os.sync()  # a power cut after the next line loses none of the files before it
-        write_json(track.folder / FINISHED, summary.values(joining))
+        write_json(track.folder / FINISHED, summary.values(joining), durable=True)
         shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None

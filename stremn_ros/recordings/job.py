@@ -44,7 +44,7 @@ from stremn_ros.recordings.seeds import (
 from stremn_ros.recordings.sources import Index, image_topics, open_source
 from stremn_ros.recordings.spec import Job
 from stremn_ros.recordings.tasks import BagTask, FilesTask, HashTask, IndexTask, PassTask, Task
-from stremn_ros.recordings.track import TRACK, Track
+from stremn_ros.recordings.track import Track
 from stremn_ros.recordings.workers import Outcome, Runner, Serial
 from stremn_ros.text_files import read_text
 
@@ -224,8 +224,9 @@ def _plan(job: Job) -> tuple[list[_Planned], dict[str, str]]:
 
 
 def _is_free(out: Path) -> bool:
-    """Whether a folder without a manifest may be used: it is empty but for a folder of work."""
-    return out.is_dir() and all(path.name == WORK for path in out.iterdir())
+    """Whether a folder without a manifest may be used: it is empty but for what a stop left."""
+    left = WORK, f".{manifest.MANIFEST}.tmp"
+    return out.is_dir() and all(path.name in left for path in out.iterdir())
 
 
 def _only_camera(job: Job, path: Path, cameras: Sequence[str], where: str) -> str:
@@ -349,10 +350,15 @@ def _prepare(
 
 
 def _is_track_of(folder: Path, each: _Planned) -> bool:
-    """Whether a folder of work is there, and of this camera: a name may have been another's."""
-    if not (folder / TRACK).is_file():
+    """Whether a folder of work is there, and of this camera: a name may have been another's.
+
+    One that a power cut left damaged is made again.
+    """
+    try:
+        track = Track.load(folder)
+        track.check()
+    except InputError:
         return False
-    track = Track.load(folder)
     return (track.recording, track.topic) == (each.recording, each.topic)
 
 

@@ -143,7 +143,7 @@ def write_manifest(
         "tracks": list(tracks),
         "errors": dict(errors),
     }
-    write_json(out / MANIFEST, values)
+    write_json(out / MANIFEST, values, durable=True)
 
 
 def check_same(

@@ -128,5 +128,5 @@ class BagTask(Task):
         tracks = [Track.load(Path(folder)) for folder in self.folders]
         work = Path(self.work) / self.word
         problem = write_bags(tracks, self.word, Path(self.out), self.formats, work)
-        write_json(note, {"problem": problem})
+        write_json(note, {"problem": problem}, durable=True)
         return problem

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -104,7 +105,7 @@ class Track:
             "problems": track.problems,
             "called": track.called,
         }
-        write_json(folder / TRACK, values)
+        write_json(folder / TRACK, values, durable=True)
         return cls.load(folder)
 
     @classmethod
@@ -129,17 +130,15 @@ class Track:
 
     @cached_property
     def index(self) -> Index:
-        """The frames' stamps and places."""
-        with np.load(self.folder / _INDEX) as parts:
-            return Index(
-                self.topic,
-                parts["stamps"],
-                parts["recorded"],
-                parts["places"],
-                self.scanned,
-                self.fps,
-                self.problems,
-            )
+        """The frames' stamps and places; InputError where the file is damaged."""
+        path = self.folder / _INDEX
+        try:
+            with np.load(path) as parts:
+                stamps, recorded, places = (parts[n] for n in ("stamps", "recorded", "places"))
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: is damaged ({error})") from None
+        scanned, fps, problems = self.scanned, self.fps, self.problems
+        return Index(self.topic, stamps, recorded, places, scanned, fps, problems)
 
     @cached_property
     def sections(self) -> list[Section]:
@@ -175,6 +174,12 @@ class Track:
             return None
         return read_mask(self.folder / "seeds" / f"{frame:06d}.png")
 
+    def check(self) -> None:
+        """InputError where a file that ``create`` wrote is damaged."""
+        self.index  # noqa: B018  it is read here
+        for point in self.seeds:
+            self.seed(point.frame)
+
     def open(self) -> Source:
         """The camera's frames."""
         return open_source(Path(self.recording), self.index)
@@ -187,7 +192,7 @@ def encode_mask(labels: NDArray[np.uint8]) -> bytes:
 
 def decode_mask(data: bytes, where: object) -> Labels:
     """What ``encode_mask`` made."""
-    labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
     if labels is None:
         raise InputError(f"{where} is damaged")
     return np.asarray(labels, np.uint8)
