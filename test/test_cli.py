@@ -604,3 +604,11 @@ def test_export_of_no_frames_is_refused_first(frames, tmp_path, capsys):
     arguments = ["export", TINY, "--runtime", "onnx", "--frames", str(frames)]
     assert main([*arguments, "--int8", "none", "--mask", "none.png"]) == 2
     assert f"--frames is {frames}; it must be 1 or more" in capsys.readouterr().err
+
+
+def test_export_of_a_video_that_is_missing_is_refused_first(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "cache"))
+    arguments = ["export", TINY, "--runtime", "onnx", "--int8", str(tmp_path)]
+    assert main([*arguments, "--mask", str(tmp_path / "none.png")]) == 2
+    assert "none.png: no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()

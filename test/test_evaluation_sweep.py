@@ -47,7 +47,7 @@ def test_the_same_memory_is_run_once():
 
 
 def test_sweep_goes_on_where_it_stopped_and_refuses_another_file(davis: Path, tmp_path: Path):
-    dataset = open_davis(davis, "val")
+    dataset = open_davis(davis, "val", year="2017")
     path = tmp_path / "sweep.json"
     done: list[int] = []
 
@@ -93,9 +93,15 @@ def test_sweep_goes_on_where_it_stopped_and_refuses_another_file(davis: Path, tm
     assert (tmp_path / "sweep.png").stat().st_size > 20_000
     with pytest.raises(InputError, match="another update_every"):
         sweep(dataset, str(TINY_MODEL), **{**arguments, "update_every": 2})
-    path.write_text("[]")
-    with pytest.raises(InputError, match="not the result of a sweep"):
-        sweep(dataset, str(TINY_MODEL), **arguments)
+    # the same sequences with their objects as one, as in DAVIS 2016
+    helpers.write_split(davis, ["one", "two"], "2016")
+    with pytest.raises(InputError, match=r"another image_set \(2017, not 2016\)"):
+        sweep(open_davis(davis, "val", year="2016"), str(TINY_MODEL), **arguments)
+    other = {**json.loads(path.read_text()), "runs": {"2 slots": {"sequences": 3}}}
+    for text in ("[]", 100_000 * "[", json.dumps(other)):
+        path.write_text(text)
+        with pytest.raises(InputError, match="not the result of a sweep"):
+            sweep(dataset, str(TINY_MODEL), **arguments)
 
 
 def test_sweep_command(davis: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,9 @@ def _run(options: argparse.Namespace) -> int:
             f"--int8 names {counted(len(videos), 'video')}, --mask {counted(len(masks), 'mask')}: "
             "each video needs the mask of its first frame"
         )
+    for path in (*videos, *masks):  # before the minute that an export takes
+        if not os.path.exists(path):
+            raise InputError(f"{path}: no such file or folder")
     if options.runtime == "tensorrt":
         if videos:
             raise InputError("--int8 is for onnx: TensorRT's plans are in half precision")

@@ -172,6 +172,8 @@ def sweep(
         "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
         "sequences": [sequence.name for sequence in dataset.sequences],
         "split": dataset.split,
+        "image_set": dataset.year,
+        "resolution": dataset.resolution,
         "every": every,
         "update_every": first.update_every,
         "runtime": first.runtime_name,
@@ -206,7 +208,9 @@ def _runs(path: str | os.PathLike[str] | None, head: dict[str, Any]) -> dict[str
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         runs = dict(found["runs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(run["sequences"], dict) for run in runs.values()):
+            raise TypeError("a run has no sequences")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not the result of a sweep ({error})") from None
     wanted = json.loads(json.dumps(head))
     other = [key for key, value in wanted.items() if found.get(key) != value]

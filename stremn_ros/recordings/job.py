@@ -256,8 +256,9 @@ def _free(name: str, taken: Collection[str], joint: str) -> str:
 
 
 def _word(topic: str) -> str:
-    """A topic's name as one word of another topic's."""
-    return re.sub(r"[^A-Za-z0-9]+", "_", topic.strip("/")).strip("_")
+    """A topic's name as one word of another topic's, which must not begin with a digit."""
+    word = re.sub(r"[^A-Za-z0-9]+", "_", topic.strip("/")).strip("_")
+    return f"camera_{word}" if word[:1].isdigit() else word
 
 
 @contextlib.contextmanager
