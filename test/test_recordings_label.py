@@ -413,6 +413,26 @@ def test_what_was_made_of_a_damaged_recording_is_not_gone_on_with(
     assert hashes(out) == hashes(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("change", ["one more", "one less"])
+def test_a_folder_that_changes_while_it_is_labelled_is_told(change: str, tmp_path: Path) -> None:
+    folder = tmp_path / "drive"
+    for number, frame in enumerate(scenes(5)):
+        write_image(folder / f"{number}.png", frame)
+
+    class Meanwhile(Serial):
+        def run(self, first: Any, *rest: Any) -> None:
+            if any(isinstance(task, PassTask) for task in first):
+                if change == "one more":
+                    write_image(folder / "1_.png", scenes(1)[0])
+                else:
+                    (folder / "1.png").unlink()
+            super().run(first, *rest)
+
+    job = job_of(folder, seeds_file(tmp_path, {"frame": 0, "mask": truth(0)}), tmp_path / "out")
+    with pytest.raises(InputError, match=r"pictures now, and had 5 when it was first read"):
+        label(job, Meanwhile())
+
+
 def test_results_inside_of_the_recording_s_folder_can_be_gone_on_with(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     for number, frame in enumerate(scenes(6)):

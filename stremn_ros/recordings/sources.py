@@ -183,6 +183,11 @@ class FolderSource(Source):
     def __init__(self, path: Path, index: Index) -> None:
         super().__init__(path, index)
         self._files = list_images(path)
+        if len(self._files) != len(self):  # one more or less, and the numbers are of other pictures
+            raise InputError(
+                f"{path}: has {len(self._files)} pictures now, and had {len(self)} when it was "
+                "first read: was it changed meanwhile?"
+            )
 
     def frames(self, first: int, last: int) -> Iterator[Numbered]:
         for number in range(first, last + 1):
