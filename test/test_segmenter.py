@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from stremn_ros.errors import (
 from stremn_ros.model_folder import find_model, load_network, read_config, save_model
 from stremn_ros.network import SegmentationNetwork
 from stremn_ros.runtime.choose import choose_device
+from stremn_ros.runtime.onnx.export import entry_folder
 from stremn_ros.segmenter import ObjectState, Segmenter
 
 
@@ -443,6 +445,13 @@ def copy_model(folder: Path) -> Path:
     for name in ("config.yaml", "weights.safetensors"):
         (folder / name).write_bytes((TINY_MODEL / name).read_bytes())
     return folder
+
+
+def test_a_model_s_folder_may_have_a_name_in_an_unknown_encoding(tmp_path: Path) -> None:
+    model = tmp_path / os.fsdecode(b"f\xfcr")  # Latin-1
+    shutil.copytree(TINY_MODEL, model)
+    assert Segmenter.load(str(model), device="cpu", runtime="torch").seed(*scene(0)) == [1, 2]
+    str(entry_folder(model)).encode()  # or ONNX Runtime could not open the export
 
 
 def test_models_that_do_not_exist_or_are_damaged(tmp_path: Path) -> None:

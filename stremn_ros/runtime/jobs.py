@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import StremnError
+from stremn_ros.files import UNKNOWN
 from stremn_ros.runtime.building.cache import new_entry, write_key
 from stremn_ros.runtime.building.process import ERROR, MARK
 
@@ -59,6 +61,8 @@ def try_runtime(runtime: str, model: Path, device: str, size: tuple[int, int]) -
 def main(words: list[str]) -> int:
     """The process: ``onnx MODEL``, ``onnx-fp16 MODEL H W``, ``plans`` with jobs on stdin, or
     ``trial RUNTIME MODEL DEVICE H W FILE``, which writes its outcome to FILE."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a model's name may be in no encoding
+        sys.stdout.reconfigure(errors=UNKNOWN)
     try:
         if words[0] == "plans":
             _build_plans(json.loads(sys.stdin.read()))

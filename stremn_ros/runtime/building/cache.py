@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.errors import ModelError
-from stremn_ros.files import sha256
+from stremn_ros.files import UNKNOWN, sha256
 
 KEY = "key.json"
 SCRATCH = "label-"  # begins the folders of `stremn label`, which have no key
@@ -39,7 +39,8 @@ def cache_folder() -> Path:
 def keyed_folder(name: str, key: Mapping[str, Any]) -> Path:
     """The cache folder of what is made of this key: of another key it is another folder."""
     digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:12]
-    return cache_folder() / f"{name}-{digest}"
+    # ONNX Runtime opens files by names in Unicode only
+    return cache_folder() / f"{name.encode(errors=UNKNOWN).decode()}-{digest}"
 
 
 def differences(found: Any, wanted: Mapping[str, Any]) -> str:
