@@ -67,12 +67,13 @@ def available_models() -> list[str]:
     return sorted(names)
 
 
-def find_model(model: str) -> Path:
+def find_model(model: str | os.PathLike[str]) -> Path:
     """Folder of a model, given its name or the folder's path.
 
     Raises:
         ModelError: there is none; the message lists the names that exist.
     """
+    model = os.fspath(model)
     if not model:
         raise ModelError(f"no model was named; available are {available_models()}")
     candidates = [folder / model for folder in model_folders()]

@@ -8,6 +8,7 @@ PyTorch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from stremn_ros.errors import InputError
@@ -173,19 +174,19 @@ class SegmenterOptions:
         object.__setattr__(self, "processing_size", checked_size(self.processing_size))
         find_rule(self.update_rule)
         for name, tunable in TUNABLES.items():
-            value = getattr(self, name)
-            if isinstance(tunable.default, bool) and not isinstance(value, bool):
+            value, kind = getattr(self, name), type(tunable.default)
+            if kind is bool and not isinstance(value, bool):
                 raise InputError(f"{name} is {value!r}; it must be true or false")
-            if isinstance(value, float) and type(tunable.default) is int:
-                raise InputError(f"{name} is {value}; it must be a whole number")
             if tunable.low is None or isinstance(value, tuple):
                 continue
-            try:
-                fits = tunable.low <= value <= (value if tunable.high is None else tunable.high)
-            except TypeError:
-                fits = False
-            if not fits:
-                raise InputError(f"{name} is {value}; it must be {tunable.range_text}")
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if number and kind is int and not isinstance(value, Integral):
+                raise InputError(f"{name} is {value}; it must be a whole number")
+            most = value if tunable.high is None else tunable.high
+            if not (number and tunable.low <= value <= most):
+                shown = f"{value}" if number else repr(value)
+                raise InputError(f"{name} is {shown}; it must be {tunable.range_text}")
+            object.__setattr__(self, name, kind(value))  # NumPy's numbers, too, as Python's own
 
 
 TUNABLES: dict[str, Tunable] = {

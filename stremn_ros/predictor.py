@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,8 +18,9 @@ from stremn_ros.clip_state import FlowState, Future, StackedState, extend, new_s
 from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
 from stremn_ros.imaging.checks import check_frame
 from stremn_ros.imaging.resize import resize
-from stremn_ros.imaging.sizes import checked_size, fitted_size
+from stremn_ros.imaging.sizes import checked_size, fitted_size, whole_number
 from stremn_ros.mappings import build
+from stremn_ros.memory.bank import MAX_SLOTS, MIN_SLOTS
 from stremn_ros.model_folder import (
     CONFIG,
     PredictionSpec,
@@ -82,12 +84,7 @@ class Predictor:
         memory_span: int = 10,
         observe: int = 10,
     ) -> None:
-        if observe < STACK:
-            raise InputError(f"observe is {observe}; the network needs at least {STACK} frames")
-        if update_every < 1:
-            raise InputError(f"update_every is {update_every}; it must be at least 1")
-        if memory_span < 0:
-            raise InputError(f"memory_span is {memory_span}; it must be 0 (never) or more frames")
+        observe = whole_number(observe, "observe", STACK)
         if isinstance(network, FlowPredictionNetwork):
             network = FlowStages(network, next(network.parameters()).device)
         self.network: PredictionNetwork | FlowPredictionNetwork
@@ -101,10 +98,10 @@ class Predictor:
         self.horizon, self.observe = network.config.horizon, observe
         self._requested_size = checked_size(processing_size, MAX_SIDE)
         self._options: dict[str, Any] = {
-            "slots": slots,
+            "slots": whole_number(slots, "slots", MIN_SLOTS, MAX_SLOTS),
             "rule": update_rule,
-            "update_every": update_every,
-            "span": memory_span,
+            "update_every": whole_number(update_every, "update_every", 1),
+            "span": whole_number(memory_span, "memory_span", 0),
         }
         # shows at once whether slots and rule are right; the real one is made for the first frame
         new_state(network, 1, (network.stride, network.stride), **self._options)
@@ -119,7 +116,7 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        model: str = "predict_rgb",
+        model: str | os.PathLike[str] = "predict_rgb",
         *,
         device: str = "auto",
         runtime: str = "auto",
@@ -213,8 +210,7 @@ class Predictor:
         """
         check_frame(frame)
         horizon = self.horizon if horizon is None else horizon
-        if not 1 <= horizon <= MAX_HORIZON:
-            raise InputError(f"horizon is {horizon}; it must be 1..{MAX_HORIZON}")
+        horizon = whole_number(horizon, "horizon", 1, MAX_HORIZON)
         size = (frame.shape[0], frame.shape[1])
         if self._size is not None and size != self._size:
             raise InputError(

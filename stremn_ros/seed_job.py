@@ -20,7 +20,9 @@ from stremn_ros.errors import InputError
 from stremn_ros.frame_reader import FrameReader, SeenFrame, Template
 from stremn_ros.imaging.overlap import REST_DEPTH, Overlap, depth, is_cut, overlaps
 from stremn_ros.imaging.resize import resize, too_small
+from stremn_ros.imaging.sizes import whole_number
 from stremn_ros.object_states import ObjectStates
+from stremn_ros.results import MAX_ID
 
 log = logging.getLogger(__name__)
 
@@ -293,9 +295,15 @@ def _small(labels: NDArray[Any], seen: SeenFrame) -> NDArray[np.uint8]:
 def wanted_ids(labels: NDArray[Any], ids: Sequence[int] | None) -> list[int]:
     """The ids of a label mask, or those of them that are given; InputError where there are none."""
     present = [int(value) for value in np.unique(labels) if value]
-    wanted = present if ids is None else sorted(set(ids))
+    if not present:
+        raise InputError("the mask is all zero; draw each object with a value from 1 to 255")
+    if ids is None:
+        return present
+    if isinstance(ids, str) or not np.iterable(ids):
+        raise InputError(f"ids is {ids!r}; it must be a list of ids, or None for all of the mask")
+    wanted = sorted({whole_number(value, "one of the ids", 1, MAX_ID) for value in ids})
     if absent := [value for value in wanted if value not in present]:
         raise InputError(f"ids {absent} do not occur in the mask, which holds {present}")
     if not wanted:
-        raise InputError("the mask is all zero; draw each object with a value from 1 to 255")
+        raise InputError(f"ids is empty; name one or more of {present}, or None for all")
     return wanted

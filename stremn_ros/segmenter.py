@@ -26,7 +26,7 @@ from stremn_ros.errors import CapacityError, InputError, ModelError, UnknownObje
 from stremn_ros.frame_reader import FrameReader
 from stremn_ros.imaging.checks import check_frame
 from stremn_ros.imaging.masks import checked_mask, drop_small_parts, label_mask
-from stremn_ros.imaging.sizes import fitted_size
+from stremn_ros.imaging.sizes import fitted_size, whole_number
 from stremn_ros.mappings import build
 from stremn_ros.memory import ObjectMemory, SlotMemory
 from stremn_ros.memory.inspection import look_inside
@@ -89,7 +89,7 @@ class Segmenter:
     @classmethod
     def load(
         cls,
-        model: str = "segment_lite0",
+        model: str | os.PathLike[str] = "segment_lite0",
         *,
         device: str = "auto",
         runtime: str = "auto",
@@ -511,8 +511,7 @@ class Segmenter:
             UnknownObjectError: it is not tracked.
             InputError: the new id is in use, or is none.
         """
-        if not 1 <= new <= MAX_ID:
-            raise InputError(f"{new} is no id; ids are 1..{MAX_ID}")
+        new = whole_number(new, "the new id", 1, MAX_ID)
         self.memory.rename(object_id, new)
         self._states.unseen[new] = self._states.unseen.pop(object_id)
         self._seeds.rename(object_id, new)

@@ -113,8 +113,23 @@ def test_missing_empty_and_unreadable(tmp_path):
     video.write_image(tmp_path / "one.png", make_frames(1)[0])
     with pytest.raises(InputError, match="single image"):
         video.open_frames(tmp_path / "one.png")
-    for arguments in ({"start": -1}, {"start": 4, "end": 4}, {"size": 0}, {"size": (3, 0)}):
-        with pytest.raises(InputError):
+    for arguments in (
+        {"start": -1},
+        {"start": 4, "end": 4},
+        {"start": 0.5},
+        {"end": 2.5},
+        {"end": "2"},
+        {"size": 0},
+        {"size": (3, 0)},
+        {"size": (3,)},
+        {"size": ()},
+        {"size": (3.5, 4)},
+        {"size": 3.5},
+        {"size": "34"},
+        {"folder_fps": 0},
+        {"folder_fps": float("nan")},
+    ):
+        with pytest.raises(InputError, match="needed"):
             video.open_frames(tmp_path, **arguments)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields
 
+import numpy as np
 import pytest
 from shapes import TINY_MODEL, scene
 
@@ -33,7 +34,11 @@ def test_options_are_frozen_and_checked() -> None:
         ({"max_objects": 256}, "max_objects is 256; it must be 1..255"),
         ({"update_every": 0}, "update_every is 0; it must be at least 1"),
         ({"return_score": float("nan")}, "return_score is nan; it must be 0..1"),
-        ({"lost_after": "x"}, "lost_after is x; it must be at least 0"),
+        ({"lost_after": "x"}, "lost_after is 'x'; it must be at least 0"),
+        ({"min_score": "0.5"}, "min_score is '0.5'; it must be 0..1"),
+        ({"lost_after": np.float32(2.5)}, "lost_after is 2.5; it must be a whole number"),
+        ({"max_objects": True}, "max_objects is True; it must be 1..255"),
+        ({"min_score": True}, "min_score is True; it must be 0..1"),
         ({"processing_size": 16}, "processing_size is 16; it must be the shorter side"),
         ({"update_rule": "best"}, "update rule 'best' is unknown; known are"),
         ({"mirrored_seed": "yes"}, "mirrored_seed is 'yes'; it must be true or false"),
@@ -44,6 +49,14 @@ def test_options_are_frozen_and_checked() -> None:
         with pytest.raises(InputError) as caught:
             SegmenterOptions(**wrong)
         assert text in str(caught.value)
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    options = SegmenterOptions(
+        slots=np.int64(4), min_score=np.float32(0.25), processing_size=np.int32(96)
+    )
+    assert options == SegmenterOptions(slots=4, min_score=0.25, processing_size=96)
+    assert (type(options.slots), type(options.min_score)) == (int, float)
 
 
 def test_every_option_is_a_parameter_a_setting_and_an_option_of_the_commands() -> None:

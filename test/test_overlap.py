@@ -381,9 +381,10 @@ def test_finding_objects_changes_nothing() -> None:
 def test_names_that_cannot_be_given_are_refused() -> None:
     segmenter = load()
     segmenter.seed(*scene(0))
-    for new in (0, 256, -1):
-        with pytest.raises(InputError, match="is no id"):
+    for new in (0, 256, -1, 5.5, 5.0, True, "5"):
+        with pytest.raises(InputError, match=r"the new id is .*whole number, 1\.\.255"):
             segmenter.rename(DISC, new)
+    assert segmenter.ids == [DISC, SQUARE]
     with pytest.raises(InputError, match="there is an object 2 already"):
         segmenter.rename(DISC, SQUARE)
     with pytest.raises(UnknownObjectError):

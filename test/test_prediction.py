@@ -383,8 +383,9 @@ def test_predictor_waits_predicts_and_begins_anew(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=word):
             predictor.step(wrong)
-    with pytest.raises(InputError, match="horizon"):
-        predictor.step(frames[0], horizon=0)
+    for horizon in (0, 101, 2.5, 2.0, "2"):
+        with pytest.raises(InputError, match="horizon"):
+            predictor.step(frames[0], horizon=horizon)
     seen = predictor.frames_seen
     assert seen == 13  # what was refused was not seen
 
@@ -460,6 +461,10 @@ def test_options_out_of_range_and_wrong_models_say_so(tmp_path: Path) -> None:
         ({"update_rule": "none"}, "unknown"),
         ({"update_every": 0}, "at least 1"),
         ({"memory_span": -1}, "memory_span"),
+        ({"memory_span": 2.5}, "memory_span is 2.5; it must be a whole number"),
+        ({"update_every": float("nan")}, "update_every is nan; it must be a whole number"),
+        ({"observe": 3.5}, "observe is 3.5; it must be a whole number"),
+        ({"slots": 2.5}, "slots is 2.5; it must be a whole number"),
     ):
         with pytest.raises(InputError, match=word):
             Predictor.load(model, **options)

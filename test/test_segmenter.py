@@ -398,8 +398,15 @@ def test_capacity_and_unknown_ids() -> None:
     segmenter.seed(frame, truth)
     with pytest.raises(CapacityError, match="max_objects is 2"):
         segmenter.seed(frame, (truth == DISC) * 9)
-    with pytest.raises(InputError, match="do not occur"):
-        segmenter.seed(frame, truth, ids=[4])
+    for ids, said in (
+        ([4], "do not occur"),
+        ([1.0], "one of the ids is 1.0; it must be a whole number"),
+        (1, "ids is 1; it must be a list"),
+        ("12", "ids is '12'; it must be a list"),
+        ([], "ids is empty; name one or more of"),
+    ):
+        with pytest.raises(InputError, match=said):
+            segmenter.seed(frame, truth, ids=ids)
     with pytest.raises(UnknownObjectError, match="tracked are"):
         segmenter.remove(9)
     assert segmenter.ids == [DISC, SQUARE]
@@ -562,6 +569,12 @@ def test_defaults_of_a_model_that_cannot_be_are_named(tmp_path: Path, line: str,
     (folder / "config.yaml").write_text(text[: text.index("defaults:")] + f"defaults: {{{line}}}\n")
     with pytest.raises(ModelError, match=rf"config\.yaml: defaults: .*{said}"):
         Segmenter.load(str(folder))
+
+
+def test_a_model_may_be_given_as_a_path() -> None:
+    assert Segmenter.load(TINY_MODEL, device="cpu").runtime_name == load().runtime_name
+    with pytest.raises(ModelError, match="no model 'nowhere'"):
+        Segmenter.load(Path("nowhere"))
 
 
 def test_a_folder_is_a_model_without_a_slash_in_its_name(

@@ -80,6 +80,20 @@ def test_a_fresh_segmenter_goes_on_bit_for_bit(tmp_path: Path, options: dict, st
     assert contents(first) == contents(second)
 
 
+def test_what_was_seeded_with_numbers_of_numpy_can_be_saved(tmp_path: Path) -> None:
+    frame, truth = scene(0)
+    segmenter = load(slots=np.int64(4))
+    assert segmenter.seed(frame, truth, ids=np.unique(truth)[1:]) == [DISC, SQUARE]
+    segmenter.rename(DISC, np.int64(7))
+    segmenter.save(tmp_path / "memory")
+    fresh = load(slots=4)
+    fresh.load_memory(tmp_path / "memory")
+    assert fresh.ids == [SQUARE, 7]
+    ids = [found.id for found in segmenter.step(scene(1)[0]).objects]
+    assert ids == [SQUARE, 7]
+    assert all(type(object_id) is int for object_id in ids)
+
+
 def test_states_and_the_order_of_rows_are_kept(tmp_path: Path) -> None:
     first = load(lost_after=2)
     frame, truth = scene(0)

@@ -19,6 +19,19 @@ LARGEST_ADVISED = 2160  # processing size, as the node's parameter has it
 WIDEST = 4.0  # long side to short; of a narrower picture both shrink, so that it costs no more
 
 
+def whole_number(value: Any, name: str, low: int, high: int | None = None) -> int:
+    """A whole number in a range, as Python's own: NumPy's are taken, too, which JSON is not.
+
+    Raises:
+        InputError: it is something else; the message gives the range.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        among = f"at least {low}" if high is None else f"{low}..{high}"
+        raise InputError(f"{name} is {value!r}; it must be a whole number, {among}")
+    return int(value)
+
+
 def checked_size(
     size: int | tuple[int, int] | Sequence[int], most: int = MAX_SIDE
 ) -> int | tuple[int, int]:

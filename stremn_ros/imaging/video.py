@@ -387,6 +387,10 @@ class Frames:
         self.count = index - self._start
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 class WhatComes:
     """Frames up to the first that cannot be read, for work whose results until there are kept.
 
@@ -428,11 +432,18 @@ def open_frames(
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    if start < 0 or (end is not None and end <= start):
-        raise InputError(f"start {start} and end {end}: 0 <= start < end is needed")
-    sides = () if size is None else (size,) if isinstance(size, (int, np.integer)) else tuple(size)
-    if len(sides) > 2 or any(side < 1 for side in sides):
-        raise InputError(f"size {size}: rows, or (height, width), each at least 1, is needed")
+    numbers = (start,) if end is None else (start, end)
+    if not all(map(_is_whole, numbers)) or start < 0 or (end is not None and end <= start):
+        raise InputError(
+            f"start {start} and end {end}: whole numbers with 0 <= start < end are needed"
+        )
+    if size is not None:
+        sides = tuple(size) if np.iterable(size) else (size,)
+        single = not np.iterable(size)
+        if len(sides) != (1 if single else 2) or not all(_is_whole(s) and s > 0 for s in sides):
+            raise InputError(f"size {size!r}: rows, or (height, width), each at least 1, is needed")
+    if not 0.0 < folder_fps < math.inf:
+        raise InputError(f"folder_fps {folder_fps}: a positive number is needed")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     if not path.is_dir() and path.suffix.lower() in IMAGE_SUFFIXES:
