@@ -10,6 +10,7 @@ The click network makes it, on a crop of the frame around the hints. GrabCut mak
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +104,7 @@ class ClickSegmenter:
     @classmethod
     def load(
         cls,
-        model: str = DEFAULT_MODEL,
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
         *,
         device: str = "auto",
         runtime: str = "auto",
@@ -200,14 +201,14 @@ class ClickSegmenter:
                 raise InputError(
                     f"what was found does not contain the inside point ({x}, {y}): {more}"
                 )
-        mask = keep_parts(mask, place.inside)
+        mask = keep_parts(mask & place.allowed, place.inside)
         share = float(mask.mean())
         if share > MOST:
             raise InputError(
                 f"what was found fills {share:.0%} of the image, so it is no object in it: {more}"
             )
         for x, y in place.outside.astype(int):
-            if not _exclude(mask, x, y, reach):
+            if not _exclude(mask, x, y, reach, place.inside):
                 raise InputError(f"what was found contains the outside point ({x}, {y}): {more}")
         if quality < REFUSED:
             raise InputError(
@@ -235,13 +236,20 @@ def _include(mask: NDArray[np.uint8], x: int, y: int, reach: float) -> bool:
     return True
 
 
-def _exclude(mask: NDArray[np.uint8], x: int, y: int, reach: float) -> bool:
-    """Whether a point is not in the mask; one that is nearly beside it is not, afterwards."""
+def _exclude(
+    mask: NDArray[np.uint8], x: int, y: int, reach: float, inside: NDArray[np.float64]
+) -> bool:
+    """Whether a point is not in the mask; one that is nearly beside it is not, afterwards.
+
+    Points inside [N, 2] stay in the mask.
+    """
     if mask[y, x]:
         distance = float(cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 5)[y + 1, x + 1])
         if distance > reach:
             return False
-        cv2.circle(mask, (int(x), int(y)), round(distance), 0, -1)
+        room = np.linalg.norm(inside.astype(int) - [x, y], axis=1).min(initial=np.inf)
+        radius = round(min(distance, np.floor(room) - 1.0))
+        cv2.circle(mask, (int(x), int(y)), radius, 0, -1)
     return True
 
 
@@ -256,7 +264,7 @@ class HintMasks:
         self._network = network
 
     @classmethod
-    def load(cls, model: str = DEFAULT_MODEL, **options: Any) -> HintMasks:
+    def load(cls, model: str | os.PathLike[str] = DEFAULT_MODEL, **options: Any) -> HintMasks:
         """With a click model by name or folder; an empty name means GrabCut.
 
         A model that is missing or damaged is reported in the log, and GrabCut is taken.

@@ -182,6 +182,21 @@ def test_the_outline_is_moved_to_points_that_are_just_beyond_it():
     assert iou(made.mask, LEFT > 0) > 0.9
 
 
+@pytest.mark.parametrize("outside", [(31, 20), (30, 21), (30, 19), (29, 20), (31, 21), (31, 22)])
+def test_a_point_beside_the_object_takes_no_point_on_it_away(outside):
+    made = red().make(frame_of(LEFT), inside=[(30, 20)], outside=[outside])
+    assert made.mask[20, 30] == 1
+    assert made.mask[outside[::-1]] == 0
+    assert iou(made.mask, LEFT > 0) > 0.95
+
+
+def test_a_point_on_the_object_lets_nothing_out_of_the_box():
+    hints = {"box": (0, 0, 35, 64), "inside": [(9, 9), (34, 40)]}
+    made = red().make(frame_of(LEFT), **hints)
+    assert made.mask[40, 34] == 1
+    assert not made.mask[:, 35:].any()
+
+
 def test_a_point_gets_a_closer_look_at_what_was_found_around_it():
     small = np.zeros((640, 640))
     small[300:340, 500:560] = 1
