@@ -215,7 +215,16 @@ BAD = [
     (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": "x" * 65}), "'name'"),
     (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": "a\x1b[2J"}), "'name'"),
     (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": 5}), "'name'"),
+    (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": "a\u2028b"}), "'name'"),
 ]
+# full-width space, a sign within a Persian word, a joined emoji, a no-break space
+NAMES = ["赤い\u3000カップ", "می\u200cخواهم", "\U0001f469\u200d\U0001f527", "tasse\u00a0!", "чашка"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_of_any_language(name: str) -> None:
+    message = json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": name})
+    assert read_request(message).name == name
 
 
 @pytest.mark.parametrize(("text", "says"), BAD, ids=lambda value: str(value)[:40])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -416,6 +417,73 @@ def test_the_page_says_that_the_server_is_gone_and_comes_back(
         wait_until(lambda: page.evaluate("stremn.last > 0"), "a picture")
         assert page.is_hidden("#notice")
     context.close()
+
+
+def test_hints_go_to_no_other_server(chromium, source: VideoSource) -> None:
+    context = chromium.new_context(viewport=DESKTOP)
+    page = context.new_page()
+    with serving(source) as server:
+        port = server.port
+        page.goto(f"http://127.0.0.1:{port}/")
+        until(page, "stremn.shown !== null")
+        page.mouse.click(*at(page, *middle(0, DISC)))
+        until(page, "stremn.hints.length === 1")
+    page.wait_for_selector("text=Connection lost")
+    assert page.evaluate("stremn.hints.length") == 1, "the server may come back"
+    with serving(source, port=port):
+        until(page, "!document.getElementById('link').className.includes('bad')")
+        until(page, "stremn.shown !== null")
+        assert page.evaluate("[stremn.hints.length, stremn.stamp]") == [0, None]
+    context.close()
+
+
+def test_an_answer_takes_no_hints_of_the_next_object(chromium) -> None:
+    fake, answer = FakeSource(), threading.Event()
+    fake.work = lambda request: answer.wait(30.0) if request.do == "follow" else None
+    context = chromium.new_context(viewport=DESKTOP)
+    page = context.new_page()
+    with serving(fake) as server:
+        fake.show(1)
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        until(page, "stremn.shown !== null")
+        page.check("#atonce")
+        page.mouse.click(*at(page, 60, 60))
+        wait_until(lambda: [each for each in fake.requests if each.do == "follow"], "the request")
+        page.keyboard.press("Escape")
+        page.mouse.click(*at(page, 90, 60))
+        assert page.evaluate("stremn.following")
+        answer.set()
+        until(page, "!stremn.following")
+        assert page.evaluate("stremn.hints.length") == 1
+        page.goto("about:blank")
+    context.close()
+
+
+def test_a_slow_hand_draws_a_whole_outline(page: Page) -> None:
+    page.click("#tools >> text=Outline")
+    page.mouse.move(*at(page, 100, 60))
+    page.mouse.down()
+    for _ in range(8):  # far more points than a message holds
+        for corner in ((220, 60), (220, 180), (100, 180), (100, 60)):
+            page.mouse.move(*at(page, *corner), steps=40)
+    page.mouse.move(*at(page, 20, 200), steps=40)
+    page.mouse.up()
+    points = page.evaluate("stremn.hints[0].value")
+    assert np.hypot(*np.subtract(points[-1], (20, 200))) < 12, "the end was not drawn"
+    assert 300 < len(points) <= 1000
+
+
+def test_keys_of_the_browser_and_of_other_scripts_are_left_alone(page: Page) -> None:
+    page.mouse.click(*at(page, *middle(0, DISC)))
+    wait_preview(page)
+    page.fill("#name", "にほん")
+    # Escape gives up a word that is being typed, Alt+F opens a menu
+    for key, more in (("Escape", "isComposing: true"), ("f", "altKey: true"), ("u", "altKey: true")):
+        event = f"new KeyboardEvent('keydown', {{key: '{key}', bubbles: true, {more}}})"
+        page.evaluate(f"document.getElementById('name').dispatchEvent({event})")
+        page.evaluate(f"document.getElementById('marks').dispatchEvent({event})")
+    assert page.evaluate("[stremn.hints.length, stremn.following]") == [1, False]
+    assert page.input_value("#name") == "にほん"
 
 
 def test_the_page_says_that_the_stream_has_stopped(chromium) -> None:

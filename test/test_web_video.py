@@ -29,6 +29,7 @@ from stremn_ros.web import frames as frames_module
 from stremn_ros.web import video_source
 from stremn_ros.web.frames import CameraFrames, VideoFrames
 from stremn_ros.web.requests import Hints, Request
+from stremn_ros.web.source import KEPT_FRAMES
 from stremn_ros.web.video_source import VideoSource
 
 FRAMES = 24
@@ -362,6 +363,33 @@ def test_a_webcam_drops_what_it_cannot_follow(
         number = source.newest.number
         time.sleep(0.2)
         assert source.newest.number <= number + 1
+    finally:
+        source.close()
+
+
+def test_a_webcams_picture_is_held_while_a_person_draws_on_it(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames_module.cv2, "VideoCapture", FakeCapture)
+    segmenter.reset()
+    source = VideoSource(CameraFrames(0), "webcam", segmenter)
+    try:
+        picture = wait_until(lambda: source.newest, "a picture")
+        hints = Hints(inside=(segmentable(picture.frame),))
+        do(source, "hold", stamp=picture.stamp)
+        wait_until(lambda: source.newest.stamp > picture.stamp + 2 * KEPT_FRAMES, "newer pictures")
+        with pytest.raises(InputError, match="no longer kept"):
+            do(source, "preview", stamp=picture.stamp + 1, hints=hints)
+        with pytest.raises(InputError, match="no longer kept"):
+            do(source, "hold", stamp=picture.stamp + 1)
+        do(source, "pause")
+        segmenter.seed(np.zeros_like(picture.frame), np.eye(*picture.labels.shape, dtype=np.uint8))
+        for number in (2, 3):
+            segmenter.seed(picture.frame, number * np.eye(*picture.labels.shape, dtype=np.uint8))
+        with pytest.raises(InputError, match="start with --max-objects 4"):
+            do(source, "follow", stamp=picture.stamp, hints=hints)
+        segmenter.remove(2)
+        assert do(source, "follow", stamp=picture.stamp, hints=hints)["object"] == 2
     finally:
         source.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ LARGEST_MESSAGE = 65536  # bytes
 MOST_POINTS = 1000  # of a polygon; a freehand outline on a large screen has a few hundred
 MOST_CLICKS = 64
 LONGEST_NAME = 64
+JOINERS = "\u200c\u200d"  # within words of Persian or Hindi, and within emoji
 LARGEST_PIXEL = 65535.0
 LARGEST_STAMP = 2**63 - 1
 
@@ -56,6 +58,7 @@ class Request:
 ACTIONS: dict[str, tuple[str, ...]] = {
     "ack": ("number",),
     "preview": ("stamp", "hints", "object"),
+    "hold": ("stamp",),
     "follow": ("stamp", "hints", "object", "name"),
     "remove": ("object",),
     "reset": (),
@@ -121,9 +124,17 @@ def _stamp(message: dict[str, Any]) -> int:
 
 def _name(message: dict[str, Any]) -> str:
     value = message.get("name", "")
-    if not isinstance(value, str) or len(value) > LONGEST_NAME or not value.isprintable():
+    if not isinstance(value, str) or len(value) > LONGEST_NAME or not _readable(value):
         raise InputError(f"'name' must be a text of {LONGEST_NAME} printable characters at most")
     return value.strip()
+
+
+def _readable(name: str) -> bool:
+    """Python's ``isprintable`` knows one space only, and no letters that are joined by a sign."""
+    return all(
+        letter.isprintable() or letter in JOINERS or unicodedata.category(letter) == "Zs"
+        for letter in name
+    )
 
 
 def _hints(message: dict[str, Any]) -> Hints:

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import json
 import logging
+import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -160,6 +161,7 @@ class PageServer:
     def __init__(self, sources: Mapping[str, Source], access: Access, port: int) -> None:
         self._streams = {name: _Stream(source) for name, source in sources.items()}
         self._access, self.port = access, port
+        self._run = secrets.token_hex(4)  # stamps of an earlier server are of other pictures
         self._browsers: set[_Browser] = set()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds them weakly
         self._workers = ThreadPoolExecutor(AT_WORK, "web-request")
@@ -278,6 +280,7 @@ class PageServer:
         return json.dumps(
             {
                 "hello": {
+                    "run": self._run,
                     "title": stream.source.title,
                     "abilities": sorted(stream.source.abilities),
                     "palette": ["#" + bytes(color).hex() for color in PALETTE],

@@ -34,6 +34,7 @@ from stremn_ros.web.source import MaskMaker, Picture, Recent, free_id
 WAITING = 64  # requests that may wait for the thread
 SEED_PATIENCE = 600.0  # seconds; an export before it may take long
 RATE_WINDOW = 30  # frames
+HELD = 8  # pictures, of different browsers
 STOPPED_AFTER = 2.0  # seconds without a frame of a webcam
 
 
@@ -75,7 +76,7 @@ class VideoSource:
         topic: str = "",
     ) -> None:
         self.title = title
-        able = {"preview", "follow", "remove", "reset", "pause", "play"}
+        able = {"preview", "hold", "follow", "remove", "reset", "pause", "play"}
         if not frames.live:
             able |= {"step", "seek"}
         if path is not None and out is not None:
@@ -84,6 +85,7 @@ class VideoSource:
         self._frames, self._segmenter, self._path, self._out = frames, segmenter, path, out
         self._topic = topic
         self._recent = Recent()
+        self._held = Recent(HELD)  # that people draw on
         self._masks = MaskMaker(self._kept_frame, masks or HintMasks())
         self._changed: Callable[[], None] = lambda: None
         self._newest: Picture | None = None
@@ -146,6 +148,9 @@ class VideoSource:
     def do(self, request: Request) -> dict[str, Any]:
         if request.do == "preview":  # beside the thread: it goes on meanwhile
             return self._masks.preview(request.stamp, request.hints)
+        if request.do == "hold":
+            self._held.add(request.stamp, self._kept_frame(request.stamp))
+            return {"message": "the picture is held"}
         if request.do == "follow":
             frame, mask = self._masks.make(request.stamp, request.hints)
             return self._ask(lambda: self._follow(request, frame, mask))
@@ -190,7 +195,9 @@ class VideoSource:
         self._frames.close()
 
     def _kept_frame(self, stamp: int) -> NDArray[np.uint8]:
-        frame = self._recent.find(stamp)
+        frame = self._held.find(stamp)
+        if frame is None:
+            frame = self._recent.find(stamp)
         if frame is None:
             raise InputError("that picture is no longer kept: click again on one that is shown now")
         return frame
@@ -337,12 +344,12 @@ class VideoSource:
         object_id = request.object_id or self._free_id(ids)
         if request.object_id and request.object_id not in ids:
             raise InputError(f"object {object_id} is not followed: seed a new one")
+        self._check_room(ids, object_id)
         number = request.stamp
         if self._frames.live:
             self._segmenter.seed(frame, mask * np.uint8(object_id))
             self._name(object_id, request)
             return {"message": f"object {object_id} is followed", "object": object_id}
-        self._check_room(ids, object_id)
         if number < self._memory_at:
             self._go_back(number, frame)
         elif number not in self._records and self._at != number:

@@ -22,7 +22,8 @@ const state = {
   following: false, // an answer is on its way
   halted: null, // the answer to the pause of a video that was playing when its picture was taken
   cross: null, drag: null, pressed: false, seeking: false,
-  turn: 0, // counts the changes of camera
+  turn: 0, // counts the changes of camera or server
+  round: 0, // counts the objects that were begun: an answer may come to hints that were dropped
   camera: null, // the tab that was chosen; null for the first
 };
 window.stremn = state; // for tests and the curious; nothing of it is secret
@@ -79,6 +80,7 @@ async function order(action, fields) {
 
 function takeText(message) {
   if (message.hello) {
+    if (state.hello && state.hello.run !== message.hello.run) forgetPictures(); // another server
     state.hello = message.hello;
     state.wait = 500;
     state.last = 0;
@@ -320,6 +322,7 @@ function useTool(name) {
 function hold() { // the picture that is shown stays until the hints are used or dropped
   if (!state.shown || state.stamp !== null) return;
   state.stamp = state.shown.head.stamp;
+  if (state.hello.abilities.includes("hold")) ask("hold", { stamp: state.stamp });
   // only a video can wait; it keeps the picture for a moment only while it plays
   if (state.status.live === false && state.status.playing) state.halted = order("pause");
 }
@@ -383,13 +386,13 @@ async function preview() {
   tell();
   do {
     state.again = false;
-    const { stamp } = state;
+    const { round } = state;
     const answer = await ask("preview", fields());
-    if (stamp !== state.stamp || state.again) continue;
+    if (round !== state.round || state.again) continue;
     if (answer.ok) {
       const bytes = Uint8Array.from(atob(answer.mask), (letter) => letter.charCodeAt(0));
       const labels = await readLabels(bytes);
-      if (stamp !== state.stamp || !state.shown) continue;
+      if (round !== state.round || !state.shown) continue;
       state.mask = { labels, columns: state.shown.columns, rows: state.shown.rows };
       state.about = answer.message;
     } else {
@@ -406,16 +409,17 @@ async function preview() {
 async function follow() {
   // twice would make two objects of one
   if (!state.hints.length || state.following) return;
-  const { stamp } = state;
+  const { round } = state;
   state.following = true;
   tell();
   const answer = await order("follow", { ...fields(), name: $("name").value });
   state.following = false;
-  if (answer.ok && state.stamp === stamp) drop();
+  if (answer.ok && state.round === round) drop();
   tell();
 }
 
 function drop() {
+  state.round++;
   Object.assign(state, { hints: [], stamp: null, mask: null, target: 0, draft: [], drag: null, pressed: false, halted: null });
   $("name").value = "";
   if (state.newest) show(state.newest);
@@ -461,7 +465,9 @@ $("marks").addEventListener("pointermove", (event) => {
   if (!drag.moved) return;
   if (tool() === "polygon") {
     const [x, y] = drag.path[drag.path.length - 1];
-    if (drag.path.length < 900 && Math.hypot(at[0] - x, at[1] - y) > 2) drag.path.push(at);
+    if (Math.hypot(at[0] - x, at[1] - y) > 2) drag.path.push(at);
+    // a message holds so many; a slow hand gets coarser, it does not stop
+    if (drag.path.length > 900) drag.path = drag.path.filter((_, n) => n % 2 === 0);
     state.draft = drag.path;
   } else if (tool() !== "outside") drag.box = boxOf(drag.from, at);
   drawMarks();
@@ -534,7 +540,9 @@ function moveCross(event) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey) return;
+  // the keys of the browser, and those with which Chinese or Japanese is typed
+  if (event.ctrlKey || event.metaKey || event.isComposing || event.keyCode === 229) return;
+  if (event.altKey && !event.key.startsWith("Arrow")) return;
   const on = event.target;
   if (event.key === "Escape") { drop(); $("marks").focus(); return; }
   if (on.id === "name" || on.id === "seek") return;
@@ -615,18 +623,22 @@ function listCameras(names, chosen) {
   }));
 }
 
-function choose(name) {
-  const old = state.socket;
-  state.camera = name;
+function forgetPictures() {
   state.turn++;
-  for (const [, settle] of state.answers) settle({ ok: false, message: "another camera was chosen" });
-  state.answers.clear();
   if (state.shown) state.shown.bitmap.close();
-  state.shown = state.newest = state.incoming = null; // what is clicked is of this camera
+  state.shown = state.newest = state.incoming = null;
   drop();
   $("picture").getContext("2d").clearRect(0, 0, $("picture").width, $("picture").height);
   drawMarks();
   listObjects([]);
+}
+
+function choose(name) {
+  const old = state.socket;
+  state.camera = name;
+  for (const [, settle] of state.answers) settle({ ok: false, message: "another camera was chosen" });
+  state.answers.clear();
+  forgetPictures(); // what is clicked is of this camera
   connect();
   old.close();
 }
