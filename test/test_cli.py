@@ -584,6 +584,65 @@ def test_a_result_that_could_not_be_written_is_told_before_the_work(shapes, tmp_
     assert file.read_text() == "of somebody"
 
 
+def test_no_result_replaces_what_is_read(shapes, tmp_path):
+    folder, video, mask, _ = shapes
+    root = write_davis(tmp_path / "davis", {"a": moving_shapes(5, 96, 160)})
+    run = tmp_path / "run"
+    (run / "predicted").mkdir(parents=True)
+    for name in ("masks", "predicted"):
+        (run / name).mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            (run / name / path.name).write_bytes(path.read_bytes())
+    (run / "overlay.mp4").write_bytes(video.read_bytes())
+
+    def files():
+        every = (path for path in tmp_path.rglob("*") if path.is_file())
+        return {path: path.read_bytes() for path in every}
+
+    before = files()
+    tiny = ["--mask", mask, "--model", TINY, "--quiet"]
+    for arguments in (
+        ["segment", run / "masks", *tiny, "--overwrite", "--out", run],
+        ["segment", run / "overlay.mp4", *tiny, "--overwrite", "--out", run],
+        # the contact sheet would be a frame of the next run
+        ["segment", folder, *tiny, "--out", folder],
+        ["inspect", folder, *tiny, "--out", tmp_path / "run" / ".." / "frames"],
+        ["predict", run / "predicted", "--out", run],
+        ["predict", folder, "--out", folder],
+    ):
+        assert "give another --out" in fails(*arguments), arguments
+    davis = ["evaluate", "davis", "--root", root, "--model", TINY, "--quiet", "--masks"]
+    for name in ("Annotations", "JPEGImages"):
+        assert "give another folder" in fails(*davis, root / name / "480p")
+    assert files() == before
+
+
+def test_what_names_nothing_is_not_the_working_folder(shapes, tmp_path):
+    folder, _, mask, _ = shapes
+    assert "no video or folder was named" in fails(
+        "segment", "", "--mask", mask, "--out", tmp_path / "out", cwd=folder
+    )
+    done = stremn("segment", folder, "--mask", mask, "--out", "", cwd=folder)
+    assert (done.returncode, "the name of a folder is needed" in done.stderr) == (2, True)
+    assert "say what to show" in fails("view", "", cwd=folder)
+    assert len(list(folder.iterdir())) == 30
+
+
+def test_numbers_that_leave_nothing_to_do_are_told(shapes, tmp_path):
+    folder, *_ = shapes
+    predict = ["predict", folder, "--out", tmp_path / "out", "--observe", "4"]
+    assert "--horizon is -3; it must be a whole number, 1..100" in fails(*predict, "--horizon=-3")
+    assert "--start is -1" in fails(*predict, "--start=-1")
+    assert "none of them from 99 on" in fails(
+        "segment", folder, "--mask", "m", "--out", "o", "--start", "99"
+    )
+    bench = ["bench", "--against", "linear", "--model", TINY]
+    assert "--objects is 0" in fails(*bench, "--objects", "0")
+    root = write_davis(tmp_path / "davis", {"a": moving_shapes(5, 96, 160)})
+    sweep = ["sweep", "--root", root, "--model", TINY, "--no-i2m"]
+    assert "nothing is left to sweep" in fails(*sweep, "--slots", "", "--rules", "")
+
+
 def test_what_was_scored_is_kept_when_the_pictures_fail(tmp_path, monkeypatch, capsys):
     root = write_davis(tmp_path / "davis", {"a": moving_shapes(5, 96, 160)})
     out = tmp_path / "out.json"

@@ -268,7 +268,7 @@ def test_broken_data_is_named(tmp_path, how, message):
 def test_masks_are_not_mixed_with_those_of_another_run(tmp_path):
     dataset = open_davis(write_davis(tmp_path / "davis", {"a": moving_shapes(6)}))
     evaluate_davis(dataset, ColorSegmenter(), masks=tmp_path / "masks")
-    with pytest.raises(InputError, match=r"masks/a: holds masks already; choose another folder"):
+    with pytest.raises(InputError, match=r"masks/a: holds pictures already"):
         evaluate_davis(dataset, ColorSegmenter(), masks=tmp_path / "masks", every=2)
 
 

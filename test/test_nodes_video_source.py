@@ -215,7 +215,7 @@ def test_what_cannot_be_played_is_told_and_ends_with_1(tmp_path, play, images, v
         ({"path": ""}, "parameter path is empty: give a video file or a folder of images"),
         ({"path": str(tmp_path / "empty")}, "no images in this folder"),
         ({"path": str(tmp_path / "text.mp4")}, "cannot be opened as a video"),
-        ({"path": str(images), "start_frame": 50}, "12 frames, none of them in 50 to the end"),
+        ({"path": str(images), "start_frame": 50}, "12 frames, none of them from 50 on"),
         ({"path": str(images), "start_frame": 5, "end_frame": 4}, "0 <= start < end"),
         ({"path": str(images), "rate": -5.0}, "rate is -5.0, the range is 0 to 1000"),
         ({"path": str(images), "encoding": "gif"}, "encoding is 'gif', it is one of: rgb8"),

@@ -69,6 +69,8 @@ def _run(options: argparse.Namespace) -> int:
 
     if isinstance(options.frame_size, int):
         raise InputError(f"frame size {options.frame_size}: HxW is needed, for instance 480x640")
+    if options.objects < 1:
+        raise InputError(f"--objects is {options.objects}; it must be at least 1")
     for path in (options.json, options.plot):
         check_writable(path, file=True)
     if options.against == "linear":

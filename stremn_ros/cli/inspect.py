@@ -8,9 +8,11 @@ from typing import Any
 
 from stremn_ros.cli.options import (
     add_model_options,
+    check_apart,
     check_writable,
     counted,
     first_mask,
+    folder,
     load_segmenter,
     model_name,
     object_ids,
@@ -31,7 +33,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask", required=True, metavar="FIRST.png", help="mask of the first frame, of its size"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--out", type=folder, required=True, metavar="DIR", help="folder for the results"
+    )
     parser.add_argument(
         "--start", type=int, default=0, metavar="N", help="first frame, the mask's (default: 0)"
     )
@@ -50,6 +54,7 @@ def _run(options: argparse.Namespace) -> int:
     source = open_frames(options.video, options.start, options.end)
     mask = first_mask(options.mask, source)
     out = Path(options.out)
+    check_apart(options.video, out)
     check_writable(out)
     check_writable(out / "memory.json", file=True)
     segmenter = load_segmenter(options, len(object_ids(mask)))

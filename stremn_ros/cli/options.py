@@ -191,7 +191,7 @@ def empty_folder(folder: Path, overwrite: bool) -> Path:
     old = sorted(folder.glob("*.png")) if folder.is_dir() else []
     if old and not overwrite:
         raise InputError(
-            f"{folder}: holds {len(old)} masks already; choose another folder, or --overwrite"
+            f"{folder}: holds {counted(len(old), 'mask')} already; choose another folder, or --overwrite"
         )
     for path in old:
         path.unlink()
@@ -219,6 +219,24 @@ def check_writable(path: str | os.PathLike[str] | None, file: bool = False) -> N
         raise InputError(f"{path}{where}: is a file, a folder is needed")
     if not os.access(folder, os.W_OK):
         raise InputError(f"{path}: no permission to write there")
+
+
+def check_apart(source: str, *results: Path) -> None:
+    """Fails where a result would replace what is read, or be taken for a part of it next time.
+
+    Args:
+        source: a video or a folder of images. results: files and folders that are written.
+    """
+    for path in results:
+        if path.exists() and os.path.exists(source) and path.samefile(source):
+            raise InputError(f"{source}: is read, so no results can go there: give another --out")
+
+
+def folder(text: str) -> str:
+    """The type of an option with a folder: an empty one, of a shell's variable, is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a folder is needed, it is empty")
+    return text
 
 
 def counted(number: int, thing: str) -> str:

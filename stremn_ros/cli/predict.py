@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stremn_ros.cli.options import announce, check_writable, empty_folder, size
+from stremn_ros.cli.options import (
+    announce,
+    check_apart,
+    check_writable,
+    empty_folder,
+    folder,
+    size,
+)
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
 
@@ -23,7 +30,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         "compare with.",
     )
     parser.add_argument("video", metavar="VIDEO_OR_FOLDER", help="video, or folder of images")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--out", type=folder, required=True, metavar="DIR", help="folder for the results"
+    )
     parser.add_argument("--observe", type=int, default=10, help="frames seen (default: 10)")
     parser.add_argument("--horizon", type=int, default=10, help="frames predicted (default: 10)")
     parser.add_argument("--start", type=int, default=0, metavar="N", help="first frame (default 0)")
@@ -51,14 +60,19 @@ def _run(options: argparse.Namespace) -> int:
     from stremn_ros.evaluation.prediction_pictures import prediction_sheet
     from stremn_ros.imaging.motion import FlowExtrapolation
     from stremn_ros.imaging.video import WhatComes, open_frames, write_image
-    from stremn_ros.predictor import Predictor
+    from stremn_ros.imaging.sizes import whole_number
+    from stremn_ros.network.prediction import STACK
+    from stremn_ros.predictor import MAX_HORIZON, Predictor
 
     out = Path(options.out)
-    for folder in (out, out / "predicted"):
-        check_writable(folder)
+    for each in (out, out / "predicted"):
+        check_writable(each)
+        check_apart(options.video, each)
     for name in ("sheet.png", "summary.json"):
         check_writable(out / name, file=True)
-    observe, horizon = options.observe, options.horizon
+    observe = whole_number(options.observe, "--observe", STACK)
+    horizon = whole_number(options.horizon, "--horizon", 1, MAX_HORIZON)
+    start = whole_number(options.start, "--start", 0)
     predictor = Predictor.load(
         options.model,
         device=options.device,
@@ -68,9 +82,7 @@ def _run(options: argparse.Namespace) -> int:
         observe=observe,
     )
     frames: list[Any] = []
-    readable = WhatComes(
-        open_frames(options.video, options.start, options.start + observe + horizon)
-    )
+    readable = WhatComes(open_frames(options.video, start, start + observe + horizon))
     for frame in readable:
         if frames and frame.shape != frames[0].shape:
             raise InputError(f"{options.video}: the frames are not all of one size")

@@ -14,10 +14,12 @@ from stremn_ros.cli.options import (
     add_click_model,
     add_hints,
     add_model_options,
+    check_apart,
     check_writable,
     counted,
     empty_folder,
     first_mask,
+    folder,
     hint_names,
     load_hint_masks,
     load_segmenter,
@@ -58,7 +60,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="N",
         help="id, and so color, of the object from a box, points or a polygon (default: 1)",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--out", type=folder, required=True, metavar="DIR", help="folder for the results"
+    )
     parser.add_argument(
         "--start", type=int, default=0, metavar="N", help="first frame, the mask's (default: 0)"
     )
@@ -80,6 +84,7 @@ def _run(options: argparse.Namespace) -> int:
     _check(options)
     out = Path(options.out)
     check_writable(out)
+    check_apart(options.video, out, out / "masks", out / "overlay.mp4")
     for name in ("overlay.mp4", "contact_sheet.png", "summary.json"):
         check_writable(out / name, file=True)
     source = open_frames(options.video, options.start, options.end)

@@ -63,6 +63,8 @@ def _run(options: argparse.Namespace) -> int:
         slots = [int(part) for part in listed(options.slots)]
     except ValueError:
         raise InputError(f"--slots {options.slots}: whole numbers, as 2,3,4,5,6") from None
+    if not slots and not listed(options.rules) and options.no_i2m:
+        raise InputError("nothing is left to sweep: name --slots or --rules, or drop --no-i2m")
     dataset = open_davis(
         options.root,
         options.split,

@@ -85,7 +85,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if (options.video is None) == (options.node is None):
+    if (not options.video) == (options.node is None):
         raise InputError("say what to show: a video, a folder, a webcam's number, or --node NAME")
     if not 0 <= options.port <= 65535:
         raise InputError(f"--port is {options.port}: 1 to 65535, or 0 for a free one")

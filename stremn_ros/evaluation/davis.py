@@ -26,6 +26,7 @@ from stremn_ros.evaluation.davis_data import Davis, DavisSequence, Truth
 from stremn_ros.evaluation.davis_pictures import draw, strip
 from stremn_ros.evaluation.davis_result import DavisResult, ObjectScore, SequenceScore
 from stremn_ros.evaluation.metrics import score_frame, statistics
+from stremn_ros.imaging.listing import list_images
 from stremn_ros.imaging.pictures import stored_size
 from stremn_ros.imaging.video import read_image
 from stremn_ros.imaging.visualization import write_label_png
@@ -51,7 +52,7 @@ def evaluate_davis(
 
     every: 1 is the benchmark; n segments and scores only every n-th frame, for a quick look (the
     motion between frames grows with it). masks: folder for the predicted label PNGs, one folder
-    a sequence, which holds none yet; they have the pixel values that the annotations have.
+    a sequence, which holds no picture yet; they have the pixel values that the annotations have.
     pictures: folder for worst_sequences.png (the five worst with their masks) and scores.png.
     settings: goes into the result as it is. on_sequence: given the result so far after each
     sequence, marked as partial but after the last, when the pictures are not drawn yet. All files
@@ -62,9 +63,7 @@ def evaluate_davis(
     if every < 1:
         raise InputError(f"every {every}: 1 (all frames) or more is needed")
     if masks is not None:
-        folders = [Path(masks) / sequence.name for sequence in dataset.sequences]
-        if used := next((folder for folder in folders if any(folder.glob("*.png"))), None):
-            raise InputError(f"{used}: holds masks already; choose another folder")
+        _check_free([Path(masks) / sequence.name for sequence in dataset.sequences])
     look_at_all(dataset, every, progress)
     scores: list[SequenceScore] = []
 
@@ -119,6 +118,13 @@ def evaluate_davis(
     if pictures is not None:
         draw(result, Path(pictures))
     return result
+
+
+def _check_free(folders: Sequence[Path]) -> None:
+    """InputError where the masks would mix with those of another run, or with the data set."""
+    for folder in folders:
+        if folder.is_dir() and list_images(folder):
+            raise InputError(f"{folder}: holds pictures already; give another folder for the masks")
 
 
 def look_at_all(dataset: Davis, every: int = 1, progress: bool = False) -> None:

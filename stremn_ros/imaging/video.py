@@ -254,7 +254,7 @@ class Frames:
             total = len(files)
             self._files = files[start:end]
             if not self._files:
-                raise InputError(f"{path}: has {total} frames, {_none(start, end)}")
+                raise InputError(f"{path}: has {total} frames, none {_range_text(start, end)}")
             first, native = self._first_readable(self._files)
             self._look_at_orientation(first)
             self.count = len(self._files)
@@ -313,7 +313,9 @@ class Frames:
         if 0.001 <= mean <= 1000.0 and not (known and abs(mean - header) <= _RATES_DIFFER * header):
             self.fps = mean
         if packets and self._start >= packets:
-            raise InputError(f"{self.path}: has {packets} frames, {_none(self._start, self._end)}")
+            raise InputError(
+                f"{self.path}: has {packets} frames, none {_range_text(self._start, self._end)}"
+            )
         return frame.shape[:2], packets or self._stated
 
     @contextlib.contextmanager
@@ -374,7 +376,7 @@ class Frames:
                 f"short, {reason}"
             )
         if index <= self._start:
-            raise InputError(f"{self.path}: has {index} frames, none of them from {self._start} on")
+            raise InputError(f"{self.path}: has {index} frames, none {_range_text(self._start)}")
         stated = self._stated if self._end is None else min(self._stated, self._end)
         if index < stated - max(2, stated // 100):
             log.warning(
@@ -385,6 +387,10 @@ class Frames:
                 self._stated,
             )
         self.count = index - self._start
+
+
+def _range_text(start: int, end: int | None = None) -> str:
+    return f"of them from {start} on" if end is None else f"of them in {start} to {end}"
 
 
 def _is_whole(value: object) -> bool:
@@ -429,6 +435,8 @@ def open_frames(
     reported as the rate of a folder. Raises InputError for what is missing, empty or unreadable;
     iterating raises it for a frame that cannot be decoded.
     """
+    if not os.fspath(path):  # a shell's variable that is not set; Path takes it for "."
+        raise InputError("no video or folder was named: its path is empty")
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
@@ -449,10 +457,6 @@ def open_frames(
     if not path.is_dir() and path.suffix.lower() in IMAGE_SUFFIXES:
         raise InputError(f"{path}: is a single image; a video or a folder of images is needed")
     return Frames(path, int(start), None if end is None else int(end), size, folder_fps)
-
-
-def _none(start: int, end: int | None) -> str:
-    return f"none of them in {start} to {'the end' if end is None else end}"
 
 
 def fitting_rate(fps: float) -> float:
