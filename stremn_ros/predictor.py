@@ -269,7 +269,8 @@ class Predictor:
             frame = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[:, :, None]  # type: ignore[assignment]
         if frame.shape[:2] != (height, width):
             frame = resize(frame, (height, width)).reshape(height, width, -1)
-        tensor = torch.from_numpy(np.ascontiguousarray(frame)).to(self._device)
+        frame = np.require(frame, requirements=["C", "W"])  # it may be a read-only one
+        tensor = torch.from_numpy(frame).to(self._device)
         return tensor.permute(2, 0, 1)[None].float() / 255.0
 
     def _to_frames(self, future: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:

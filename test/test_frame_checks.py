@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from prediction_helpers import tiny_prediction_model
-from shapes import TINY_MODEL
+from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.checks import check_frame
 from stremn_ros.imaging.resize import resize
 from stremn_ros.imaging.seeding import make_mask
-from stremn_ros.imaging.video import VideoWriter
-from stremn_ros.imaging.visualization import contact_sheet, overlay
+from stremn_ros.imaging.video import VideoWriter, read_image, write_image
+from stremn_ros.imaging.visualization import (
+    contact_sheet,
+    overlay,
+    read_label_png,
+    write_label_png,
+)
 from stremn_ros.predictor import Predictor
 from stremn_ros.segmenter import Segmenter
 
@@ -60,6 +65,51 @@ def test_everything_that_takes_frames_says_what_is_wrong(
 
 def test_a_frame_is_taken() -> None:
     check_frame(np.zeros((1, 1, 3), np.uint8))
+
+
+def read_only(frame: np.ndarray) -> np.ndarray:
+    frame = frame.copy()
+    frame.flags.writeable = False
+    return frame
+
+
+VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "BGR as RGB": lambda frame: frame[..., ::-1],
+    "mirrored": lambda frame: frame[:, ::-1],
+    "turned": np.rot90,
+    "transposed": lambda frame: frame.transpose(1, 0, 2),
+    "a part": lambda frame: frame[4:68, 8:120],
+    "gray": lambda frame: np.broadcast_to(frame[..., :1], frame.shape),
+    "read-only": read_only,
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("exact", [True, False], ids=["processing size", "another size"])
+def test_a_view_is_a_frame_as_good_as_its_copy(view: str, exact: bool, tmp_path: Path) -> None:
+    """PyTorch takes no negative strides and warns of read-only arrays, OpenCV refuses others."""
+    model = tiny_prediction_model(tmp_path / "model")
+    made = [scene(number, (96, 128)) for number in range(3)]
+    frames = [VIEWS[view](frame) for frame, _ in made]
+    truth = VIEWS[view](np.repeat(made[0][1][..., None], 3, axis=2))[..., 0]
+    size = frames[0].shape[:2] if exact else (64, 80)  # a frame of this size is not resized
+    found = []
+    for kind in (lambda frame: frame, lambda frame: np.array(frame, order="C")):
+        segmenter = Segmenter.load(TINY_MODEL, device="cpu", processing_size=size)
+        segmenter.seed(kind(frames[0]), kind(truth))
+        labels = [segmenter.step(kind(frame)).labels for frame in frames[1:]]
+        labels.append(segmenter.find(kind(frames[1])))
+        predictor = Predictor.load(model, device="cpu", processing_size=size, observe=3)
+        for frame in frames:
+            future = predictor.step(kind(frame), 1)
+        shown = overlay(kind(frames[0]), kind(truth))
+        write_image(tmp_path / "frame.png", kind(frames[0]))
+        write_label_png(tmp_path / "mask.png", kind(truth))
+        read = [read_image(tmp_path / "frame.png"), read_label_png(tmp_path / "mask.png")]
+        found.append([*labels, future, shown, *read])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_no_other_module_checks_frames() -> None:

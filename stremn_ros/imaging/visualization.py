@@ -55,7 +55,7 @@ def overlay(
     """
     check_frame(frame)
     labels = _check_labels(labels, frame.shape[:2])
-    result = np.array(frame)
+    result = np.array(frame, order="C")  # OpenCV writes into it
     x, y, width, height = cv2.boundingRect(labels)
     if not width:
         return result

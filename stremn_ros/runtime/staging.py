@@ -92,7 +92,9 @@ class CpuStager:
         self._device = device
 
     def __call__(self, frame: Image, size: Size) -> Tensor:
-        image = torch.from_numpy(resize(frame, size)).to(self._device)
+        # a frame of this size may be a view, mirrored or read-only, which PyTorch does not take
+        small = np.require(resize(frame, size), requirements=["C", "W"])
+        image = torch.from_numpy(small).to(self._device)
         return image.permute(2, 0, 1)[None].float()
 
 
