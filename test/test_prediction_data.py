@@ -23,7 +23,7 @@ from stremn_ros.data.prediction_batches import PredictBatches, PredictPhase
 from stremn_ros.data.prediction_clips import FrameStore, find_videos, video_clips, video_names
 from stremn_ros.data.prediction_sets import human36m_clips, kth_clips
 from stremn_ros.errors import InputError
-from stremn_ros.imaging.video import VideoWriter
+from stremn_ros.imaging.video import VideoWriter, write_image
 
 
 def digits(count: int = 12) -> NDArray[np.uint8]:
@@ -311,3 +311,12 @@ def test_human36m_in_the_layout_of_the_public_loader(tmp_path: Path) -> None:
         list(human36m_clips(tmp_path, 2, 2))
     with pytest.raises(InputError, match=r"test\.txt"):
         list(human36m_clips(tmp_path / "nowhere"))
+
+
+def test_a_folder_of_pictures_of_two_sizes_gives_clips_of_each(tmp_path: Path) -> None:
+    sizes = [(40, 60)] * 5 + [(60, 40)] * 4 + [(80, 120)] * 3
+    for number, size in enumerate(sizes):
+        write_image(tmp_path / f"{number:02d}.png", np.full((*size, 3), 10 * number, np.uint8))
+    store = FrameStore([tmp_path], 32)
+    assert [video.shape[:3] for video in store.videos] == [(5, 32, 48), (4, 48, 32), (3, 32, 48)]
+    assert [int(video[0, 0, 0, 0]) for video in store.videos] == [0, 50, 90]

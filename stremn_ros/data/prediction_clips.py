@@ -122,15 +122,17 @@ class FrameStore:
             piece: list[NDArray[np.uint8]] = []
             readable = WhatComes(source)
             for n, frame in enumerate(readable):
-                if keep is not None and not keep(n):
-                    if piece:
-                        self.videos.append(np.stack(piece))
-                        piece = []
-                    continue
                 height, width = frame.shape[:2]
                 scale = size / min(height, width)
                 to = max(size, round(width * scale)), max(size, round(height * scale))
-                piece.append(cv2.resize(frame, to, interpolation=cv2.INTER_AREA).astype(np.uint8))
+                kept = keep is None or keep(n)
+                # a folder may mix sizes, a clip cannot
+                if piece and not (kept and piece[0].shape[:2] == to[::-1]):
+                    self.videos.append(np.stack(piece))
+                    piece = []
+                if kept:
+                    small = cv2.resize(frame, to, interpolation=cv2.INTER_AREA)
+                    piece.append(small.astype(np.uint8))
             if piece:
                 self.videos.append(np.stack(piece))
             if readable.error is not None:
