@@ -568,6 +568,8 @@ class Segmenter:
             raise InputError("only a fork of this segmenter can be adopted: the networks differ")
         if not ids:
             return ids
+        if self.memory.grows:  # it refuses, which must not come after what is forgotten
+            self.memory.adopt(other.memory)
         kept = bool(self.memory.rows) and not replace
         here, there = self.processing_size, other.processing_size
         if kept and here != there:

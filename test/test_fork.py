@@ -111,3 +111,11 @@ def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     with pytest.raises(InputError, match="fork again"):
         segmenter.adopt(wide)
     assert {object_id: row(segmenter, object_id) for object_id in segmenter.ids} == before
+    linear = load(update_rule="linear")
+    linear.seed(*scene(0))
+    fork = linear.fork([DISC])
+    fork.seed(*only(0, DISC))
+    for way in ({}, {"replace": True}, {"forget": [SQUARE]}):
+        with pytest.raises(InputError, match="adopts no objects"):
+            linear.adopt(fork, **way)
+        assert linear.ids == [DISC, SQUARE]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -484,6 +485,35 @@ def test_keys_of_the_browser_and_of_other_scripts_are_left_alone(page: Page) -> 
         page.evaluate(f"document.getElementById('marks').dispatchEvent({event})")
     assert page.evaluate("[stremn.hints.length, stremn.following]") == [1, False]
     assert page.input_value("#name") == "にほん"
+
+
+def test_a_key_that_is_held_asks_for_no_more_than_can_be_done(chromium) -> None:
+    fake = FakeSource()
+    fake.work = lambda request: time.sleep(0.2)
+    context = chromium.new_context(viewport=DESKTOP)
+    page = context.new_page()
+    with serving(fake) as server:
+        fake.show(1)
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        until(page, "stremn.shown !== null")
+        page.evaluate("document.getElementById('seek').max = 100")
+        page.focus("#seek")
+        for _ in range(12):
+            page.keyboard.down("ArrowRight")
+        until(page, "!stremn.seeking")
+        seeks = [request.number for request in fake.requests if request.do == "seek"]
+        assert (seeks[-1], len(seeks) < 12) == (12, True)
+        page.focus("#marks")
+        for _ in range(12):
+            page.keyboard.down(".")
+        page.keyboard.up(".")
+        # the bar has the focus after a seek, and the keys go on
+        page.focus("#seek")
+        page.keyboard.press(" ")
+        wait_until(lambda: fake.requests[-1].do == "pause", "the pause")
+        assert "busy" not in page.inner_text("#message")
+        page.goto("about:blank")
+    context.close()
 
 
 def test_the_page_says_that_the_stream_has_stopped(chromium) -> None:

@@ -545,10 +545,10 @@ document.addEventListener("keydown", (event) => {
   if (event.altKey && !event.key.startsWith("Arrow")) return;
   const on = event.target;
   if (event.key === "Escape") { drop(); $("marks").focus(); return; }
-  if (on.id === "name" || on.id === "seek") return;
+  if (on.id === "name" || (on.id === "seek" && event.key.length > 1)) return; // it has arrows of its own
   const picture = on === $("marks");
   const key = event.key.toLowerCase();
-  const press = on.tagName === "BUTTON" || on.tagName === "SUMMARY" || on.tagName === "INPUT";
+  const press = ["BUTTON", "SUMMARY", "INPUT"].includes(on.tagName) && on.id !== "seek";
   if (picture && event.key.startsWith("Arrow") && state.shown) moveCross(event);
   else if (picture && event.key === "Enter") pressAtCross(event.shiftKey ? "outside" : "inside");
   else if (picture && key === "x") pressAtCross("outside");
@@ -556,7 +556,7 @@ document.addEventListener("keydown", (event) => {
   else if (key === "f") { if (!event.repeat) follow(); }
   else if (key === "u") { if (state.hints.length) undo(); }
   else if (event.key === " " && !press) playOrPause();
-  else if (key === "." && !$("transport").hidden) order("step");
+  else if (key === "." && !$("transport").hidden) step(event.repeat);
   else if ("1234".includes(key) && !press) useTool(["inside", "outside", "box", "polygon"][key - 1]);
   else return;
   event.preventDefault();
@@ -665,7 +665,14 @@ function link(text, kind) {
 const playOrPause = () => order(state.status.playing ? "pause" : "play");
 $("play").onclick = playOrPause;
 $("pause").onclick = playOrPause;
-$("step").onclick = () => order("step");
+let stepping = 0;
+async function step(repeated) { // a key that is held gives more than can be done
+  if (repeated && stepping) return;
+  stepping++;
+  await order("step");
+  stepping--;
+}
+$("step").onclick = () => step(false);
 $("export").onclick = () => order("export");
 $("save").onclick = () => order("save");
 $("load").onclick = () => {
@@ -676,12 +683,20 @@ $("undo").onclick = undo;
 $("cancel").onclick = drop;
 $("new").onsubmit = (event) => { event.preventDefault(); follow(); };
 $("seek").oninput = () => { state.seeking = true; showPosition(); };
-$("seek").onchange = async () => {
-  const number = Number($("seek").value);
+let sought = null;
+$("seek").onchange = async () => { // one after the other: a key that is held gives many
+  const more = sought !== null;
+  sought = Number($("seek").value);
   state.seeking = true;
   drop();
-  await order("seek", { number });
+  if (more) return;
+  for (let number = null; number !== sought;) {
+    number = sought;
+    await order("seek", { number });
+  }
+  sought = null;
   state.seeking = false;
+  showPosition();
 };
 for (const radio of document.querySelectorAll("input[name=tool]")) radio.onchange = () => useTool(radio.value);
 $("theme").onclick = () => {
