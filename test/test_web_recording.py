@@ -26,6 +26,7 @@ from stremn_ros.errors import InputError
 from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.recordings.sources import read_indexes
 from stremn_ros.segmenter import Segmenter
+from stremn_ros.web import recording_frames
 from stremn_ros.web.recording_frames import RecordingFrames
 from stremn_ros.web.requests import Hints, Request
 from stremn_ros.web.video_source import VideoSource
@@ -83,7 +84,9 @@ def test_any_frame_is_that_frame(bag: Path, topic: str) -> None:
     frames.close()
 
 
-def test_a_damaged_frame_shows_the_one_before_it_and_is_counted(bag: Path) -> None:
+def test_a_damaged_frame_shows_the_one_before_it_and_is_counted(
+    bag: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = opened(bag, RIGHT)
     frames.get(2)
     assert np.array_equal(frames.get(3), scene(2, SIZE)[0])
@@ -96,6 +99,19 @@ def test_a_damaged_frame_shows_the_one_before_it_and_is_counted(bag: Path) -> No
     assert np.array_equal(frames.get(9), scene(9, SIZE)[0]), "it goes on after an export"
     frames.close()
 
+    # also for who comes from another place
+    frames = opened(bag, RIGHT)
+    for before in (9, 4, None):
+        if before is None:
+            frames.close()
+            frames = opened(bag, RIGHT)
+        else:
+            frames.get(before)
+        frames._kept.clear()
+        assert np.array_equal(frames.get(3), scene(2, SIZE)[0]), before
+        assert np.array_equal(frames.get(4), scene(4, SIZE)[0])
+    frames.close()
+    monkeypatch.setattr(recording_frames, "LOOKS_BACK", 0)
     first = opened(bag, RIGHT)
     assert not first.get(3).any(), "nothing was decoded before it"
     first.close()

@@ -14,6 +14,7 @@ from stremn_ros.web.export import Footage
 from stremn_ros.web.frames import KeptFrames
 
 FASTEST, SLOWEST = 240.0, 0.2  # frames per second that the page plays
+LOOKS_BACK = 30  # frames, for one that can be decoded
 BLANK = np.zeros((240, 320, 3), np.uint8)  # before the first frame that can be decoded
 
 
@@ -49,7 +50,7 @@ class RecordingFrames:
             return self._kept[number]
         if self._interrupted or number >= self.count:
             return None
-        if number != self._next:
+        if jumped := number != self._next:
             self._next, self._reading = number, self._from(number)
         _, frame = next(self._reading, (number, None))
         self._next = number + 1
@@ -57,6 +58,10 @@ class RecordingFrames:
             self.dropped += 1
             problems = self._source.problems
             self.problem = problems[-1] if problems else f"frame {number} cannot be read"
+            if jumped:  # the last one that was read is not the one before it
+                self._next, self._reading = -1, iter(())
+                earlier = self._source.backwards(number - 1, max(0, number - LOOKS_BACK))
+                self._last = next((frame for _, frame in earlier if frame is not None), None)
             frame = BLANK if self._last is None else self._last
         self._last = frame
         self._kept.keep(number, frame)
