@@ -438,6 +438,21 @@ def test_hints_go_to_no_other_server(chromium, source: VideoSource) -> None:
     context.close()
 
 
+def test_a_page_whose_token_is_no_longer_right_says_what_to_do(chromium) -> None:
+    fake = FakeSource()
+    fake.show(1)
+    context = chromium.new_context(viewport=DESKTOP)
+    page = context.new_page()
+    with serving(fake, host="0.0.0.0") as server:
+        port = server.port
+        page.goto(server._access.link(port, "127.0.0.1"))
+        until(page, "stremn.shown !== null")
+    page.wait_for_selector("text=Connection lost")
+    with serving(fake, host="0.0.0.0", port=port):
+        page.wait_for_selector("text=Open the link that it printed now")
+    context.close()
+
+
 def test_an_answer_takes_no_hints_of_the_next_object(chromium) -> None:
     fake, answer = FakeSource(), threading.Event()
     fake.work = lambda request: answer.wait(30.0) if request.do == "follow" else None

@@ -48,9 +48,18 @@ function connect() {
     state.answers.clear();
     link("no connection", "bad");
     notice("Connection lost. Connecting again …");
+    sayIfRefused(socket);
     state.timer = setTimeout(connect, state.wait);
     state.wait = Math.min(5000, state.wait * 1.6);
   };
+}
+
+// a server that was started again has another token; a WebSocket does not tell that it was refused
+async function sayIfRefused(socket) {
+  const answer = await fetch("/icon.svg").catch(() => null);
+  if (answer && answer.status === 401 && socket === state.socket) {
+    notice("The server was started again. Open the link that it printed now.");
+  }
 }
 
 function send(message) {
