@@ -464,6 +464,16 @@ def test_a_phase_that_cannot_be_is_refused_with_its_place_in_the_file(
         SegmentTraining.read(path)
 
 
+def test_a_training_does_not_replace_the_model_that_it_starts_from(
+    photos: Path, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "model", build_network(config(photos, tmp_path)), {}, torch.float32)
+    before = (tmp_path / "model" / "weights.safetensors").read_bytes()
+    with pytest.raises(InputError, match="would replace; give another run"):
+        train(config(photos, tmp_path, start=str(tmp_path / "model")))
+    assert (tmp_path / "model" / "weights.safetensors").read_bytes() == before
+
+
 def test_without_two_objects_their_number_does_not_matter() -> None:
     assert Phase(1, two_objects=0.0, most_objects=1).most_objects == 1
 
@@ -934,6 +944,10 @@ def test_the_mean_of_models_is_that_of_their_weights(
         assert average([*wrong, "--out", str(tmp_path / "none")]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+    before = (tmp_path / "1" / "weights.safetensors").read_bytes()
+    assert average([*folders, "--out", str(tmp_path / "mean" / ".." / "1")]) == 2
+    assert "is one of the models" in capsys.readouterr().err
+    assert (tmp_path / "1" / "weights.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("scored", [0, 1])

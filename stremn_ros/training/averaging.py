@@ -34,11 +34,15 @@ def average_models(
             of the models has keys of another size.
 
     Raises:
-        InputError: fewer than two models, they differ, or ``left_out`` names nothing.
+        InputError: fewer than two models, they differ, ``left_out`` names nothing, or ``out`` is
+            one of them.
     """
     if len(models) < 2:
         raise InputError("the mean needs at least two models")
-    loaded = [load_network(find_model(model)) for model in models]
+    folders = [find_model(model) for model in models]
+    if out.exists() and any(out.samefile(folder) for folder in folders):
+        raise InputError(f"{out} is one of the models, which the mean would replace: give another")
+    loaded = [load_network(folder) for folder in folders]
     network, spec = loaded[0]
     for model, (other, _) in zip(models[1:], loaded[1:], strict=True):
         if other.config != network.config:

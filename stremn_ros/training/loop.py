@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.model_folder import find_model
 from stremn_ros.runtime import choose
 from stremn_ros.runtime.threads import denormals_as_zero
 from stremn_ros.training.checkpoint import load_checkpoint, save_checkpoint
@@ -136,6 +137,7 @@ def train(settings: _T, task: Callable[[_T, str, int], Task]) -> Path:
         raise InputError("run is empty; it must name the folder of the run")
     if not getattr(settings, "phases", ()):
         raise InputError("phases is empty: there is nothing to train; give one phase or more")
+    _check_start(settings)
     device = choose_device(settings)
     workers = Workers.from_environment(device)
     try:
@@ -145,6 +147,16 @@ def train(settings: _T, task: Callable[[_T, str, int], Task]) -> Path:
     finally:
         workers.close()
     return Path(settings.run) / "model"
+
+
+def _check_start(settings: TrainingSettings) -> None:
+    """InputError where the model that it begins with would be replaced by what it makes."""
+    start, made = getattr(settings, "start", None), Path(settings.run) / "model"
+    if start and made.exists() and find_model(start).samefile(made):
+        raise InputError(
+            f"start: {start} is what the training in run: {settings.run} made and would replace; "
+            "give another run"
+        )
 
 
 def run_command(
