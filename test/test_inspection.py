@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,8 @@ def test_look_inside_tells_slots_attention_and_the_last_update() -> None:
         {"slots": 3, "input_to_memory": True},
         {"slots": 2},
         {"update_rule": "linear"},
+        {"slots": 5, "mirrored_seed": True},
+        {"update_rule": "linear", "mirrored_seed": True},
     ],
     ids=str,
 )
@@ -114,6 +117,14 @@ def test_history_is_what_happened(tmp_path: Path, options: dict) -> None:
             assert stay is not None
             assert len(stay.absorbed) <= content.fusions or content.fusions == 0
         json.dumps(history.as_dict())
+        if segmenter.options.mirrored_seed:
+            assert history.mirrored == 1
+            stay = history.now(1)
+            assert stay is not None
+            assert (stay.origin, stay.frames) == (100, [100])
+            assert [history.name(slot) for slot in (0, 1, 2)] == ["seed", "mirrored", "slot 2"]
+            if segmenter.update_rule != "linear":
+                assert re.search(r"updates; seed \d+%, given \d+%, update", history.final.text())
     draw(histories[0], pictures, tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").stat().st_size > 20_000
     assert {stay.origin for h in histories for stay in h.stays if stay.end is None} == set(pictures)

@@ -47,12 +47,14 @@ class Stay:
 class History:
     """The memory of one object over a video.
 
+    mirrored: the slot of the seed's mirror image, None where there is none.
     attention: per frame the share of each slot (by its place), nan where it was empty.
     fusions: (frame, i, j); i is NEW for a template that was fused at once.
     """
 
     id: int
     stays: list[Stay] = field(default_factory=list)
+    mirrored: int | None = None
     fusions: list[tuple[int, int, int]] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
     attention: list[list[float]] = field(default_factory=list)
@@ -62,9 +64,13 @@ class History:
         """The template that a slot holds at the end."""
         return next((s for s in reversed(self.stays) if s.slot == slot and s.end is None), None)
 
+    def name(self, slot: int) -> str:
+        return "seed" if slot == 0 else "mirrored" if slot == self.mirrored else f"slot {slot}"
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "id": self.id,
+            "mirrored": self.mirrored,
             "stays": [
                 {
                     "slot": stay.slot,
@@ -100,9 +106,15 @@ class Recorder:
     ) -> None:
         self.segmenter = segmenter
         self.ids = segmenter.seed(frame, mask)
-        self.histories = {label: History(label, [Stay(0, number)]) for label in self.ids}
+        self.histories = {}
+        for label in self.ids:
+            slots = segmenter.memory.order(label)
+            stays = [Stay(slot, number) for slot in slots]
+            self.histories[label] = History(label, stays, slots[1] if slots[1:] else None)
         self.pictures = {number: _small(frame, mask)}
-        self._updates = dict.fromkeys(self.ids, 0)
+        # a memory that grows counts the mirror image
+        known = segmenter.memory.last_update
+        self._updates = {label: known[label].number if label in known else 0 for label in self.ids}
 
     def step(self, frame: np.ndarray, number: int) -> np.ndarray:
         """Segments and remembers a frame; returns its labels [H, W]."""
@@ -223,7 +235,7 @@ def draw(
                 "", (frame, j), (frame, i),
                 arrowprops={"arrowstyle": "->", "color": "crimson", "linewidth": 1.1},
             )  # fmt: skip
-    timeline.set_yticks(slots, ["seed" if slot == 0 else f"slot {slot}" for slot in slots])
+    timeline.set_yticks(slots, [history.name(slot) for slot in slots])
     timeline.invert_yaxis()
     timeline.set_xlim(first, last + 1)
     timeline.set_title(
@@ -236,8 +248,8 @@ def draw(
         width = max(len(row) for row in history.attention)
         table = np.array([row + [np.nan] * (width - len(row)) for row in history.attention[::step]])
         for slot in slots:
-            label = "seed" if slot == 0 else f"slot {slot}"
-            shares.plot(history.times[::step], 100 * table[:, slot], label=label, linewidth=1.4)
+            line = 100 * table[:, slot]
+            shares.plot(history.times[::step], line, label=history.name(slot), linewidth=1.4)
         shares.legend(frameon=False, fontsize=8, ncols=min(len(slots), 8))
     shares.set_ylim(0, 100)
     shares.set_ylabel("percent")
@@ -252,9 +264,10 @@ def draw(
         if template is None:
             continue
         if template.origin in pictures:
-            panel.imshow(pictures[template.origin])
+            picture = pictures[template.origin]
+            panel.imshow(picture[:, ::-1] if content.slot == history.mirrored else picture)
         others = [frame for frame in template.frames if frame != template.origin]
-        text = f"{'seed' if content.slot == 0 else f'slot {content.slot}'}: frame {template.origin}"
+        text = f"{history.name(content.slot)}: frame {template.origin}"
         if others:
             named = ", ".join(map(str, others[-4:]))
             text += f"\n+ {'... ' if len(others) > 4 else ''}{named}"
@@ -282,10 +295,11 @@ def draw(
         similar.set_axis_off()
     mean = figure.add_subplot(tables[1])
     if history.attention and held:
-        bars = [
-            100 * float(np.nanmean([row[c.slot] for row in history.attention if c.slot < len(row)]))
-            for c in held
-        ]
+        bars = []
+        for c in held:
+            used = [row[c.slot] for row in history.attention if c.slot < len(row)]
+            used = [share for share in used if not np.isnan(share)]
+            bars.append(100 * float(np.mean(used)) if used else 0.0)  # of the last frame: not yet
         shown = mean.bar(names, bars, color=[color(_origin(history, c.slot)) for c in held])
         mean.bar_label(shown, fmt="%.0f", fontsize=9)
         mean.set_ylabel("percent")
@@ -300,4 +314,5 @@ def _origin(history: History, slot: int) -> int:
 
 
 def _name(history: History, slot: int) -> str:
-    return "seed" if slot == 0 else f"slot {slot}\n({_origin(history, slot)})"
+    name = history.name(slot)
+    return f"{name}\n({_origin(history, slot)})" if name.startswith("slot") else name

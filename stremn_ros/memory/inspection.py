@@ -48,7 +48,8 @@ class SlotContent:
     """One slot of an object.
 
     Attributes:
-        slot: its place in the bank. born: the update that wrote it, 0 for the seed's.
+        slot: its place in the bank. born: the update that wrote it, 0 for what was given: the seed,
+            its mirror image, masks that were learned.
         fusions: how many other templates were distilled into it, directly or with what it absorbed.
         attention: share 0..1 of the last frame's attention, mean over the cells looked at; None
             where no frame was read since.
@@ -90,8 +91,8 @@ class ObjectMemory:
     def text(self) -> str:
         """In a line: each slot's update, what it absorbed and its attention; the last fusion."""
         parts = []
-        for content in self.slots:
-            part = "seed" if not content.born else f"update {content.born}"
+        for n, content in enumerate(self.slots):
+            part = f"update {content.born}" if content.born else "given" if n else "seed"
             if content.fusions:
                 part += f" +{content.fusions}"
             if content.attention is not None:
