@@ -27,7 +27,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--node", default="/stremn", help="full name of the node (/stremn)")
     parser.add_argument("--camera", default="", help="name of the camera, if the node has several")
-    parser.add_argument("--mask", type=Path, help="label mask (PNG), each value 1..255 an object")
+    parser.add_argument("--mask", type=Path, help="label mask (PNG), each value 1..254 an object")
     add_hints(parser)
     parser.add_argument(
         "--name", default="", help="name of the object; with --mask one for each: A,B"

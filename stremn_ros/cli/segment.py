@@ -49,8 +49,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask",
         metavar="FIRST.png",
-        help="mask of the first frame, of its size; each value 1..255 is one object (a mask of "
-        "0 and 255 is one object)",
+        help="mask of the first frame, of its size; each value 1..254 is one object. 255 is no "
+        "object beside such values, and the one object where it is alone",
     )
     add_hints(parser)
     add_click_model(parser)
