@@ -7,6 +7,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from stremn_ros.demo.assets import START_FRAME, demo_video
 from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
 from stremn_ros.hint_masks import LOW, REFUSED, ClickSegmenter, HintMask, HintMasks
+from stremn_ros.imaging import hints as hints_module
 from stremn_ros.imaging.hints import PLANES, Window, cut, draw_points, put_back
 from stremn_ros.imaging.seeding import check_hints, make_mask
 from stremn_ros.imaging.video import open_frames
@@ -421,6 +423,35 @@ def test_a_window_is_cut_and_put_back_where_it_was(height, width, x, y, side):
     np.testing.assert_array_equal(back[rows, columns], frame[rows, columns, 0])
     back[rows, columns] = 0
     assert not back.any()
+
+
+def test_a_narrow_picture_takes_no_memory_of_a_square_one():
+    truth = np.zeros((64, 12_000), np.uint8)
+    truth[10:50, 5_000:7_000] = 1
+    frame = np.zeros((*truth.shape, 3), np.uint8)
+    frame[..., 0] = 255 * truth
+    masks = HintMasks(ClickSegmenter(ShowsRed(), 1024, "red"))
+    tracemalloc.start()
+    try:
+        made = masks.make(frame, inside=[(6_000, 30)])
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 3e8, "the square around it has 432 MB"
+    assert iou(made.mask, truth > 0) > 0.9
+
+
+@pytest.mark.parametrize("window", [Window(0, -400, 900), Window(-50, -300, 700)])
+def test_a_large_window_shows_what_a_small_one_does(window, monkeypatch):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (8, 40, 3), dtype=np.uint8)
+    frame = cv2.resize(coarse, (900, 60), interpolation=cv2.INTER_CUBIC)
+    shown = cv2.resize(rng.random((6, 6)).astype(np.float32), (64, 64))
+    crop, back = cut(frame, window, 256, 127), put_back(shown, window, 900, 60)
+    monkeypatch.setattr(hints_module, "LARGEST", 400)
+    small = cut(frame, window, 256, 127)
+    assert np.abs(small.astype(int) - crop).mean() < 1.5
+    np.testing.assert_allclose(put_back(shown, window, 900, 60), back, atol=1e-5)
 
 
 def test_a_point_is_drawn_where_it_lies():

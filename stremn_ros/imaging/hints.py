@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 PLANES = 4  # points inside, points outside, box, mask of an earlier pass
 INSIDE, OUTSIDE, BOX, PREVIOUS = range(PLANES)
+LARGEST = 8192  # side of a window that is made as a picture; of larger ones the frame's part alone
 RADIUS = 4  # of a drawn point, in pixels of the crop
 PADDING = 127  # gray outside the frame: about the mean that the encoders subtract
 
@@ -66,18 +67,17 @@ def cut(image: NDArray[np.uint8], window: Window, size: int, outside: int) -> ND
     height, width = image.shape[:2]
     left, top = max(window.x, 0), max(window.y, 0)
     right, bottom = min(window.x + window.side, width), min(window.y + window.side, height)
-    part = image[top:bottom, left:right]
+    part, side = image[top:bottom, left:right], window.side
+    above, before = top - window.y, left - window.x
+    if side > LARGEST:  # of a narrow picture nearly all of the window is beside it
+        share = LARGEST / side
+        shape = [max(1, round(length * share)) for length in part.shape[1::-1]]
+        part = np.asarray(cv2.resize(part, shape, interpolation=cv2.INTER_AREA), np.uint8)
+        above, before, side = round(above * share), round(before * share), LARGEST
+    below, after = side - above - part.shape[0], side - before - part.shape[1]
+    pads = [max(0, pad) for pad in (above, below, before, after)]
     part = np.asarray(
-        cv2.copyMakeBorder(
-            part,
-            top - window.y,
-            window.y + window.side - bottom,
-            left - window.x,
-            window.x + window.side - right,
-            cv2.BORDER_CONSTANT,
-            value=(outside,) * 3,
-        ),
-        np.uint8,
+        cv2.copyMakeBorder(part, *pads, cv2.BORDER_CONSTANT, value=(outside,) * 3), np.uint8
     )
     method = cv2.INTER_AREA if window.side > size else cv2.INTER_LINEAR
     if image.ndim == 2:
@@ -91,14 +91,27 @@ def put_back(
 ) -> NDArray[np.float32]:
     """A map [h, w] over a window -> float32 [height, width] over the frame, 0 outside of it."""
     side = window.side
-    large = cv2.resize(probability, (side, side), interpolation=cv2.INTER_LINEAR)
     left, top = max(window.x, 0), max(window.y, 0)
     right, bottom = min(window.x + side, width), min(window.y + side, height)
     result = np.zeros((height, width), np.float32)
+    if side > LARGEST:
+        rows = _between(probability, np.arange(top, bottom) - window.y, side)
+        result[top:bottom, left:right] = _between(rows.T, np.arange(left, right) - window.x, side).T
+        return result
+    large = cv2.resize(probability, (side, side), interpolation=cv2.INTER_LINEAR)
     result[top:bottom, left:right] = large[
         top - window.y : bottom - window.y, left - window.x : right - window.x
     ]
     return result
+
+
+def _between(values: NDArray[np.float32], at: NDArray[Any], side: int) -> NDArray[np.float32]:
+    """Rows of a map [h, w] that is enlarged to ``side`` rows, interpolated: [len(at), w]."""
+    place = ((at + 0.5) * (len(values) / side) - 0.5).clip(0, len(values) - 1).astype(np.float32)
+    low = place.astype(np.int64)
+    part = (place - low)[:, None]
+    high = np.minimum(low + 1, len(values) - 1)
+    return np.asarray(values[low] * (1 - part) + values[high] * part, np.float32)
 
 
 def draw_points(plane: NDArray[Any], points: NDArray[np.float64]) -> None:
