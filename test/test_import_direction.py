@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gating": {"network"},
     "frame_reader": {"gating", "imaging", "memory", "network", "options", "runtime"},
     "object_states": {"frame_reader", "imaging", "options", "results"},
-    "seed_job": {"errors", "frame_reader", "imaging", "object_states"},
+    "seed_job": {"errors", "frame_reader", "imaging", "object_states", "results"},
     "hint_masks": LIBRARY - {"snapshot"},
     "segmenter": LIBRARY | {"frame_reader", "object_states", "seed_job"},
     "clip_state": {"errors", "imaging", "memory", "model_folder", "network", "runtime"},

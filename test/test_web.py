@@ -218,7 +218,13 @@ BAD = [
     (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": "a\u2028b"}), "'name'"),
 ]
 # full-width space, a sign within a Persian word, a joined emoji, a no-break space
-NAMES = ["赤い\u3000カップ", "می\u200cخواهم", "\U0001f469\u200d\U0001f527", "tasse\u00a0!", "чашка"]
+NAMES = [
+    "赤い\u3000カップ",
+    "\u0645\u06cc\u200c\u062e\u0648\u0627",
+    "\U0001f469\u200d\U0001f527",
+    "tasse\u00a0!",
+    "чашка",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

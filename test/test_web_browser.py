@@ -494,7 +494,11 @@ def test_keys_of_the_browser_and_of_other_scripts_are_left_alone(page: Page) -> 
     wait_preview(page)
     page.fill("#name", "にほん")
     # Escape gives up a word that is being typed, Alt+F opens a menu
-    for key, more in (("Escape", "isComposing: true"), ("f", "altKey: true"), ("u", "altKey: true")):
+    for key, more in (
+        ("Escape", "isComposing: true"),
+        ("f", "altKey: true"),
+        ("u", "altKey: true"),
+    ):
         event = f"new KeyboardEvent('keydown', {{key: '{key}', bubbles: true, {more}}})"
         page.evaluate(f"document.getElementById('name').dispatchEvent({event})")
         page.evaluate(f"document.getElementById('marks').dispatchEvent({event})")

@@ -191,7 +191,8 @@ def empty_folder(folder: Path, overwrite: bool) -> Path:
     old = sorted(folder.glob("*.png")) if folder.is_dir() else []
     if old and not overwrite:
         raise InputError(
-            f"{folder}: holds {counted(len(old), 'mask')} already; choose another folder, or --overwrite"
+            f"{folder}: holds {counted(len(old), 'mask')} already; choose another folder, or "
+            "--overwrite"
         )
     for path in old:
         path.unlink()

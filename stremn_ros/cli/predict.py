@@ -59,8 +59,8 @@ def _run(options: argparse.Namespace) -> int:
     from stremn_ros.evaluation.prediction import Scores, to_tensor
     from stremn_ros.evaluation.prediction_pictures import prediction_sheet
     from stremn_ros.imaging.motion import FlowExtrapolation
-    from stremn_ros.imaging.video import WhatComes, open_frames, write_image
     from stremn_ros.imaging.sizes import whole_number
+    from stremn_ros.imaging.video import WhatComes, open_frames, write_image
     from stremn_ros.network.prediction import STACK
     from stremn_ros.predictor import MAX_HORIZON, Predictor
 

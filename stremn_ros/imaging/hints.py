@@ -74,10 +74,17 @@ def cut(image: NDArray[np.uint8], window: Window, size: int, outside: int) -> ND
         shape = [max(1, round(length * share)) for length in part.shape[1::-1]]
         part = np.asarray(cv2.resize(part, shape, interpolation=cv2.INTER_AREA), np.uint8)
         above, before, side = round(above * share), round(before * share), LARGEST
-    below, after = side - above - part.shape[0], side - before - part.shape[1]
-    pads = [max(0, pad) for pad in (above, below, before, after)]
     part = np.asarray(
-        cv2.copyMakeBorder(part, *pads, cv2.BORDER_CONSTANT, value=(outside,) * 3), np.uint8
+        cv2.copyMakeBorder(
+            part,
+            above,
+            max(0, side - above - part.shape[0]),
+            before,
+            max(0, side - before - part.shape[1]),
+            cv2.BORDER_CONSTANT,
+            value=(outside,) * 3,
+        ),
+        np.uint8,
     )
     method = cv2.INTER_AREA if window.side > size else cv2.INTER_LINEAR
     if image.ndim == 2:
