@@ -806,7 +806,8 @@ def test_training_files_that_are_wrong_say_so(tmp_path: Path) -> None:
         ({"phases": []}, "phases is empty"),
         (fifty, "for this network a size must be a multiple of 8"),
         ({"defaults": {"zzz": 5}}, r"defaults: unknown entries \['zzz'\]"),
-        ({"defaults": {"slots": "five"}}, "defaults: .*wrong type"),
+        ({"defaults": {"slots": "five"}}, "defaults: slots is 'five'; it must be a whole number"),
+        ({"defaults": {"update_rule": ["oldest"]}}, "defaults: .*wrong type"),
         ({"defaults": {"observe": 1}}, "defaults: observe is 1"),
     ):
         with pytest.raises(InputError, match=word):
