@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -55,6 +57,16 @@ def fails(*arguments, **changes):
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("stremn: error: ")
     return lines[0]
+
+
+def fails_here(*arguments):
+    """As ``fails``, without a process of its own."""
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told):
+        assert main([*map(str, arguments)]) == 2
+    (line,) = told.getvalue().strip().splitlines()
+    assert line.startswith("stremn: error: ")
+    return line
 
 
 @pytest.fixture
@@ -610,10 +622,10 @@ def test_no_result_replaces_what_is_read(shapes, tmp_path):
         ["predict", run / "predicted", "--out", run],
         ["predict", folder, "--out", folder],
     ):
-        assert "give another --out" in fails(*arguments), arguments
+        assert "give another --out" in fails_here(*arguments), arguments
     davis = ["evaluate", "davis", "--root", root, "--model", TINY, "--quiet", "--masks"]
     for name in ("Annotations", "JPEGImages"):
-        assert "give another folder" in fails(*davis, root / name / "480p")
+        assert "give another folder" in fails_here(*davis, root / name / "480p")
     assert files() == before
 
 
@@ -631,16 +643,16 @@ def test_what_names_nothing_is_not_the_working_folder(shapes, tmp_path):
 def test_numbers_that_leave_nothing_to_do_are_told(shapes, tmp_path):
     folder, *_ = shapes
     predict = ["predict", folder, "--out", tmp_path / "out", "--observe", "4"]
-    assert "--horizon is -3; it must be a whole number, 1..100" in fails(*predict, "--horizon=-3")
-    assert "--start is -1" in fails(*predict, "--start=-1")
-    assert "none of them from 99 on" in fails(
+    assert "--horizon is -3; it must be a whole number, 1..100" in fails_here(*predict, "--horizon=-3")
+    assert "--start is -1" in fails_here(*predict, "--start=-1")
+    assert "none of them from 99 on" in fails_here(
         "segment", folder, "--mask", "m", "--out", "o", "--start", "99"
     )
     bench = ["bench", "--against", "linear", "--model", TINY]
-    assert "--objects is 0" in fails(*bench, "--objects", "0")
+    assert "--objects is 0" in fails_here(*bench, "--objects", "0")
     root = write_davis(tmp_path / "davis", {"a": moving_shapes(5, 96, 160)})
     sweep = ["sweep", "--root", root, "--model", TINY, "--no-i2m"]
-    assert "nothing is left to sweep" in fails(*sweep, "--slots", "", "--rules", "")
+    assert "nothing is left to sweep" in fails_here(*sweep, "--slots", "", "--rules", "")
 
 
 def test_what_was_scored_is_kept_when_the_pictures_fail(tmp_path, monkeypatch, capsys):

@@ -21,7 +21,7 @@ const state = {
   hints: [], stamp: null, mask: null, about: "", asking: false, again: false, target: 0, draft: [],
   following: false, // an answer is on its way
   halted: null, // the answer to the pause of a video that was playing when its picture was taken
-  cross: null, drag: null, pressed: false, seeking: false,
+  cross: null, drag: null, pressed: false, seeking: false, sought: null, awaited: false,
   turn: 0, // counts the changes of camera or server
   round: 0, // counts the objects that were begun: an answer may come to hints that were dropped
   camera: null, // the tab that was chosen; null for the first
@@ -202,6 +202,7 @@ function readLabels(bytes) {
 function show(picture) {
   if (state.shown && state.shown !== picture) state.shown.bitmap.close();
   state.shown = picture;
+  if (state.awaited) state.seeking = state.awaited = false;
   listObjects(picture.head.objects);
   showPosition();
   draw();
@@ -691,20 +692,23 @@ $("reset").onclick = () => { drop(); order("reset"); };
 $("undo").onclick = undo;
 $("cancel").onclick = drop;
 $("new").onsubmit = (event) => { event.preventDefault(); follow(); };
-$("seek").oninput = () => { state.seeking = true; showPosition(); };
-let sought = null;
+$("seek").oninput = () => { state.seeking = true; state.awaited = false; showPosition(); };
 $("seek").onchange = async () => { // one after the other: a key that is held gives many
-  const more = sought !== null;
-  sought = Number($("seek").value);
+  const more = state.sought !== null;
+  state.sought = Number($("seek").value);
   state.seeking = true;
   drop();
   if (more) return;
-  for (let number = null; number !== sought;) {
-    number = sought;
-    await order("seek", { number });
+  let answer, before;
+  for (let number = null; number !== state.sought;) {
+    number = state.sought;
+    before = state.shown;
+    answer = await order("seek", { number });
   }
-  sought = null;
-  state.seeking = false;
+  state.sought = null;
+  // until its picture is there the bar stays where it was put
+  state.awaited = answer.ok && state.shown === before;
+  state.seeking = state.awaited;
   showPosition();
 };
 for (const radio of document.querySelectorAll("input[name=tool]")) radio.onchange = () => useTool(radio.value);
