@@ -893,6 +893,11 @@ def test_refusals_that_differ_in_values_alone_are_one_kind(rig):
     assert len({alike(call(1).message) for call in calls.values()}) == 3
 
 
+def test_an_apostrophe_makes_no_two_texts_alike() -> None:
+    assert alike("the mask's size is 3 x 4") != alike("the mask's values are no ids")
+    assert alike("no object is called 'it' now") == alike("no object is called 'that' now")
+
+
 odd_images = st.fixed_dictionaries(
     {
         "height": st.integers(0, 40) | st.integers(0, 2**32 - 1),

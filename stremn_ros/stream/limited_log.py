@@ -13,7 +13,8 @@ may be held back; an empty key never is."""
 
 
 MOST_KEYS = 256
-_VALUES = re.compile(r"'[^']*'?|\"[^\"]*\"?|[-+]?\d[\d.e+-]*|\b(nan|inf)\b")
+# an apostrophe within a word begins no quotation
+_VALUES = re.compile(r"(?<!\w)'[^']*'?|\"[^\"]*\"?|[-+]?\d[\d.e+-]*|\b(nan|inf)\b")
 
 
 def alike(text: str) -> str:
