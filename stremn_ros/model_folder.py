@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from stremn_ros.errors import InputError, ModelError
@@ -303,7 +303,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file; ModelError if it is damaged or missing."""
     note_use()
     try:
-        return load(path.read_bytes())  # `load_file` takes names in UTF-8 only
+        if os.fsencode(path) == str(path).encode(errors="replace"):
+            return load_file(str(path))  # mapped, not copied; it takes names in UTF-8 only
+        return load(path.read_bytes())
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path} is damaged or not a safetensors file: {error}") from None
 

@@ -21,7 +21,13 @@ from stremn_ros.errors import (
     RuntimeUnavailableError,
     UnknownObjectError,
 )
-from stremn_ros.model_folder import find_model, load_network, read_config, save_model
+from stremn_ros.model_folder import (
+    find_model,
+    load_network,
+    read_config,
+    read_weights,
+    save_model,
+)
 from stremn_ros.network import SegmentationNetwork
 from stremn_ros.runtime.choose import choose_device
 from stremn_ros.runtime.onnx.export import entry_folder
@@ -459,6 +465,12 @@ def test_a_model_s_folder_may_have_a_name_in_an_unknown_encoding(tmp_path: Path)
     shutil.copytree(TINY_MODEL, model)
     assert Segmenter.load(str(model), device="cpu", runtime="torch").seed(*scene(0)) == [1, 2]
     str(entry_folder(model)).encode()  # or ONNX Runtime could not open the export
+
+
+def test_weights_are_not_copied_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are mapped: read as bytes they would be in memory twice."""
+    monkeypatch.setattr(Path, "read_bytes", None)
+    assert read_weights(TINY_MODEL / "weights.safetensors")
 
 
 def test_models_that_do_not_exist_or_are_damaged(tmp_path: Path) -> None:
