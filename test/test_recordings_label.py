@@ -1013,6 +1013,7 @@ def test_what_a_power_cut_damaged_is_made_again(drive: Path, tmp_path: Path) -> 
         ("tracks", [{}]),
         ("tracks", [{"name": "drive", "labelled": None, "problems": []}]),
         ("format", None),
+        ("format", 1),  # its parts of the report are others, and it has no click model
     ],
 )
 def test_a_manifest_that_was_changed_is_no_manifest(name: str, value: Any, tmp_path: Path) -> None:

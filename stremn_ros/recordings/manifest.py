@@ -19,7 +19,7 @@ from stremn_ros.recordings.seeds import read_seeds, topic_of
 from stremn_ros.text_files import read_text
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2  # in 1 nothing told the click model, and parts of the report had their own heads
 RUNNING, COMPLETE = "running", "complete"
 _PART = 1 << 20
 
