@@ -31,19 +31,19 @@ tools:
 
 # the export makes frames 1.5 to 1.8 times as fast on a CPU; it is done once, and the demo does without it, too
 demo: setup
-	@-$(VENV)/bin/stremn export segment_lite0 --runtime onnx
-	@$(VENV)/bin/stremn demo
+	@-"$(VENV)/bin/stremn" export segment_lite0 --runtime onnx
+	@"$(VENV)/bin/stremn" demo
 
 test: tools
-	@$(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@"$(VENV)/bin/python" -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: tools
-	@$(VENV)/bin/python -m ruff check .
-	@$(VENV)/bin/python -m ruff format --check .
-	@$(VENV)/bin/python -m mypy
+	@"$(VENV)/bin/python" -m ruff check .
+	@"$(VENV)/bin/python" -m ruff format --check .
+	@"$(VENV)/bin/python" -m mypy
 
 docs: tools
-	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 "$(VENV)/bin/mkdocs" build --quiet
 	@echo "the site is in out/site: open out/site/index.html"
 
 clean:
