@@ -57,7 +57,7 @@ ARGUMENTS = [
         "rviz",
         default_value="false",
         choices=["true", "false"],
-        description="Open rviz2 with the image, the mask and the overlay.",
+        description="Open rviz2 with the image and the overlay.",
     ),
 ]
 

@@ -74,7 +74,7 @@ ARGUMENTS = [
         "rviz",
         default_value="false",
         choices=["true", "false"],
-        description="Open rviz2 with the image, the mask, the overlay, and with depth_topic the "
+        description="Open rviz2 with the image, the overlay, and with depth_topic the "
         "points and boxes of the objects.",
     ),
     DeclareLaunchArgument(

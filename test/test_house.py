@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -528,6 +529,43 @@ def test_the_files_that_the_containers_copy_are_there() -> None:
     for service in services.values():
         build = service["build"]
         assert (ROOT / "docker" / build["context"] / build["dockerfile"]).is_file()
+
+
+EXPORTING = ["README.md", "docs/start.md", "docs/jetson.md", "docker/Dockerfile"]
+
+
+@pytest.mark.parametrize("page", [*EXPORTING, "docker/Dockerfile.jetpack"])
+def test_who_is_told_to_export_is_told_to_install_what_it_needs(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert "stremn export" in text
+    lines = re.findall(r"pip install ([^#&]*?)(?:#|&&|\n(?!\s+safetensors))", text)
+    installed = set(" ".join(lines).split())
+    assert {"onnx", "onnxscript", "onnxruntime", "safetensors"} <= installed
+
+
+def test_the_plans_of_a_jetson_are_built_for_the_default_size() -> None:
+    pages = [ROOT / "docs" / "jetson.md", ROOT / "docker" / "Dockerfile.jetpack"]
+    sizes = {
+        size
+        for page in pages
+        for size in re.findall(r"--runtime tensorrt --size (\S+)", page.read_text())
+    }
+    model = yaml.safe_load((ROOT / "models" / "segment_lite0" / "config.yaml").read_text())
+    assert {int(size.split("x")[0]) for size in sizes} == {model["defaults"]["processing_size"]}
+
+
+def test_make_takes_a_clone_whose_path_has_a_space(tmp_path: Path) -> None:
+    clone = tmp_path / "my clone"
+    clone.mkdir()
+    shutil.copy(ROOT / "Makefile", clone)
+    for target in ("demo", "test", "lint", "docs"):
+        done = shell(["make", "-n", "-C", str(clone), "--no-print-directory", target])
+        assert done.returncode == 0, done.stderr
+        called = [line for line in done.stdout.splitlines() if "/.venv/bin/" in line]
+        assert called
+        for line in called:
+            words = shlex.split(line)
+            assert any(word.startswith(f"{clone}/.venv/bin/") for word in words), line
 
 
 def test_what_was_never_run_says_so() -> None:
