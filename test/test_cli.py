@@ -643,7 +643,9 @@ def test_what_names_nothing_is_not_the_working_folder(shapes, tmp_path):
 def test_numbers_that_leave_nothing_to_do_are_told(shapes, tmp_path):
     folder, *_ = shapes
     predict = ["predict", folder, "--out", tmp_path / "out", "--observe", "4"]
-    assert "--horizon is -3; it must be a whole number, 1..100" in fails_here(*predict, "--horizon=-3")
+    assert "--horizon is -3; it must be a whole number, 1..100" in fails_here(
+        *predict, "--horizon=-3"
+    )
     assert "--start is -1" in fails_here(*predict, "--start=-1")
     assert "none of them from 99 on" in fails_here(
         "segment", folder, "--mask", "m", "--out", "o", "--start", "99"
