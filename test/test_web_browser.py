@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -107,6 +108,19 @@ def opened(chromium, server: str, size: dict[str, int], **options) -> Iterator[P
 def until(page: Page, condition: str, timeout: float = 30.0) -> None:
     """Waits; Playwright's own wait_for_function needs an eval, which the page's policy forbids."""
     wait_until(lambda: page.evaluate(f"Boolean({condition})"), condition, timeout)
+
+
+@contextlib.contextmanager
+def shown_by(chromium, fake: FakeSource) -> Iterator[Page]:
+    """The page of a source, with its first picture."""
+    context = chromium.new_context(viewport=DESKTOP)
+    page = context.new_page()
+    with serving(fake) as server:
+        fake.show(1)
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        until(page, "stremn.shown !== null")
+        yield page
+    context.close()
 
 
 def go_to(page: Page, number: int) -> None:
@@ -456,12 +470,7 @@ def test_a_page_whose_token_is_no_longer_right_says_what_to_do(chromium) -> None
 def test_an_answer_takes_no_hints_of_the_next_object(chromium) -> None:
     fake, answer = FakeSource(), threading.Event()
     fake.work = lambda request: answer.wait(30.0) if request.do == "follow" else None
-    context = chromium.new_context(viewport=DESKTOP)
-    page = context.new_page()
-    with serving(fake) as server:
-        fake.show(1)
-        page.goto(f"http://127.0.0.1:{server.port}/")
-        until(page, "stremn.shown !== null")
+    with shown_by(chromium, fake) as page:
         page.check("#atonce")
         page.mouse.click(*at(page, 60, 60))
         wait_until(lambda: [each for each in fake.requests if each.do == "follow"], "the request")
@@ -472,7 +481,6 @@ def test_an_answer_takes_no_hints_of_the_next_object(chromium) -> None:
         until(page, "!stremn.following")
         assert page.evaluate("stremn.hints.length") == 1
         page.goto("about:blank")
-    context.close()
 
 
 def test_a_slow_hand_draws_a_whole_outline(page: Page) -> None:
@@ -510,12 +518,7 @@ def test_a_key_that_is_held_asks_for_no_more_than_can_be_done(chromium) -> None:
     fake = FakeSource()
     fake.work = lambda request: time.sleep(0.2)
     fake.status = lambda: {**FakeSource.status(fake), "count": 101}
-    context = chromium.new_context(viewport=DESKTOP)
-    page = context.new_page()
-    with serving(fake) as server:
-        fake.show(1)
-        page.goto(f"http://127.0.0.1:{server.port}/")
-        until(page, "stremn.shown !== null")
+    with shown_by(chromium, fake) as page:
         until(page, "document.getElementById('seek').max === '100'")
         page.focus("#seek")
         for _ in range(6):
@@ -540,17 +543,11 @@ def test_a_key_that_is_held_asks_for_no_more_than_can_be_done(chromium) -> None:
         wait_until(lambda: fake.requests[-1].do == "pause", "the pause")
         assert "busy" not in page.inner_text("#message")
         page.goto("about:blank")
-    context.close()
 
 
 def test_the_page_says_that_the_stream_has_stopped(chromium) -> None:
     fake = FakeSource()
-    context = chromium.new_context(viewport=DESKTOP)
-    page = context.new_page()
-    with serving(fake) as server:
-        fake.show(1)
-        page.goto(f"http://127.0.0.1:{server.port}/")
-        until(page, "stremn.shown !== null")
+    with shown_by(chromium, fake) as page:
         assert page.inner_text("#link") == "live"
         assert page.inner_text("#title") == FakeSource.title, "a title is text"
         fake.stopped = True
@@ -562,4 +559,3 @@ def test_the_page_says_that_the_stream_has_stopped(chromium) -> None:
         # a refusal is shown
         page.evaluate("order('remove', {object: 9})")
         page.wait_for_selector("text=object 9 is not tracked")
-    context.close()
