@@ -214,8 +214,12 @@ class FlowState(ClipState[FlowEncoding]):
 
     Args:
         stages: of the network; the rest as in ``StackedState``.
+
+    Attributes:
         with_memory: False leaves the memory out of all predictions, to see what it is worth.
     """
+
+    with_memory = True
 
     def __init__(
         self,
@@ -226,9 +230,8 @@ class FlowState(ClipState[FlowEncoding]):
         rule: str,
         update_every: int,
         span: int,
-        with_memory: bool = True,
     ) -> None:
-        self.stages, self.with_memory = stages, with_memory
+        self.stages = stages
         config, stride = stages.config, stages.stride
         memory = SlotMemory(
             clips * (2 if span else 1),

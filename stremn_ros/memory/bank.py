@@ -664,7 +664,6 @@ class SlotMemory:
         slots: Tensor,
         templates: Tensor,
         image_keys: Tensor,
-        compare: bool = True,
         rewrite: bool = False,
     ) -> None:
         keys, values = self._project(templates, image_keys)
@@ -672,7 +671,7 @@ class SlotMemory:
         self._put(rows, slots, templates, None if kept else keys, values)
         if kept:
             return
-        if compare and self._limit > 2:
+        if self._limit > 2:
             r, s = rows.numpy(), slots.numpy()
             distinct, same = self._distinct(r, s)
             row, slot = rows[distinct], slots[distinct]

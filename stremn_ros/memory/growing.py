@@ -130,7 +130,6 @@ class GrowingMemory(SlotMemory):
         slots: Tensor,
         templates: Tensor,
         image_keys: Tensor,
-        compare: bool = True,
         rewrite: bool = False,
     ) -> None:
         self._put(rows, slots, templates, *self._project(templates, image_keys))

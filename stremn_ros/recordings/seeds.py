@@ -379,15 +379,3 @@ def _frame_at(index: Index, stamp: int, when: int) -> int:
     if not len(before):
         raise InputError("it has no stamp, and no frame was recorded before it")
     return int(before[-1])
-
-
-def as_table(seeds: Sequence[Seed], names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """What was seeded, for people and for the manifest."""
-    return [
-        {
-            "frame": seed.frame,
-            "objects": {str(n): names.get(n, "") for n in seed.ids},
-            "accepted": seed.accepted,
-        }
-        for seed in seeds
-    ]

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from stremn_ros.errors import InputError, StremnError
@@ -63,17 +63,6 @@ class Task(ABC):
     @abstractmethod
     def validate(self, ema: dict[str, Tensor]) -> float:
         """A figure of the averaged weights on what was held out."""
-
-
-class _Range(Sampler[int]):
-    def __init__(self, start: int, end: int) -> None:
-        self.start, self.end = start, end
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.end))
-
-    def __len__(self) -> int:
-        return self.end - self.start
 
 
 def choose_device(settings: TrainingSettings) -> str:
@@ -211,7 +200,7 @@ def run_loop(task: Task, workers: Workers, started: float) -> None:
     loader: DataLoader[Any] = DataLoader(
         task.batches,
         batch_size=None,
-        sampler=_Range(first, total),
+        sampler=range(first, total),
         num_workers=settings.workers,
         prefetch_factor=4 if settings.workers else None,
         worker_init_fn=_quiet_worker,
