@@ -351,8 +351,8 @@ def test_what_is_no_file_is_not_read_to_its_end(tmp_path):
         "import resource\n"
         "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
         "from pathlib import Path\n"
-        "from stremn_ros.imaging import video\n"
-        "assert video._cut_short(Path('/dev/zero')) == ''\n"
+        "from stremn_ros.imaging.cut_short import cut_short\n"
+        "assert cut_short(Path('/dev/zero')) == ''\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     (tmp_path / "a.png").symlink_to("/dev/null")

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shutil
-import struct
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +19,7 @@ from stremn_ros.errors import InputError, StremnError
 from stremn_ros.files import NewFile, write_bytes
 from stremn_ros.imaging import pictures
 from stremn_ros.imaging.checks import check_frame
+from stremn_ros.imaging.cut_short import cut_short
 from stremn_ros.imaging.listing import IMAGE_SUFFIXES, list_images, natural_key
 from stremn_ros.imaging.resize import resize
 
@@ -44,8 +44,6 @@ _PACKETS = 500
 # of mpeg4, which the videos written are encoded with
 LOWEST_RATE, HIGHEST_RATE = 0.005, 65535
 LARGEST_SIDE = 8190
-# bytes that the length of a whole AVI is off by: its own 8, and one that makes it even
-_RIFF_SLACK = 9
 _RATES_DIFFER = 0.02  # share by which the mean rate may differ from the header's
 
 
@@ -96,13 +94,17 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, quality: int = 
 
 
 @contextlib.contextmanager
-def _folder_by_name(folder: Path) -> Iterator[str]:
-    """A folder's name for FFmpeg; see ``_opened_by_name``."""
-    name, descriptor = os.path.abspath(folder), None
+def _name_of(path: Path, flags: int = os.O_RDONLY) -> Iterator[str]:
+    """What FFmpeg is told of a file or folder, whatever its name.
+
+    It takes "12:30.mp4" for a protocol, so it is given the absolute path, which is none. A name
+    that is not UTF-8 would end the process in OpenCV, so such a one is given by its descriptor.
+    """
+    name, descriptor = os.path.abspath(path), None
     try:
         name.encode()
     except UnicodeEncodeError:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(path, flags)
         name = f"/proc/self/fd/{descriptor}"
     try:
         yield name
@@ -112,27 +114,14 @@ def _folder_by_name(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _opened_by_name(path: Path, options: list[int]) -> Iterator[cv2.VideoCapture]:
-    """A capture of a file, whatever its name.
-
-    FFmpeg takes "12:30.mp4" for a protocol, so it is given the absolute path, which is none. A name
-    that is not UTF-8 would end the process in OpenCV, so such a file is given by its descriptor.
-    """
-    name, descriptor = os.path.abspath(path), None
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        descriptor = os.open(path, os.O_RDONLY)
-        name = f"/proc/self/fd/{descriptor}"
-    capture = None
-    try:
+def _capture_of(path: Path, options: list[int]) -> Iterator[cv2.VideoCapture]:
+    """A capture of a file, whatever its name."""
+    with _name_of(path) as name:
         capture = cv2.VideoCapture(name, cv2.CAP_ANY, options)
-        yield capture
-    finally:
-        if capture is not None:
+        try:
+            yield capture
+        finally:
             capture.release()
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def _packets(path: Path) -> tuple[int, float]:
@@ -144,7 +133,7 @@ def _packets(path: Path) -> tuple[int, float]:
     """
     count, first, last = 0, math.inf, -math.inf
     try:
-        with _opened_by_name(path, [cv2.CAP_PROP_FORMAT, -1]) as capture:
+        with _capture_of(path, [cv2.CAP_PROP_FORMAT, -1]) as capture:
             while count < _PACKETS and capture.grab():
                 when = capture.get(cv2.CAP_PROP_POS_MSEC)
                 first, last = min(first, when), max(last, when)
@@ -153,66 +142,6 @@ def _packets(path: Path) -> tuple[int, float]:
         return 0, 0.0
     rate = 1000.0 * (count - 1) / (last - first) if count > 2 and last > first else 0.0
     return 0 if count == _PACKETS else count, rate
-
-
-def _cut_short(path: Path, all_came: bool = False) -> str:
-    """Why a video file is damaged: it has fewer bytes than it says. Empty where nothing shows that.
-
-    The outermost parts of AVI, MP4 and Matroska files tell how long they are, GIFs end in a marker.
-
-    Args:
-        all_came: all frames that the file says it has could be read, so zeros at its end are
-            something that nobody reads: room left free, or padding.
-    """
-    if not path.is_file():  # a device may have no end
-        return ""
-    size = path.stat().st_size
-    at = slack = 0
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head.startswith(b"GIF8"):
-            file.seek(max(0, size - 64))
-            return "" if b";" in file.read(64) else "it has no end marker"
-        if head[:4] in (b"RIFF", b"RIFX"):
-            slack = _RIFF_SLACK
-        while at + 8 <= size:
-            file.seek(at)
-            length = _part_length(file.read(32))
-            if length is None:
-                break
-            at += length
-        if at > size + slack:
-            return f"it has {size} bytes and says that it has {at}"
-        file.seek(max(0, size - 4096))
-        tail = file.read(4096)
-    # of other kinds (at is 0) the number of frames is guessed from the bytes that came
-    if size > len(tail) and not any(tail) and not (all_came and at):
-        return "its end is empty, as in a download that was not finished"
-    return ""
-
-
-def _part_length(head: bytes) -> int | None:
-    """Bytes of the part of a container that begins so; None where it does not say."""
-    if head[:4] in (b"RIFF", b"RIFX"):
-        length = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8])[0]
-        return 8 + length + length % 2 if length else None  # 0 while it is being written
-    if _BOXES.match(head[4:8]):
-        length = struct.unpack(">I", head[:4])[0]
-        if length == 1 and len(head) >= 16:
-            length = struct.unpack(">Q", head[8:16])[0]
-        return length if length >= 8 else None
-    if head[:4] in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67") and len(head) >= 12:
-        width = 9 - head[4].bit_length()
-        if not 1 <= width <= 8:
-            return None
-        value = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
-        unknown = (1 << 7 * width) - 1  # while it is being written, and in streams
-        return None if value == unknown else 4 + width + value
-    return None
-
-
-# of MP4 and MOV, at the outermost level; four letters each
-_BOXES = re.compile(b"ftyp|moov|mdat|free|skip|wide|pnot|styp|sidx|moof|mfra|uuid|meta|udta|emsg")
 
 
 class Frames:
@@ -319,7 +248,7 @@ class Frames:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[cv2.VideoCapture]:
-        with _opened_by_name(self.path, []) as capture:
+        with _capture_of(self.path, []) as capture:
             if not capture.isOpened():
                 raise InputError(
                     f"{self.path}: cannot be opened as a video{self._why()} (damaged, not a video, "
@@ -329,7 +258,7 @@ class Frames:
 
     def _why(self) -> str:
         """Of a failure: what is known to be wrong with the file."""
-        reason = _cut_short(self.path)
+        reason = cut_short(self.path)
         return f": the file is cut short, {reason}" if reason else ""
 
     @property
@@ -367,7 +296,7 @@ class Frames:
                     yield self._at_target_size(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
                 index += 1
         ended = self._end is None or index < self._end
-        if ended and (reason := _cut_short(self.path, 0 < self._stated <= index)):
+        if ended and (reason := cut_short(self.path, 0 < self._stated <= index)):
             self.count = max(0, index - self._start)
             of_all = f" of {self._stated}" if self._stated else ""
             raise VideoCutShortError(
@@ -528,7 +457,7 @@ class VideoWriter:
                 rows,
                 columns,
             )
-        with _folder_by_name(self.path.parent) as folder:
+        with _name_of(self.path.parent, os.O_DIRECTORY) as folder:
             self._writer = cv2.VideoWriter(
                 os.path.join(folder, self._file.temporary.name),
                 cv2.VideoWriter.fourcc(*"mp4v"),
@@ -588,7 +517,7 @@ class VideoWriter:
 
     def _check(self) -> None:
         """OpenCV reports no failed write (a full disk), so the result is opened once."""
-        with _opened_by_name(self._file.temporary, []) as capture:
+        with _capture_of(self._file.temporary, []) as capture:
             written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         if written != self.count:
             raise StremnError(
