@@ -12,11 +12,11 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from stremn_ros.data.clip import large, motion_blur, recolor
 from stremn_ros.data.files import draw, pattern_weight
 from stremn_ros.data.photos import PhotoClips
+from stremn_ros.data.schedule import Schedule
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.hints import (
@@ -62,8 +62,8 @@ class ClickPhase:
 ClickBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class HintedObjects(Dataset[ClickBatch]):
-    """Batch n of a schedule: the same for the same seed.
+class HintedObjects(Schedule[ClickPhase, ClickBatch]):
+    """Batches of objects with hints.
 
     Items are (crops uint8 [B, S, S, 3], true masks uint8 [B, S, S], hint planes uint8
     [B, PLANES, S, S], bool [B]: False where the points lie on no object and the mask is empty).
@@ -78,7 +78,7 @@ class HintedObjects(Dataset[ClickBatch]):
         photo_weights: Mapping[str, float],
         rank: int = 0,
     ) -> None:
-        self.phases, self.seed, self.rank = phases, seed, rank
+        super().__init__(phases, seed, rank)
         self.photos, self.videos = photos, videos
         shares = np.array(
             [0.0 if held_out(n) else pattern_weight(n, photo_weights) for n in photos.names]
@@ -90,20 +90,8 @@ class HintedObjects(Dataset[ClickBatch]):
             )
         self._photo_shares = np.cumsum(shares / shares.sum())
 
-    def __len__(self) -> int:
-        return sum(phase.iterations for phase in self.phases)
-
-    def phase_of(self, iteration: int) -> ClickPhase:
-        """The phase that holds ``iteration``; beyond the end, the last one."""
-        for phase in self.phases:
-            if iteration < phase.iterations:
-                return phase
-            iteration -= phase.iterations
-        return self.phases[-1]
-
     def __getitem__(self, iteration: int) -> ClickBatch:
-        phase = self.phase_of(iteration)
-        rng = np.random.default_rng((self.seed, iteration, self.rank))
+        phase, rng = self.drawn(iteration)
 
         def row() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], bool] | None:
             if self.videos is not None and rng.random() < phase.video_share:

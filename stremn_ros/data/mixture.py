@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from stremn_ros.data.clip import Clip
 from stremn_ros.data.files import draw
 from stremn_ros.data.photos import PhotoClips
+from stremn_ros.data.schedule import Schedule
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
 from stremn_ros.results import MAX_ID
@@ -90,11 +90,11 @@ class Phase:
         return -(-(self.frames - 1) // self.update_every) > self.slots
 
 
-class Mixture(Dataset[tuple[Tensor, Tensor]]):
-    """Batch n of a schedule: the same for the same seed, whatever was drawn before it.
+class Mixture(Schedule[Phase, tuple[Tensor, Tensor]]):
+    """Batches of clips of photos and videos.
 
-    Each of several training processes (``rank``) has its own stream. Items are (frames uint8
-    [B, T, H, W, 3], labels uint8 [B, T, H, W] with 0..O, where O is the same for the whole batch).
+    Items are (frames uint8 [B, T, H, W, 3], labels uint8 [B, T, H, W] with 0..O, where O is the
+    same for the whole batch).
     """
 
     def __init__(
@@ -107,23 +107,11 @@ class Mixture(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         if photos is None and videos is None:
             raise InputError("nothing to train on is named: give photos, videos or both")
-        self.phases, self.seed, self.rank = phases, seed, rank
+        super().__init__(phases, seed, rank)
         self.photos, self.videos = photos, videos
 
-    def __len__(self) -> int:
-        return sum(phase.iterations for phase in self.phases)
-
-    def phase_of(self, iteration: int) -> Phase:
-        """The phase that holds ``iteration``; beyond the end, the last one."""
-        for phase in self.phases:
-            if iteration < phase.iterations:
-                return phase
-            iteration -= phase.iterations
-        return self.phases[-1]
-
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
-        phase = self.phase_of(iteration)
-        rng = np.random.default_rng((self.seed, iteration, self.rank))
+        phase, rng = self.drawn(iteration)
         objects = 1
         if rng.random() < phase.two_objects:
             objects = int(rng.integers(2, phase.most_objects + 1))

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from stremn_ros.data.moving_mnist import draw_paths, draw_sequences
 from stremn_ros.data.prediction_clips import FrameStore
+from stremn_ros.data.schedule import Schedule
 from stremn_ros.imaging.motion import HalfFlow
 
 
@@ -61,11 +61,11 @@ class PredictBatch:
     flows: Tensor | None = None
 
 
-class PredictBatches(Dataset[PredictBatch]):
-    """Batch n of a schedule: the same for the same seed, whatever was drawn before it.
+class PredictBatches(Schedule[PredictPhase, PredictBatch]):
+    """Batches of clips whose last frames are to be predicted.
 
     Args:
-        phases: the schedule; seed, rank: of the random numbers, a stream for each process.
+        phases, seed, rank: as ``Schedule``.
         horizon: frames to predict.
         digits: of Moving MNIST, [n, 28, 28]; or store: frames of real videos.
         with_flows: also the optical flow between the frames seen.
@@ -83,24 +83,13 @@ class PredictBatches(Dataset[PredictBatch]):
     ) -> None:
         if (digits is None) == (store is None):
             raise ValueError("prediction trains on digits or on videos")
-        self.phases, self.seed, self.rank, self.horizon = phases, seed, rank, horizon
+        super().__init__(phases, seed, rank)
+        self.horizon = horizon
         self.digits, self.store, self.with_flows = digits, store, with_flows
         self._flow: HalfFlow | None = None
 
-    def __len__(self) -> int:
-        return sum(phase.iterations for phase in self.phases)
-
-    def phase_of(self, iteration: int) -> PredictPhase:
-        """The phase that holds ``iteration``; beyond the end, the last one."""
-        for phase in self.phases:
-            if iteration < phase.iterations:
-                return phase
-            iteration -= phase.iterations
-        return self.phases[-1]
-
     def __getitem__(self, iteration: int) -> PredictBatch:
-        phase = self.phase_of(iteration)
-        rng = np.random.default_rng((self.seed, iteration, self.rank))
+        phase, rng = self.drawn(iteration)
         observe = int(rng.choice(phase.observe))
         length = observe + self.horizon
         if self.digits is not None:
