@@ -9,6 +9,7 @@ from stremn_ros.cli.options import (
     add_model_options,
     check_writable,
     counted,
+    listed,
     load_segmenter,
     model_name,
     size,
@@ -156,7 +157,7 @@ def _run_against(options: argparse.Namespace) -> int:
     from stremn_ros.evaluation.growth import SAMPLE, compare_growth, machine, plot
 
     try:
-        points = [int(part) for part in options.at.split(",") if part.strip()]
+        points = [int(part) for part in listed(options.at)]
     except ValueError:
         raise InputError(f"--at {options.at}: frame numbers, as 300,500,1000") from None
     rule = options.update_rule

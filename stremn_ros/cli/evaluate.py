@@ -11,6 +11,8 @@ from stremn_ros.cli.options import (
     add_click_model,
     add_model_options,
     check_writable,
+    listed,
+    load_davis,
     load_segmenter,
     model_name,
 )
@@ -71,19 +73,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from stremn_ros.evaluation.davis import evaluate_davis
-    from stremn_ros.evaluation.davis_data import open_davis
     from stremn_ros.evaluation.davis_result import DavisResult
 
-    names = None
-    if options.sequences is not None:
-        names = [name.strip() for name in options.sequences.split(",") if name.strip()]
-    dataset = open_davis(
-        options.root,
-        options.split,
-        year=options.year,
-        resolution=options.resolution,
-        sequences=names,
-    )
+    dataset = load_davis(options)
     check_writable(options.json, file=True)
     for path in (options.masks, options.pictures):
         check_writable(path)
@@ -140,7 +132,7 @@ def _run_suite(options: argparse.Namespace) -> int:
     config = Path(options.config)
     sets = suite.read_suite(config)
     if options.sets is not None:
-        names = [name.strip() for name in options.sets.split(",") if name.strip()]
+        names = listed(options.sets)
         if unknown := sorted(set(names) - {each.name for each in sets}):
             raise InputError(f"{config}: no sets {unknown}; it has {[each.name for each in sets]}")
         if not names:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stremn_ros.cli.options import check_writable, model_name
+from stremn_ros.cli.options import check_writable, listed, model_name
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_json
 
@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.count is not None and options.count < 1:
         raise InputError("--count must be at least 1")
     colors = 1 if options.data in ("moving-mnist", "kth") else 3
-    models = [name.strip() for name in options.model.split(",") if name.strip()]
+    models = listed(options.model)
     short = [model_name(name) for name in models]
     methods = {
         name if short.count(called) > 1 else called: model_method(name, colors, options.device)
@@ -189,7 +189,7 @@ def _clips(options: argparse.Namespace) -> tuple[Any, int | None, str]:
     else:
         if options.size < 32 or options.size % 8 or options.stride < 1:
             raise InputError("--size must be a multiple of 8 from 32 on, --stride at least 1")
-        only = [name.strip() for name in (options.videos or "").split(",") if name.strip()]
+        only = listed(options.videos)
         if options.videos is not None and not only:
             raise InputError("--videos names no video: leave it out for all of them")
         videos = find_videos(root, only=only)

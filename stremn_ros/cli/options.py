@@ -56,6 +56,11 @@ def size(text: str) -> int | tuple[int, int]:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
+def listed(text: str | None) -> list[str]:
+    """The names of ``A,B,...``, without those that are empty."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
 def _numbers(text: str) -> list[float]:
     try:
         values = [float(part) for part in text.split(",")]
@@ -126,6 +131,19 @@ def hint_names(options: argparse.Namespace) -> list[str]:
         "--not": options.outside,
     }
     return [name for name, value in hints.items() if value]
+
+
+def load_davis(options: argparse.Namespace) -> Any:
+    """The sequences that --root, --split, --year, --resolution and --sequences name."""
+    from stremn_ros.evaluation.davis_data import open_davis
+
+    return open_davis(
+        options.root,
+        options.split,
+        year=options.year,
+        resolution=options.resolution,
+        sequences=None if options.sequences is None else listed(options.sequences),
+    )
 
 
 def load_segmenter(options: argparse.Namespace, max_objects: int) -> Any:

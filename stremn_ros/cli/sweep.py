@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from stremn_ros.cli.options import add_model_options, check_writable, tuned
+from stremn_ros.cli.options import add_model_options, check_writable, listed, load_davis, tuned
 from stremn_ros.errors import InputError
 
 SWEPT = ("slots", "update_rule", "input_to_memory", "max_objects")
@@ -51,11 +51,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from stremn_ros.evaluation.davis_data import open_davis
     from stremn_ros.evaluation.sweep import plot, sweep
-
-    def listed(text: str | None) -> list[str]:
-        return [part.strip() for part in (text or "").split(",") if part.strip()]
 
     if options.input_to_memory:
         raise InputError("the sweep runs both forms; leave --input-to-memory out")
@@ -65,13 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError(f"--slots {options.slots}: whole numbers, as 2,3,4,5,6") from None
     if not slots and not listed(options.rules) and options.no_i2m:
         raise InputError("nothing is left to sweep: name --slots or --rules, or drop --no-i2m")
-    dataset = open_davis(
-        options.root,
-        options.split,
-        year=options.year,
-        resolution=options.resolution,
-        sequences=None if options.sequences is None else listed(options.sequences),
-    )
+    dataset = load_davis(options)
     for path in (options.json, options.plot):
         check_writable(path, file=True)
     result = sweep(
