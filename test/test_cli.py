@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from command_helpers import environment, stremn
 from evaluation_helpers import moving_shapes, write_davis
 from PIL import Image
 
@@ -27,25 +28,8 @@ from stremn_ros.imaging.video import VideoWriter, open_frames, read_image, write
 from stremn_ros.imaging.visualization import read_label_png, write_label_png
 from stremn_ros.segmenter import Segmenter
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = str(Path(__file__).resolve().parent / "data" / "tiny_model")
 COMMAND = [sys.executable, "-m", "stremn_ros.cli"]
-
-
-def environment(**changes):
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
-
-
-def stremn(*arguments, cwd=None, **changes):
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-        env=environment(**changes),
-        check=False,
-    )
 
 
 def fails(*arguments, **changes):

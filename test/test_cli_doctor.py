@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from command_helpers import ROOT, environment
 
 from stremn_ros.doctor import (
     NOTE,
@@ -29,18 +29,16 @@ from stremn_ros.doctor.probes import cache
 from stremn_ros.files import sha256
 from stremn_ros.runtime.building.cache import one_builder, write_key
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = Path(__file__).resolve().parent / "data" / "tiny_model"
 
 
 def run_doctor(*arguments, python=(sys.executable,), **changes):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
     return subprocess.run(
         [*python, "-m", "stremn_ros.cli", "doctor", *arguments],
         capture_output=True,
         text=True,
         timeout=300,
-        env=environment,
+        env=environment(**changes),
         check=False,
     )
 

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_helpers import ROOT, run_python, stremn
 
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation import bench
 from stremn_ros.segmenter import Segmenter
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = str(Path(__file__).resolve().parent / "data" / "tiny_model")
-
-
-def run(*command):
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -134,8 +121,8 @@ def test_objects_come_and_go(objects):
 
 
 def test_bench_command(tmp_path):
-    done = run(
-        "-m", "stremn_ros.cli", "bench", "--frames", 20, "--objects", 2, "--model", TINY,
+    done = stremn(
+        "bench", "--frames", 20, "--objects", 2, "--model", TINY,
         "--frame-size", "96x128", "--json", tmp_path / "b.json", "--plot", tmp_path / "b.png",
         "--quiet",
     )  # fmt: skip
@@ -147,14 +134,14 @@ def test_bench_command(tmp_path):
     assert "the same" in done.stdout
     assert "encode_memory" in done.stdout
     assert (tmp_path / "b.png").stat().st_size > 10_000
-    done = run("-m", "stremn_ros.cli", "bench", "--frames", 1, "--model", TINY, "--quiet")
+    done = stremn("bench", "--frames", 1, "--model", TINY, "--quiet")
     assert done.returncode == 2
     assert "frames" in done.stderr
 
 
 def test_long_run_in_short(tmp_path):
     """400 frames with objects coming and going: the promises hold, and a broken one is seen."""
-    done = run(
+    done = run_python(
         ROOT / "benchmark" / "longrun.py", "--frames", 400, "--objects", 2, "--model", TINY,
         "--rows", 96, "--columns", 128, "--change-every", 25,
         "--json", tmp_path / "l.json", "--plot", tmp_path / "l.png",

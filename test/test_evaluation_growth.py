@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_helpers import printed, stremn
 from shapes import TINY_MODEL
 
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation import growth
 from stremn_ros.evaluation.growth import Growth, Point, compare_growth, plot
 from stremn_ros.segmenter import Segmenter
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def load(rule: str | None, objects: int) -> Segmenter:
@@ -92,19 +88,11 @@ def test_the_first_frames_are_those_played_or_read_off_the_points() -> None:
 
 
 def test_bench_against_linear_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stremn_ros.cli", "bench", "--against", "linear", "--quiet"]
-    command += ["--model", str(TINY_MODEL), "--frames", "20", "--objects", "2", "--at", "60"]
-    command += ["--frame-size", "96x128", "--json", str(tmp_path / "g.json")]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["bench", "--against", "linear", "--quiet"]
+    words += ["--model", str(TINY_MODEL), "--frames", "20", "--objects", "2", "--at", "60"]
+    words += ["--frame-size", "96x128", "--json", str(tmp_path / "g.json")]
+    said = printed(stremn(*words))
     found = json.loads((tmp_path / "g.json").read_text())
     assert [item["objects"] for item in found["results"]] == [1, 2]
     assert [p["frame"] for p in found["results"][1]["points"]] == [10, 20, 60]
-    assert "times as fast" in done.stdout
+    assert "times as fast" in said

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import evaluation_helpers as helpers
 import numpy as np
 import pytest
+from command_helpers import printed, stremn
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation.davis_data import open_davis
 from stremn_ros.evaluation.sweep import Setting, plan, plot, sweep
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -105,20 +101,12 @@ def test_sweep_goes_on_where_it_stopped_and_refuses_another_file(davis: Path, tm
 
 
 def test_sweep_command(davis: Path, tmp_path: Path):
-    command = [sys.executable, "-m", "stremn_ros.cli", "sweep", "--root", str(davis)]
-    command += ["--model", str(TINY_MODEL), "--slots", "2", "--rules", "", "--no-i2m", "--quiet"]
-    command += ["--sequences", "two", "--json", str(tmp_path / "s.json"), "--every", "2"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["sweep", "--root", str(davis)]
+    words += ["--model", str(TINY_MODEL), "--slots", "2", "--rules", "", "--no-i2m", "--quiet"]
+    words += ["--sequences", "two", "--json", str(tmp_path / "s.json"), "--every", "2"]
+    said = printed(stremn(*words))
     found = json.loads((tmp_path / "s.json").read_text())
     assert list(found["runs"]) == ["2 slots"]
     assert found["every"] == 2
     assert len(found["weights_sha256"]) == 64
-    assert "Table 9" in done.stdout
+    assert "Table 9" in said

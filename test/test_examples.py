@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import csv
 import io
 import itertools
-import os
 import re
 import subprocess
 import sys
@@ -16,13 +14,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_helpers import ROOT, environment, printed, run_python
 from shapes import DISC, SQUARE, TINY_MODEL, iou, scene
 
 from stremn_ros.imaging.video import write_image
 from stremn_ros.imaging.visualization import write_label_png
 from stremn_ros.network import SegmentationConfig
 
-ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 FRAMES = 30
 
@@ -40,28 +38,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(name: str, *words: str) -> str:
     """What an example prints."""
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return printed(run_python(EXAMPLES / name, *words))
 
 
 def stremn(*words: str | Path) -> str:
     """What a command prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "stremn_ros.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return printed(run_python("-m", "stremn_ros.cli", *words))
 
 
 def positions(text: str, object_id: int) -> dict[int, tuple[float, float]]:
@@ -203,7 +185,7 @@ def test_seed_from_detector_seeds_where_the_object_was(tmp_path: Path) -> None:
     log = tmp_path / "detector.log"
     with (
         segment_node(tmp_path, parameters) as node,
-        contextlib.closing(SegmentPeer()) as peer,
+        SegmentPeer() as peer,
         log.open("w") as output,
     ):
         peer.bring_up(node)
@@ -214,7 +196,7 @@ def test_seed_from_detector_seeds_where_the_object_was(tmp_path: Path) -> None:
             [sys.executable, *words],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+            env=environment(PYTHONUNBUFFERED="1"),
         )
         try:
             steps, masks = itertools.count(1), []

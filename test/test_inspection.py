@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
 import torch
+from command_helpers import printed, stremn
 from shapes import DISC, SQUARE, TINY_MODEL, scene
 
 from stremn_ros.evaluation.inspection import draw, record
@@ -20,8 +18,6 @@ from stremn_ros.imaging.video import write_image
 from stremn_ros.imaging.visualization import write_label_png
 from stremn_ros.memory import slot_attention
 from stremn_ros.segmenter import Segmenter
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def load(**options: object) -> Segmenter:
@@ -134,25 +130,17 @@ def test_inspect_command(tmp_path: Path) -> None:
     for step in range(8):
         write_image(tmp_path / "video" / f"{step:03}.png", scene(step)[0])
     write_label_png(tmp_path / "mask.png", scene(0)[1])
-    command = [sys.executable, "-m", "stremn_ros.cli", "inspect", str(tmp_path / "video")]
-    command += ["--mask", str(tmp_path / "mask.png"), "--out", str(tmp_path / "out"), "--quiet"]
-    command += ["--model", str(TINY_MODEL), "--slots", "3"]
+    words = ["inspect", str(tmp_path / "video")]
+    words += ["--mask", str(tmp_path / "mask.png"), "--out", str(tmp_path / "out"), "--quiet"]
+    words += ["--model", str(TINY_MODEL), "--slots", "3"]
     (tmp_path / "out").mkdir()
     for name in ("object_9.png", "object_of_mine.png"):
         (tmp_path / "out" / name).write_bytes(b"")
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    said = printed(stremn(*words))
     found = json.loads((tmp_path / "out" / "memory.json").read_text())
     assert [item["id"] for item in found["objects"]] == [DISC, SQUARE]
     assert found["objects"][0]["fusions"][0]["frame"] == 3
     assert (tmp_path / "out" / f"object_{SQUARE}.png").is_file()
-    assert "object 1: 7 updates; seed" in done.stdout
+    assert "object 1: 7 updates; seed" in said
     assert not (tmp_path / "out" / "object_9.png").exists(), "of an earlier run"
     assert (tmp_path / "out" / "object_of_mine.png").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_helpers import ROOT, printed, run_python
 from shapes import DISC, TINY_MODEL, scene
 
 import stremn_ros
@@ -21,22 +21,12 @@ from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.predictor import Predictor
 from stremn_ros.segmenter import Segmenter
 
-ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "cv2", "numpy", "PIL", "onnxruntime", "rclpy"}
 
 
 def in_fresh_python(code: str, folder: Path = ROOT, **changes: str) -> str:
     """What a Python of its own prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **changes},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return printed(run_python("-c", code, cwd=folder, **changes))
 
 
 def test_the_names_are_those_of_their_modules() -> None:
@@ -151,12 +141,5 @@ except ImportError:
 @pytest.mark.skipif(importlib.util.find_spec("rclpy") is None, reason="rclpy is not installed")
 def test_an_old_name_is_run_as_a_program_too() -> None:
     """Launch files of users may start it so."""
-    done = subprocess.run(
-        [sys.executable, "-m", "stremn_ros.nodes.bring_up", "--help"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "usage" in done.stdout.lower()
+    said = printed(run_python("-m", "stremn_ros.nodes.bring_up", "--help"))
+    assert "usage" in said.lower()
