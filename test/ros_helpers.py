@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 import random
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -91,6 +92,20 @@ def tiny_model(folder: Path) -> str:
     return str(folder)
 
 
+class Background:
+    """A thread that runs `run` until the block ends, which sets `ended`."""
+
+    def __enter__(self):
+        self.ended = threading.Event()
+        self._thread = threading.Thread(target=self.run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self._thread.join()
+
+
 @contextlib.contextmanager
 def own_node(*parameters, arguments=(), kind=None):
     """A SegmentNode in this process (or another kind of node), in a DDS domain of its own: what is
@@ -158,10 +173,16 @@ def segment_node(folder: Path, parameters=None, *, remaps=(), environment=None):
 
 
 class Peer(peer.Peer):
-    """With the calls that tests make of nodes."""
+    """With the calls that tests make of nodes; a context manager."""
 
     def __init__(self, name="peer"):
         super().__init__(name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
     def call(self, kind, name, request=None, /, timeout=TIMEOUT, repeat=None, **fields):
         """A service call from this process to another."""

@@ -328,8 +328,7 @@ def test_a_node_that_died_goes_on_with_its_objects(launched, tmp_path) -> None:
     )
     active = "active: waiting for images on /image"
     launch.wait_for(active)
-    peer = SegmentPeer()
-    try:
+    with SegmentPeer() as peer:
         peer.connect(scene(0)[0])
         mask = image_message(scene(0)[1], 0, "mono8")
         answer = peer.call(SeedMask, "/stremn/seed_mask", mask=mask, names=["cup", "box"])
@@ -353,8 +352,6 @@ def test_a_node_that_died_goes_on_with_its_objects(launched, tmp_path) -> None:
             score = iou(after, before, object_id)
             print(f"IoU of object {object_id} before the kill and after the respawn: {score:.3f}")
             assert score > 0.9
-    finally:
-        peer.close()
     launch.interrupt()
 
 
@@ -459,14 +456,11 @@ def test_an_interrupt_of_the_whole_group_loses_no_snapshot(launched, tmp_path) -
         domain=os.environ["ROS_DOMAIN_ID"],
     )
     launch.wait_for("active: waiting for images on /image")
-    peer = SegmentPeer()
-    try:
+    with SegmentPeer() as peer:
         peer.connect(scene(0)[0])
         peer.seed(scene(0)[1], names=["cup", "box"])
         os.killpg(launch.process.pid, signal.SIGINT)
         launch.process.wait(60)
-    finally:
-        peer.close()
     file = tmp_path / "snapshots" / "stremn.safetensors"
     assert Snapshot.read(file).names == {1: "cup", 2: "box"}
     assert "Traceback" not in launch.log

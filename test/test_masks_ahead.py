@@ -210,53 +210,49 @@ def test_a_node_publishes_masks_for_a_later_time(tmp_path) -> None:
     from stremn_interfaces.msg import ObjectArray
     from stremn_ros.messages import image_read
 
-    with segment_node(tmp_path, {"mask_horizon": 0.4}) as node:
-        peer = SegmentPeer()
+    with segment_node(tmp_path, {"mask_horizon": 0.4}) as node, SegmentPeer() as peer:
         masks: dict[int, Image] = {}
         objects: dict[int, ObjectArray] = {}
-        try:
-            peer.bring_up(node)
-            peer.connect(scene(0)[0])
-            peer.segment(scene(0)[0])
-            peer.seed(scene(0)[1], names=["disc", "square"])
-            for kind, name, into in (
-                (Image, "predicted_mask", masks),
-                (ObjectArray, "predicted_objects", objects),
-            ):
+        peer.bring_up(node)
+        peer.connect(scene(0)[0])
+        peer.segment(scene(0)[0])
+        peer.seed(scene(0)[1], names=["disc", "square"])
+        for kind, name, into in (
+            (Image, "predicted_mask", masks),
+            (ObjectArray, "predicted_objects", objects),
+        ):
 
-                def take(message, into=into):
-                    into[to_stamp(message.header.stamp)] = message
+            def take(message, into=into):
+                into[to_stamp(message.header.stamp)] = message
 
-                peer.node.create_subscription(kind, f"{peer.private}/{name}", take, peer.queue)
-            ahead = 400_000_000
+            peer.node.create_subscription(kind, f"{peer.private}/{name}", take, peer.queue)
+        ahead = 400_000_000
 
-            def both(stamp: int) -> bool:
-                return stamp + ahead in masks and stamp + ahead in objects
+        def both(stamp: int) -> bool:
+            return stamp + ahead in masks and stamp + ahead in objects
 
-            wait_for(lambda: peer.segment(scene(0)[0]) and masks, "a predicted mask")
-            better = []
-            for step in range(1, 8):  # the disc moves by 2 pixels with each image of 0.1 s
-                labels, _ = peer.segment(scene(step)[0])
-                stamp = max(peer.masks)
-                wait_for(lambda at=stamp: both(at), "the masks ahead")
-                predicted = image_read.decode_labels(masks[stamp + ahead])
-                truth = scene(step + 4)[1]
-                if step >= 3:
-                    better.append(iou(predicted, truth, DISC) - iou(labels, truth, DISC))
-            assert np.mean(better) > 0.02, better
-            told = {item.id: item for item in objects[stamp + ahead].objects}
-            assert set(told) == {DISC, SQUARE}
-            assert told[DISC].name == "disc"
-            assert told[DISC].area == np.count_nonzero(predicted == DISC)
-            assert told[DISC].centroid.x == pytest.approx(center(predicted, DISC)[0], abs=0.01)
-            assert math.isnan(told[DISC].position.x)
-
-            peer.set_parameter("mask_horizon", 0.0)  # the age: stamps here are not of this clock
-            peer.segment(scene(8)[0])
+        wait_for(lambda: peer.segment(scene(0)[0]) and masks, "a predicted mask")
+        better = []
+        for step in range(1, 8):  # the disc moves by 2 pixels with each image of 0.1 s
+            labels, _ = peer.segment(scene(step)[0])
             stamp = max(peer.masks)
-            wait_for(lambda: any(stamp <= at < stamp + ahead for at in masks), "an age of its own")
-        finally:
-            peer.close()
+            wait_for(lambda at=stamp: both(at), "the masks ahead")
+            predicted = image_read.decode_labels(masks[stamp + ahead])
+            truth = scene(step + 4)[1]
+            if step >= 3:
+                better.append(iou(predicted, truth, DISC) - iou(labels, truth, DISC))
+        assert np.mean(better) > 0.02, better
+        told = {item.id: item for item in objects[stamp + ahead].objects}
+        assert set(told) == {DISC, SQUARE}
+        assert told[DISC].name == "disc"
+        assert told[DISC].area == np.count_nonzero(predicted == DISC)
+        assert told[DISC].centroid.x == pytest.approx(center(predicted, DISC)[0], abs=0.01)
+        assert math.isnan(told[DISC].position.x)
+
+        peer.set_parameter("mask_horizon", 0.0)  # the age: stamps here are not of this clock
+        peer.segment(scene(8)[0])
+        stamp = max(peer.masks)
+        wait_for(lambda: any(stamp <= at < stamp + ahead for at in masks), "an age of its own")
 
 
 def test_results_are_not_changed_by_a_prediction() -> None:

@@ -32,17 +32,15 @@ def node(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def peers(node):
-    left = SegmentPeer("/robot/left_camera/image_raw", camera="left")
-    right = SegmentPeer("/right/image", camera="right")
-    try:
+    with (
+        SegmentPeer("/robot/left_camera/image_raw", camera="left") as left,
+        SegmentPeer("/right/image", camera="right") as right,
+    ):
         left.bring_up(node)
         node.wait_for_log("waiting for images on /robot/left_camera/image_raw, /right/image")
         left.connect(scene(0)[0])
         right.connect(scene(0)[0])
         yield left, right
-    finally:
-        left.close()
-        right.close()
 
 
 def test_each_has_a_memory_of_its_own_and_the_masks_of_a_node_of_its_own(node, peers):

@@ -93,41 +93,33 @@ def test_a_node_makes_masks_with_the_model_and_refuses_what_is_no_object(tmp_pat
     frame = next(itertools.islice(open_frames(demo_video()), START_FRAME, None))
     frame = cv2.resize(frame, truth.shape[::-1], interpolation=cv2.INTER_AREA)
     x, y, width, height = cv2.boundingRect(truth.astype(np.uint8))
-    with segment_node(tmp_path, {"click_model": "clicks_lite0"}) as node:
-        peer = SegmentPeer()
-        try:
-            peer.bring_up(node)
-            assert "masks of boxes and points by clicks_lite0 on " in node.log
-            peer.connect(frame)
-            box = RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
-            answer = peer.call(SeedObject, "/stremn/seed_object", box=box, return_mask=True)
-            assert answer.success, answer.message
-            assert answer.quality > 0.6
-            made = image_read.decode_labels(answer.mask) > 0
-            assert np.count_nonzero(made & truth) / np.count_nonzero(made | truth) > 0.72
-            peer.segment(np.full_like(frame, 128))
-            point = [Point32(x=320.0, y=180.0)]
-            answer = peer.call(SeedObject, "/stremn/seed_object", points_inside=point)
-            assert not answer.success
-            assert "give more points, a box or a polygon" in answer.message
-            assert list(answer.tracked_ids) == [1]
-            assert peer.segment(frame)[0].shape == truth.shape
-        finally:
-            peer.close()
+    with segment_node(tmp_path, {"click_model": "clicks_lite0"}) as node, SegmentPeer() as peer:
+        peer.bring_up(node)
+        assert "masks of boxes and points by clicks_lite0 on " in node.log
+        peer.connect(frame)
+        box = RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
+        answer = peer.call(SeedObject, "/stremn/seed_object", box=box, return_mask=True)
+        assert answer.success, answer.message
+        assert answer.quality > 0.6
+        made = image_read.decode_labels(answer.mask) > 0
+        assert np.count_nonzero(made & truth) / np.count_nonzero(made | truth) > 0.72
+        peer.segment(np.full_like(frame, 128))
+        point = [Point32(x=320.0, y=180.0)]
+        answer = peer.call(SeedObject, "/stremn/seed_object", points_inside=point)
+        assert not answer.success
+        assert "give more points, a box or a polygon" in answer.message
+        assert list(answer.tracked_ids) == [1]
+        assert peer.segment(frame)[0].shape == truth.shape
 
 
 def test_a_node_without_the_model_says_so_and_takes_grabcut(tmp_path):
-    with segment_node(tmp_path, {"click_model": "no_such_model"}) as node:
-        peer = SegmentPeer()
-        try:
-            peer.bring_up(node)
-            assert "masks of boxes and points by GrabCut" in node.log
-            assert "no model 'no_such_model'" in node.log
-            frame = large()
-            peer.connect(frame)
-            box = RegionOfInterest(x_offset=14, y_offset=30, width=68, height=68)
-            answer = peer.call(SeedObject, "/stremn/seed_object", box=box)
-            assert answer.success, answer.message
-            assert answer.quality == pytest.approx(answer.agreement)
-        finally:
-            peer.close()
+    with segment_node(tmp_path, {"click_model": "no_such_model"}) as node, SegmentPeer() as peer:
+        peer.bring_up(node)
+        assert "masks of boxes and points by GrabCut" in node.log
+        assert "no model 'no_such_model'" in node.log
+        frame = large()
+        peer.connect(frame)
+        box = RegionOfInterest(x_offset=14, y_offset=30, width=68, height=68)
+        answer = peer.call(SeedObject, "/stremn/seed_object", box=box)
+        assert answer.success, answer.message
+        assert answer.quality == pytest.approx(answer.agreement)

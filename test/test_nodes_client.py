@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_helpers import SegmentPeer, image_message, segment_node, wait_for
+from ros_helpers import Background, SegmentPeer, image_message, segment_node, wait_for
 from sensor_msgs.msg import CompressedImage, Image
 from shapes import DISC, SQUARE, iou, scene
 
@@ -32,13 +32,10 @@ def node(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def connected(node):
-    peer = SegmentPeer()
-    try:
+    with SegmentPeer() as peer:
         peer.bring_up(node)
         peer.connect(scene(0)[0])
         yield peer
-    finally:
-        peer.close()
 
 
 @pytest.fixture(scope="module")
@@ -55,23 +52,15 @@ def peer(connected, client):
     return connected
 
 
-class Flow:
+class Flow(Background):
     """Frames of the scene, in a thread."""
 
     def __init__(self, peer):
-        self._peer, self._stop = peer, threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._peer = peer
 
-    def _run(self):
-        while not self._stop.wait(0.2):
+    def run(self):
+        while not self.ended.wait(0.2):
             self._peer.publish(scene(0)[0])
-
-    def __enter__(self):
-        self._thread.start()
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
 
 
 def seed(*words):

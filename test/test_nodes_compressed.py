@@ -50,9 +50,8 @@ def node(tmp_path_factory):
 
 
 def test_masks_of_compressed_images(node):
-    peer = CompressedPeer()
-    reference = Segmenter.load(str(TINY_MODEL), runtime="torch")
-    try:
+    with CompressedPeer() as peer:
+        reference = Segmenter.load(str(TINY_MODEL), runtime="torch")
         assert peer.transition("configure"), node.log
         assert peer.transition("activate"), node.log
         node.wait_for_log("waiting for images on /camera/image/compressed")
@@ -108,5 +107,3 @@ def test_masks_of_compressed_images(node):
         answer = peer.call(SeedMask, "/stremn/seed_mask", mask=bad)
         assert "a mask cannot be of encoding 'jpeg'" in answer.message
         assert image_read.decode_labels(peer.masks[stamp]).any()
-    finally:
-        peer.close()

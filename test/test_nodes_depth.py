@@ -42,23 +42,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_a_publisher_whose_qos_does_not_fit_is_told(tmp_path):
     """The node asks for reliable depth, and the camera does not offer it."""
-    with segment_node(tmp_path, {"depth_topic": DEPTH}) as node:
-        peer = SpatialPeer()
-        try:
-            peer.node.destroy_publisher(peer.depths)
-            best = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-            peer.depths = peer.node.create_publisher(Image, DEPTH, best)
-            peer.bring_up(node)
-            peer.connect(scene(0)[0])
+    with segment_node(tmp_path, {"depth_topic": DEPTH}) as node, SpatialPeer() as peer:
+        peer.node.destroy_publisher(peer.depths)
+        best = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        peer.depths = peer.node.create_publisher(Image, DEPTH, best)
+        peer.bring_up(node)
+        peer.connect(scene(0)[0])
 
-            def said():
-                peer.segment(scene(0)[0])
-                return f"QoS mismatch with a publisher of {DEPTH}: its reliability" in peer.told
+        def said():
+            peer.segment(scene(0)[0])
+            return f"QoS mismatch with a publisher of {DEPTH}: its reliability" in peer.told
 
-            wait_for(said, "the diagnostics to tell")
-            assert "set image_reliability to auto" in peer.told
-        finally:
-            peer.close()
+        wait_for(said, "the diagnostics to tell")
+        assert "set image_reliability to auto" in peer.told
 
 
 def test_topics_of_another_type_are_told(tmp_path):
@@ -110,29 +106,28 @@ def test_what_needs_a_depth_camera_says_so_without_one():
 
 def test_nothing_is_done_while_nobody_wants_it(tmp_path):
     """No subscription to the depth camera, and none of what would need it."""
-    with segment_node(tmp_path, {"depth_topic": DEPTH, "image_reliability": "auto"}) as node:
-        peer = SpatialPeer()
-        try:
-            peer.bring_up(node)
-            peer.connect(scene(0)[0])
-            peer.listens()  # as ~/objects has a subscriber
-            peer.node.destroy_subscription(peer.objects_subscription)
+    with (
+        segment_node(tmp_path, {"depth_topic": DEPTH, "image_reliability": "auto"}) as node,
+        SpatialPeer() as peer,
+    ):
+        peer.bring_up(node)
+        peer.connect(scene(0)[0])
+        peer.listens()  # as ~/objects has a subscriber
+        peer.node.destroy_subscription(peer.objects_subscription)
 
-            def count():
-                peer.publish(scene(0)[0])
-                return peer.depths.get_subscription_count() + peer.infos.get_subscription_count()
+        def count():
+            peer.publish(scene(0)[0])
+            return peer.depths.get_subscription_count() + peer.infos.get_subscription_count()
 
-            wait_for(lambda: count() == 0, "the node to let go of the depth camera", every=0.05)
-            for _ in range(5):
-                assert count() == 0
-            assert peer.fresh_diagnostics()["depth"] == "asleep: nobody wants objects in space"
-            assert DEPTH not in peer.told
-            peer.watch(PointCloud2, "points")
-            wait_for(lambda: count() == 2, "the node to listen again", every=0.05)
-            peer.unwatch("points")
-            wait_for(lambda: count() == 0, "the node to let go again", every=0.05)
-        finally:
-            peer.close()
+        wait_for(lambda: count() == 0, "the node to let go of the depth camera", every=0.05)
+        for _ in range(5):
+            assert count() == 0
+        assert peer.fresh_diagnostics()["depth"] == "asleep: nobody wants objects in space"
+        assert DEPTH not in peer.told
+        peer.watch(PointCloud2, "points")
+        wait_for(lambda: count() == 2, "the node to listen again", every=0.05)
+        peer.unwatch("points")
+        wait_for(lambda: count() == 0, "the node to let go again", every=0.05)
 
 
 def test_each_camera_has_a_depth_camera_of_its_own_or_none(tmp_path):
@@ -219,54 +214,49 @@ def test_the_camera_info_is_beside_the_depth():
 
 
 def test_images_and_seeds_older_than_max_age_are_dropped(tmp_path):
-    with segment_node(tmp_path, {"max_age": 5.0}) as node:
-        peer = SpatialPeer()
-        try:
-            peer.bring_up(node)
-            peer._stamp = time.time_ns()
-            peer.connect(scene(0)[0])
-            peer.segment(scene(0)[0])
-            before = peer.settled_counters()
-            old = itertools.count(time.time_ns() - 60 * 10**9, 10**8)
+    with segment_node(tmp_path, {"max_age": 5.0}) as node, SpatialPeer() as peer:
+        peer.bring_up(node)
+        peer._stamp = time.time_ns()
+        peer.connect(scene(0)[0])
+        peer.segment(scene(0)[0])
+        before = peer.settled_counters()
+        old = itertools.count(time.time_ns() - 60 * 10**9, 10**8)
 
-            def told():  # two of one time at least: a single stamp might be a wrong one
-                peer.publish(scene(0)[0], next(old))
-                return "were older than max_age (5 s)" in peer.told
+        def told():  # two of one time at least: a single stamp might be a wrong one
+            peer.publish(scene(0)[0], next(old))
+            return "were older than max_age (5 s)" in peer.told
 
-            wait_for(told, "the diagnostics", 30.0, every=0.05)
-            received, segmented, dropped, failed = peer.settled_counters()
-            assert segmented == before[1]
-            assert received - before[0] == dropped - before[2]
-            assert failed == 0
-            mask = image_message(scene(0)[1], next(old), "mono8")
-            answer = peer.call(SeedMask, "/stremn/seed_mask", mask=mask)
-            assert not answer.success
-            assert "max_age is 5 s" in answer.message
-            assert peer.set_parameter("max_age", 0.0)[0]
-            stamp = next(old)
-            peer.segment(scene(0)[0], stamp)
-            peer.seed(scene(0)[1], stamp)
-        finally:
-            peer.close()
+        wait_for(told, "the diagnostics", 30.0, every=0.05)
+        received, segmented, dropped, failed = peer.settled_counters()
+        assert segmented == before[1]
+        assert received - before[0] == dropped - before[2]
+        assert failed == 0
+        mask = image_message(scene(0)[1], next(old), "mono8")
+        answer = peer.call(SeedMask, "/stremn/seed_mask", mask=mask)
+        assert not answer.success
+        assert "max_age is 5 s" in answer.message
+        assert peer.set_parameter("max_age", 0.0)[0]
+        stamp = next(old)
+        peer.segment(scene(0)[0], stamp)
+        peer.seed(scene(0)[1], stamp)
 
 
 def test_the_mask_has_the_deadline_and_lifespan_of_the_parameters(tmp_path):
-    with segment_node(tmp_path, {"mask_deadline": 0.5, "mask_lifespan": 0.25}) as node:
-        peer = SpatialPeer()
-        try:
-            peer.bring_up(node)
+    with (
+        segment_node(tmp_path, {"mask_deadline": 0.5, "mask_lifespan": 0.25}) as node,
+        SpatialPeer() as peer,
+    ):
+        peer.bring_up(node)
 
-            def offers(name):
-                found = peer.node.get_publishers_info_by_topic(f"/stremn/{name}")
-                return found and found[0].qos_profile
+        def offers(name):
+            found = peer.node.get_publishers_info_by_topic(f"/stremn/{name}")
+            return found and found[0].qos_profile
 
-            quality = wait_for(lambda: offers("mask"), "the publisher of the mask")
-            assert quality.deadline.nanoseconds == 500_000_000
-            assert quality.lifespan.nanoseconds == 250_000_000
-            other = wait_for(lambda: offers("objects"), "the publisher of the objects")
-            assert other.deadline.nanoseconds > 10**15
-        finally:
-            peer.close()
+        quality = wait_for(lambda: offers("mask"), "the publisher of the mask")
+        assert quality.deadline.nanoseconds == 500_000_000
+        assert quality.lifespan.nanoseconds == 250_000_000
+        other = wait_for(lambda: offers("objects"), "the publisher of the objects")
+        assert other.deadline.nanoseconds > 10**15
 
 
 # ---------------------------------------------------------------- without their packages
@@ -274,25 +264,24 @@ def test_the_mask_has_the_deadline_and_lifespan_of_the_parameters(tmp_path):
 
 def test_transforms_and_detections_over_dds(tmp_path):
     """Where tf2_msgs and vision_msgs are installed; where not, the node says so and goes on."""
-    with segment_node(tmp_path, {"depth_topic": DEPTH, "publish_tf": True}) as node:
-        peer = SpatialPeer()
-        try:
-            peer.bring_up(node)
-            peer.connect(scene(0)[0])
-            peer.segment(scene(0)[0])
-            peer.seed(scene(0)[1], names=["cup", "box"])
-            types = outputs.TRANSFORM_TYPES
-            if types is None:
-                wait_for(lambda: "tf2_msgs is not installed" in peer.told, "the diagnostics")
-                pytest.skip("tf2_msgs/TFMessage IS NOT TESTED HERE: no wheels of it exist")
-            peer.watch(types.message, "/tf")
-            _, _, found = peer.shown("/tf")
-            assert {item.child_frame_id for item in found.transforms} == {
-                "stremn_cup",
-                "stremn_box",
-            }
-        finally:
-            peer.close()
+    with (
+        segment_node(tmp_path, {"depth_topic": DEPTH, "publish_tf": True}) as node,
+        SpatialPeer() as peer,
+    ):
+        peer.bring_up(node)
+        peer.connect(scene(0)[0])
+        peer.segment(scene(0)[0])
+        peer.seed(scene(0)[1], names=["cup", "box"])
+        types = outputs.TRANSFORM_TYPES
+        if types is None:
+            wait_for(lambda: "tf2_msgs is not installed" in peer.told, "the diagnostics")
+            pytest.skip("tf2_msgs/TFMessage IS NOT TESTED HERE: no wheels of it exist")
+        peer.watch(types.message, "/tf")
+        _, _, found = peer.shown("/tf")
+        assert {item.child_frame_id for item in found.transforms} == {
+            "stremn_cup",
+            "stremn_box",
+        }
 
 
 def recorder(kind, name, quality, **_):

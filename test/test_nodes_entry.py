@@ -221,12 +221,8 @@ def test_a_signal_while_configuring_ends_it_without_a_failure(tmp_path):
 
 
 def test_a_node_starts_by_itself_if_it_is_told_to_and_else_says_how(tmp_path):
-    with segment_node(tmp_path, {"autostart": True}) as node:
-        peer = Peer("looker")
-        try:
-            wait_for(lambda: peer.state() == "active", "the node to be active", every=0.2)
-        finally:
-            peer.close()
+    with segment_node(tmp_path, {"autostart": True}) as node, Peer("looker") as peer:
+        wait_for(lambda: peer.state() == "active", "the node to be active", every=0.2)
     with segment_node(tmp_path) as node:
         wait_for(lambda: "-p autostart:=true" in node.log, "the hint", every=0.2)
         assert "configured" not in node.log.replace("unconfigured", "")
@@ -241,13 +237,10 @@ def test_help_starts_nothing():
 
 
 def test_a_node_whose_process_has_ended_is_not_waited_for():
-    peer = Peer("waiter")
-    begin = time.monotonic()
-    try:
+    with Peer("waiter") as peer:
+        begin = time.monotonic()
         with pytest.raises(BringUpError, match="the process of '/nobody' has ended before"):
             bring_up(peer, "/nobody", 60.0, alive=lambda: time.monotonic() - begin < 1)
-    finally:
-        peer.close()
     assert time.monotonic() - begin < 30
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()

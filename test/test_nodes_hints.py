@@ -122,35 +122,34 @@ def test_detections_before_the_first_image_and_without_sense_do_nothing(rig):
 
 @pytest.mark.parametrize("kind", [Point, PointStamped])
 def test_a_click_in_an_image_viewer_seeds_the_object(tmp_path, kind):
-    with segment_node(tmp_path, {"click_topic": "/view/image_mouse_left"}) as node:
-        peer = SegmentPeer()
-        try:
-            other = peer.node.create_publisher(String, "/view/image_mouse_left", 1)
-            peer.bring_up(node)
-            peer.connect(scene(0)[0])
-            wait_for(
-                lambda: "(click_topic) has std_msgs/msg/String" in peer.told,
-                "the wrong type's line",
-            )
-            peer.node.destroy_publisher(other)
-            frame, truth = scene(0)
-            _, objects = peer.segment(frame)
-            rows, columns = np.nonzero(truth == DISC)
-            x, y = float(columns.mean()), float(rows.mean())
-            click = Point(x=x, y=y)
-            if kind is PointStamped:
-                click = PointStamped(header=objects.header, point=click)
-            clicks = peer.node.create_publisher(kind, "/view/image_mouse_left", 1)
+    with (
+        segment_node(tmp_path, {"click_topic": "/view/image_mouse_left"}) as node,
+        SegmentPeer() as peer,
+    ):
+        other = peer.node.create_publisher(String, "/view/image_mouse_left", 1)
+        peer.bring_up(node)
+        peer.connect(scene(0)[0])
+        wait_for(
+            lambda: "(click_topic) has std_msgs/msg/String" in peer.told,
+            "the wrong type's line",
+        )
+        peer.node.destroy_publisher(other)
+        frame, truth = scene(0)
+        _, objects = peer.segment(frame)
+        rows, columns = np.nonzero(truth == DISC)
+        x, y = float(columns.mean()), float(rows.mean())
+        click = Point(x=x, y=y)
+        if kind is PointStamped:
+            click = PointStamped(header=objects.header, point=click)
+        clicks = peer.node.create_publisher(kind, "/view/image_mouse_left", 1)
 
-            def followed():
-                clicks.publish(click)
-                stamp = peer.publish(frame)
-                wait_for(lambda: stamp in peer.masks, "its mask")
-                labels = decode_labels(peer.masks[stamp])
-                return (labels,) if labels.any() else None
+        def followed():
+            clicks.publish(click)
+            stamp = peer.publish(frame)
+            wait_for(lambda: stamp in peer.masks, "its mask")
+            labels = decode_labels(peer.masks[stamp])
+            return (labels,) if labels.any() else None
 
-            (labels,) = wait_for(followed, "the object that was clicked", every=0.2)
-            one = labels > 0
-            assert (one & (truth == DISC)).sum() / (one | (truth == DISC)).sum() > 0.7
-        finally:
-            peer.close()
+        (labels,) = wait_for(followed, "the object that was clicked", every=0.2)
+        one = labels > 0
+        assert (one & (truth == DISC)).sum() / (one | (truth == DISC)).sum() > 0.7

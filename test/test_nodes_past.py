@@ -5,13 +5,12 @@ The figures in docs/seeding.md: `python -m pytest test/test_nodes_past.py -s -k 
 
 from __future__ import annotations
 
-import threading
 import time
 
 import cv2
 import numpy as np
 import pytest
-from ros_helpers import SegmentPeer, segment_node, to_stamp, wait_for
+from ros_helpers import Background, SegmentPeer, segment_node, to_stamp, wait_for
 from shapes import TINY_MODEL, iou
 from std_srvs.srv import Trigger
 
@@ -43,39 +42,28 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("node")
-    with segment_node(folder, {"seed_buffer": 20, "log_period": 5.0}) as node:
-        peer = SegmentPeer()
-        try:
-            peer.bring_up(node)
-            peer.connect(scene(0)[0])
-            yield peer
-        finally:
-            peer.close()
+    with (
+        segment_node(folder, {"seed_buffer": 20, "log_period": 5.0}) as node,
+        SegmentPeer() as peer,
+    ):
+        peer.bring_up(node)
+        peer.connect(scene(0)[0])
+        yield peer
 
 
-class Camera:
+class Camera(Background):
     """The scene at the camera's rate, in a thread; sent: (stamp, step) of every frame."""
 
     def __init__(self, peer):
         self.peer, self.sent = peer, []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def _run(self):
+    def run(self):
         begin = time.monotonic()
         step = 0
-        while not self._stop.wait(max(0.0, begin + step * PERIOD - time.monotonic())):
+        while not self.ended.wait(max(0.0, begin + step * PERIOD - time.monotonic())):
             stamp = self.peer.publish(scene(step)[0])
             self.sent.append((stamp, step))
             step += 1
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
 
     def newest(self):
         return self.sent[-1]

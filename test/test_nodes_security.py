@@ -131,8 +131,7 @@ def test_the_policy_lists_what_the_video_source_has(tmp_path):
 
 
 def test_the_policy_lists_what_the_helper_that_activates_has():
-    peer = Peer("bring_up")
-    try:
+    with Peer("bring_up") as peer:
         with contextlib.suppress(Exception):  # no such node: it has asked, and that is enough
             bring_up(peer, "/stremn", 0.5)
         policy = allowed("bring_up")
@@ -143,8 +142,6 @@ def test_the_policy_lists_what_the_helper_that_activates_has():
             for node in ("stremn", "stremn_predict")
             for service in ("change_state", "get_state")
         }
-    finally:
-        peer.close()
 
 
 def test_a_user_may_use_everything_the_node_offers_and_nothing_else():

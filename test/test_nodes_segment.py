@@ -18,6 +18,7 @@ from rclpy.executors import MultiThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_helpers import (
     SECOND,
+    Background,
     NodeProcess,
     SegmentPeer,
     image_message,
@@ -120,8 +121,7 @@ def node(model, folder):
 
 @pytest.fixture(scope="module")
 def connected(node):
-    peer = SegmentPeer()
-    try:
+    with SegmentPeer() as peer:
         assert peer.state() == "unconfigured"
         assert peer.transition("configure"), node.log
         assert peer.transition("activate"), node.log
@@ -135,8 +135,6 @@ def connected(node):
             assert answer.message.startswith("no frame received yet on /image:")
         peer.connect(picture())
         yield peer
-    finally:
-        peer.close()
 
 
 @pytest.fixture
@@ -168,26 +166,16 @@ def start(peer, model, names=("cup", "ball")):
     return reference
 
 
-class Camera:
+class Camera(Background):
     """Frames at a rate, in a thread, until the block ends."""
 
     def __init__(self, peer, period=0.02):
         self.peer, self.period = peer, period
         self.stamps = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def _run(self):
-        while not self._stop.wait(self.period):
+    def run(self):
+        while not self.ended.wait(self.period):
             self.stamps.append(self.peer.publish(picture(len(self.stamps) % 30)))
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
 
     def latest_objects(self):
         """The objects of a frame that was sent after this call."""

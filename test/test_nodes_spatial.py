@@ -35,16 +35,13 @@ def node(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def peer(node):
-    peer = SpatialPeer()
-    try:
+    with SpatialPeer() as peer:
         peer.bring_up(node)
         peer.connect(scene(0)[0])
         peer.segment(scene(0)[0])
         peer.seed(scene(0)[1], names=["cup", "box"])
         peer.listens()
         yield peer
-    finally:
-        peer.close()
 
 
 def test_objects_3d_are_of_the_image_and_objects_have_the_newest(node, peer):

@@ -34,16 +34,13 @@ def node(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def connected(node):
-    peer = SegmentPeer()
-    peer.clock = peer.node.create_publisher(Clock, "/clock", 10)
-    peer.seeds = peer.node.create_publisher(Image, "/stremn/seed", 10)
-    try:
+    with SegmentPeer() as peer:
+        peer.clock = peer.node.create_publisher(Clock, "/clock", 10)
+        peer.seeds = peer.node.create_publisher(Image, "/stremn/seed", 10)
         peer.bring_up(node)
         peer.connect(scene(0)[0])
         wait_for(peer.seeds.get_subscription_count, "the node to listen to seeds")
         yield peer
-    finally:
-        peer.close()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ros_helpers import SegmentPeer, image_message, segment_node, wait_for
+from ros_helpers import Background, SegmentPeer, image_message, segment_node, wait_for
 from shapes import DISC, SQUARE, iou, scene
 from web_helpers import read_picture, serving
 
@@ -26,41 +25,28 @@ from stremn_ros.web.requests import Hints, Request
 RATE = 10.0
 
 
-class Camera:
+class Camera(Background):
     """Frames of the scene in a thread, as a camera sends them."""
 
     def __init__(self, peer: SegmentPeer) -> None:
-        self._peer, self._stop = peer, threading.Event()
+        self._peer = peer
         self.scenes: dict[int, int] = {}  # by stamp
-        self._thread = threading.Thread(target=self._run)
 
-    def _run(self) -> None:
+    def run(self) -> None:
         number = 0
-        while not self._stop.wait(1.0 / RATE):
+        while not self.ended.wait(1.0 / RATE):
             number += 1
             stamp = self._peer.next_stamp()
             self.scenes[stamp] = number // 5
             self._peer.publish(scene(number // 5)[0], stamp)
 
-    def __enter__(self) -> Camera:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SegmentPeer]:
-    with segment_node(tmp_path_factory.mktemp("web_node")) as node:
-        made = SegmentPeer()
-        try:
-            made.bring_up(node)
-            made.connect(scene(0)[0])
-            yield made
-        finally:
-            made.close()
+    with segment_node(tmp_path_factory.mktemp("web_node")) as node, SegmentPeer() as made:
+        made.bring_up(node)
+        made.connect(scene(0)[0])
+        yield made
 
 
 @pytest.fixture(scope="module")

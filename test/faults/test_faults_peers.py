@@ -108,14 +108,11 @@ def node(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def peer(node):
-    made = SegmentPeer()
-    made.clock = made.node.create_publisher(Clock, "/clock", 10)
-    try:
+    with SegmentPeer() as made:
+        made.clock = made.node.create_publisher(Clock, "/clock", 10)
         made.bring_up(node)
         made.connect(scene(0)[0])
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
