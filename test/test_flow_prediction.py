@@ -31,13 +31,7 @@ from stremn_ros.runtime.flow_stages import FlowStages
 from stremn_ros.training.prediction_losses import PredictionLoss, structural_similarity
 from stremn_ros.training.unroll_prediction import unroll_flow_prediction
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def textured(rows: int, columns: int, seed: int = 0) -> NDArray[np.float32]:

@@ -25,12 +25,8 @@ from stremn_ros.network import aggregate_logits, kept_shares, space_time_read
 C, H, W, CK, CV = 6, 3, 4, 5, 7
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the tensors are so small that threads only wait for one another
-    yield
-    torch.set_num_threads(before)
+# the tensors are so small that threads only wait for one another
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rand(rng: np.random.Generator, *shape: int) -> np.ndarray:
