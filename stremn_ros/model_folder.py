@@ -331,67 +331,6 @@ def assign_weights(network: torch.nn.Module, weights: Mapping[str, Tensor], name
     network.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
 
 
-def save_model(
-    folder: Path,
-    network: SegmentationNetwork,
-    defaults: Mapping[str, Any],
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed).
-
-    A scorer of pairs goes into pair_scorer.safetensors beside them.
-    """
-    weights, scorer = {}, {}
-    for key, value in network.state_dict().items():
-        if key.startswith(SCORER_PREFIX):
-            scorer[key.removeprefix(SCORER_PREFIX)] = value
-        else:
-            weights[key] = value
-    values = {
-        "task": SEGMENTATION,
-        "network": network.config.to_mapping(),
-        "defaults": dict(defaults),
-    }
-    write_model(folder, values, {WEIGHTS: weights, SCORER: scorer}, dtype)
-
-
-def _architecture(network: Network) -> str:
-    if isinstance(network, FlowPredictionNetwork):
-        return "flow"
-    return "convlstm" if isinstance(network, ConvLstm) else "stremn"
-
-
-def save_prediction_model(
-    folder: Path,
-    network: Network,
-    defaults: Mapping[str, Any],
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed)."""
-    values = {
-        "task": PREDICTION,
-        "architecture": _architecture(network),
-        "network": network.config.to_mapping(),
-        "defaults": dict(defaults),
-    }
-    write_model(folder, values, {WEIGHTS: network.state_dict()}, dtype)
-
-
-def save_click_model(
-    folder: Path,
-    network: ClickNetwork,
-    defaults: Mapping[str, Any],
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed)."""
-    values = {
-        "task": CLICKS,
-        "network": network.config.to_mapping(),
-        "defaults": dict(defaults),
-    }
-    write_model(folder, values, {WEIGHTS: network.state_dict()}, dtype)
-
-
 def write_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
@@ -407,20 +346,42 @@ def write_tensors(
     write_with(path, write)
 
 
-def write_model(
+def _task_of(network: SegmentationNetwork | Network | ClickNetwork) -> dict[str, str]:
+    """The entries of config.yaml that say what a network is."""
+    if isinstance(network, SegmentationNetwork):
+        return {"task": SEGMENTATION}
+    if isinstance(network, ClickNetwork):
+        return {"task": CLICKS}
+    if isinstance(network, FlowPredictionNetwork):
+        return {"task": PREDICTION, "architecture": "flow"}
+    architecture = "convlstm" if isinstance(network, ConvLstm) else "stremn"
+    return {"task": PREDICTION, "architecture": architecture}
+
+
+def save_model(
     folder: Path,
-    values: Mapping[str, Any],
-    files: Mapping[str, Mapping[str, Tensor]],
-    dtype: torch.dtype,
+    network: SegmentationNetwork | Network | ClickNetwork,
+    defaults: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes config.yaml (values) and the files of weights, those that hold any."""
+    """Writes config.yaml and weights.safetensors (each under a temporary name, then renamed).
+
+    A scorer of pairs goes into pair_scorer.safetensors beside them.
+    """
+    files: dict[str, dict[str, Tensor]] = {WEIGHTS: {}, SCORER: {}}
+    for key, value in network.state_dict().items():
+        name = SCORER if key.startswith(SCORER_PREFIX) else WEIGHTS
+        plain = value.detach().to(dtype).contiguous().cpu()
+        files[name][key.removeprefix(SCORER_PREFIX)] = plain
     digests = {}
     for name, weights in files.items():
         if weights:
-            plain = {
-                key: value.detach().to(dtype).contiguous().cpu() for key, value in weights.items()
-            }
-            write_tensors(folder / name, plain)
+            write_tensors(folder / name, weights)
             digests[name] = sha256(folder / name)
-    task = {"task": values["task"], DIGESTS: digests}
-    write_text(folder / CONFIG, yaml.safe_dump({**task, **values}, sort_keys=False))
+    values = {
+        **_task_of(network),
+        DIGESTS: digests,
+        "network": network.config.to_mapping(),
+        "defaults": dict(defaults),
+    }
+    write_text(folder / CONFIG, yaml.safe_dump(values, sort_keys=False))

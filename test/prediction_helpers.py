@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stremn_ros.model_folder import save_prediction_model
+from stremn_ros.model_folder import save_model
 from stremn_ros.network.flow_prediction import FlowPredictionConfig, FlowPredictionNetwork
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork
 
@@ -65,7 +65,7 @@ def tiny_prediction_model(folder: Path, head: str = "flow", **options: int) -> s
     """A model folder that loads and runs fast; head: one of PredictionConfig's, or flow."""
     defaults = {"processing_size": 64, "observe": 4, "memory_span": 6, "update_every": 2}
     network = tiny_flow_network(**options) if head == "flow" else tiny_network(head, **options)
-    save_prediction_model(folder, network, defaults)
+    save_model(folder, network, defaults)
     return str(folder)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from command_helpers import printed, stremn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +29,7 @@ from stremn_ros.model_folder import (
     find_model,
     load_click_network,
     load_network,
-    save_click_model,
+    save_model,
 )
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.network.clicks import ClickNetwork, ClicksConfig
@@ -297,7 +296,7 @@ def test_a_polygon_needs_no_network(demo):
 
 @pytest.mark.parametrize("size", [None, 100, 2048, "256", True])
 def test_a_crop_size_that_is_none_is_named(tmp_path, size):
-    save_click_model(tmp_path / "m", ClickNetwork(TINY), {"crop_size": size})
+    save_model(tmp_path / "m", ClickNetwork(TINY), {"crop_size": size})
     with pytest.raises(ModelError, match="crop_size"):
         load_click_network(tmp_path / "m")
 
@@ -341,25 +340,11 @@ def exported(tmp_path_factory):
     """A click network of random weights with its export: the cache, and the folder."""
     root = tmp_path_factory.mktemp("clicks")
     torch.manual_seed(3)
-    save_click_model(root / "tiny_clicks", ClickNetwork(TINY), {"crop_size": 64})
+    save_model(root / "tiny_clicks", ClickNetwork(TINY), {"crop_size": 64})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STREMN_CACHE", str(root / "cache"))
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "stremn_ros.cli",
-                "export",
-                str(root / "tiny_clicks"),
-                "--runtime",
-                "onnx",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    assert "1 stage in" in done.stdout
+        said = printed(stremn("export", root / "tiny_clicks", "--runtime", "onnx"))
+    assert "1 stage in" in said
     return root
 
 

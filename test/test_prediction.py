@@ -30,7 +30,7 @@ from stremn_ros.evaluation.prediction import (
     optical_flow,
 )
 from stremn_ros.imaging.motion import FlowExtrapolation
-from stremn_ros.model_folder import load_prediction_network, save_prediction_model
+from stremn_ros.model_folder import load_prediction_network, save_model
 from stremn_ros.network.carrying import Carried, Carrier, Division, track, track_through, transport
 from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork, correlate
@@ -44,13 +44,7 @@ from stremn_ros.training.prediction_losses import (
 )
 from stremn_ros.training.unroll_prediction import unroll_prediction
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---------------------------------------------------------------------- network
@@ -468,7 +462,7 @@ def test_options_out_of_range_and_wrong_models_say_so(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=word):
             Predictor.load(model, **options)
-    save_prediction_model(tmp_path / "base", ConvLstm(ConvLstmConfig()), {})
+    save_model(tmp_path / "base", ConvLstm(ConvLstmConfig()), {})
     with pytest.raises(ModelError, match="baseline"):
         Predictor.load(str(tmp_path / "base"))
     with pytest.raises(ModelError, match="task: prediction"):

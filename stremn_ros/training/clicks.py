@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from stremn_ros.data.clicks import ClickBatch, ClickPhase, HintedObjects, next_click
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.hints import INSIDE, OUTSIDE, PREVIOUS, draw_points
-from stremn_ros.model_folder import check_crop_size, find_model, load_network, save_click_model
+from stremn_ros.model_folder import check_crop_size, find_model, load_network, save_model
 from stremn_ros.network.clicks import ClickNetwork, ClicksConfig
 from stremn_ros.training import loop
 from stremn_ros.training.curves import Curves
@@ -124,7 +124,7 @@ class ClicksTask(Task):
     def export(self, ema: dict[str, Tensor]) -> None:
         network = ClickNetwork(ClicksConfig.from_mapping(self.config.network))
         network.load_state_dict(ema)
-        save_click_model(
+        save_model(
             Path(self.config.run) / "model",
             network,
             self.config.defaults,

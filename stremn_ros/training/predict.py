@@ -28,7 +28,7 @@ from stremn_ros.model_folder import (
     build_prediction_network,
     find_model,
     read_weights,
-    save_prediction_model,
+    save_model,
 )
 from stremn_ros.network.conv_lstm import ConvLstm
 from stremn_ros.network.flow_prediction import FlowPredictionNetwork
@@ -246,7 +246,7 @@ class PredictTask(Task):
         network = build_prediction_network(self.config.architecture, self.config.network)
         network.load_state_dict(ema)
         defaults = exported_defaults(network, self.config)
-        save_prediction_model(Path(self.config.run) / "model", network, defaults)
+        save_model(Path(self.config.run) / "model", network, defaults)
 
     @torch.no_grad()
     def validate(self, ema: dict[str, Tensor]) -> float:
