@@ -24,6 +24,7 @@ from stremn_ros.network.blocks import ResidualBlock
 from stremn_ros.network.clicks import ClickNetwork
 from stremn_ros.runtime.building.export_stage import StageSpec
 from stremn_ros.runtime.cuda.precision import folded
+from stremn_ros.runtime.onnx.inputs import Examples, GraphTable, specs_of
 from stremn_ros.runtime.onnx.winograd import Winograd
 from stremn_ros.runtime.tensorrt.graphs import (
     Heads,
@@ -378,24 +379,6 @@ def _plain_image(network: SegmentationNetwork) -> SegmentationNetwork:
     return network.eval()
 
 
-# stage -> graph, what it must compute, inputs (example, dynamic dimensions), names of the outputs
-GraphTable = dict[str, tuple[nn.Module, nn.Module, dict[str, Any], tuple[str, ...]]]
-
-
-def specs_of(table: GraphTable) -> dict[str, StageSpec]:
-    """The stages of a table, to be exported and compared."""
-    return {
-        name: StageSpec(
-            module.eval(),
-            {key: tensor for key, (tensor, _) in inputs.items()},
-            {key: dimensions for key, (_, dimensions) in inputs.items()},
-            outputs,
-            reference.eval(),
-        )
-        for name, (module, reference, inputs, outputs) in table.items()
-    }
-
-
 def cpu_specs(
     network: SegmentationNetwork, size: tuple[int, int], winograd: bool = True
 ) -> dict[str, StageSpec]:
@@ -417,54 +400,34 @@ def cpu_specs(
     alone.decode16 = _WinogradWhole(whole) if winograd else whole  # type: ignore[assignment]
     rows, columns = size
     h, w = rows // 16, columns // 16
-    generator = torch.Generator().manual_seed(0)
-    dim_h = torch.export.Dim("h", min=2, max=256)
-    dim_w = torch.export.Dim("w", min=2, max=256)
-    cells = torch.export.Dim("cells", min=4, max=1 << 24)  # of the memory: slots times h times w
-    own_cells = torch.export.Dim("own_cells", min=4, max=1 << 16)
-    slots = torch.export.Dim("slots", min=1, max=1 << 16)
-
-    def example(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, dtype=torch.float32, device="cpu")
-
-    def maps(factor: int) -> dict[int, Any]:
-        if factor == 1:
-            return {2: dim_h, 3: dim_w}
-        return {2: factor * dim_h, 3: factor * dim_w}
-
-    # name -> example, dynamic dimensions
-    image = {"image": (example(1, 3, rows, columns) * 255.0, maps(16))}
-    memory = {
-        "keys": (example(1, 3 * h * w, config.memory_key_channels), {1: cells}),
-        "values": (example(1, 3 * h * w, config.value_channels), {1: cells}),
-        "bias": (torch.zeros(1, 1, 3 * h * w, dtype=torch.float32, device="cpu"), {2: cells}),
-    }
+    examples = Examples(h, w)
+    random, maps = examples.random, examples.maps
+    image = {"image": (random(1, 3, rows, columns) * 255.0, maps(16))}
+    memory = examples.memory(config.memory_key_channels, config.value_channels)
     carried = {
-        name: (example(1, *shape), maps(shape[1] // h))
+        name: (random(1, *shape), maps(shape[1] // h))
         for name, shape in config.carried((h, w)).items()
     }
     query = {
         name: (tensor, maps(tensor.shape[2] // h))
-        for name, tensor in query_maps(network, (h, w), example).items()
+        for name, tensor in query_maps(network, (h, w), random).items()
     }
-    weights = example(1, h, w, 3 * h * w)
+    weights = random(1, h, w, 3 * h * w)
+    dimensions = {1: examples.rows, 2: examples.columns, 3: examples.cells}
     asked = {
-        "weights": (weights / weights.sum(dim=3, keepdim=True), {1: dim_h, 2: dim_w, 3: cells}),
+        "weights": (weights / weights.sum(dim=3, keepdim=True), dimensions),
         "values": memory["values"],
         **{name: query[name] for name in ("skip16", "skip8", "skip4")},
     }
     skips = 2 * network.template_head.conv1.out_channels
     seen = {
         **({} if network.memory_encoder is None else image),
-        "masks": (example(1, 2, rows, columns), maps(16)),
+        "masks": (random(1, 2, rows, columns), maps(16)),
         **{name: query[name] for name in network.memory_maps if name != "stride16"},
-        "template_skip": (example(1, skips, h, w) * 2.0 - 1.0, maps(1)),
+        "template_skip": (random(1, skips, h, w) * 2.0 - 1.0, maps(1)),
     }
-    one, other = (example(1, config.template_channels, h, w) * 2.0 - 1.0 for _ in range(2))
-    compared = {
-        "own": (example(1, 1, h * w, config.key_channels), {2: own_cells}),
-        "others": (example(1, 3, h * w, config.key_channels), {1: slots, 2: own_cells}),
-    }
+    pair = examples.pair(config.template_channels)
+    compared = examples.compared(config.key_channels)
     values = ("value",) if config.key_source == "image" else ("value", "key")
     table: GraphTable = {
         "query_encoder": (QueryEncoder(fast), QueryEncoder(network), image, Query._fields),
@@ -498,11 +461,11 @@ def cpu_specs(
             seen,
             ("template",),
         ),
-        "heads": (Heads(fast), Heads(network), {"template": (one, maps(1))}, values),
+        "heads": (Heads(fast), Heads(network), {"template": pair["x_i"]}, values),
         "fusion": (
             (_WinogradFusion if winograd else FastFusion)(network.fusion),
             Fusion(network.fusion),
-            {"x_i": (one, maps(1)), "x_j": (other, maps(1))},
+            pair,
             ("fused",),
         ),
         "compare": (Compare(), Compare(), compared, ("forward", "backward")),
