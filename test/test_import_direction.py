@@ -7,6 +7,7 @@ type checkers and `importlib.import_module("...")` count like any other.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -264,6 +265,21 @@ def circles(root: Path) -> list[list[str]]:
 def test_the_package_keeps_the_rules() -> None:
     assert len(modules_of(ROOT)) > 10, "the package was not found"
     assert violations(ROOT) == []
+
+
+def test_the_architecture_names_every_room_below_those_that_it_imports() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    firsts = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    place = {
+        room.strip("/"): row
+        for row, names in enumerate(firsts)
+        for room in re.findall(r"`(.*?)`", names)
+    }
+    rooms = {name.split(".")[0] for name in MAY_IMPORT} - {"__init__"}
+    assert place.keys() == rooms
+    for name in MAY_IMPORT.keys() - {"__init__"}:
+        for other in MAY_IMPORT[name]:
+            assert place[other.split(".")[0]] <= place[name.split(".")[0]], (name, other)
 
 
 def test_no_modules_import_each_other(tmp_path: Path) -> None:
