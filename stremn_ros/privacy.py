@@ -3,7 +3,7 @@
 Of all that this package needs, ONNX Runtime alone reports to its maker: from 1.29 on it writes
 a device id and a database of events below ~/.cache and asks name servers for its maker's host. It
 reads its switch once, when it is imported. So ``import stremn_ros`` sets the switch, child
-processes inherit it, and ``runtime.onnx_library`` is the only place that imports ONNX Runtime.
+processes inherit it, and ``runtime.onnx.library`` is the only place that imports ONNX Runtime.
 
 Of what may be installed besides, Rerun's viewer sends usage data. ``silence_rerun`` is called
 before it is imported, by the only place that does.

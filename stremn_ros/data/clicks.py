@@ -143,7 +143,7 @@ def _hinted(
         inside = outside = np.empty((0, 2))
         if kind >= 0.35:
             inside, outside = _points(rng, mask, extent)
-        # the window as `imaging.click_masks` chooses it: with a box, or in a second pass, just
+        # the window as `hint_masks` chooses it: with a box, or in a second pass, just
         # around the object, in the first pass of points of any size around the points
         if box is not None:
             side, center = max(box[1] - box[0]) * rng.uniform(1.2, 1.7), box.mean(axis=0)

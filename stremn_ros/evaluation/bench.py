@@ -38,7 +38,7 @@ OTHER = "pre_and_post"
 
 
 class TimedStages:
-    """A runtime's stages, with the time and the number of the calls of each; see runtime.stages."""
+    """A runtime's stages, with the time and the number of the calls of each; see runtime.base."""
 
     def __init__(self, stages: Any) -> None:
         self._inner = stages

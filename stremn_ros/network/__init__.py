@@ -1,4 +1,4 @@
-"""PyTorch modules of the networks: no state between frames, no ROS, no files but test models."""
+"""PyTorch modules of the networks: no state between frames, no ROS, no files."""
 
 from stremn_ros.network.aggregation import aggregate_logits, kept_shares, object_probabilities
 from stremn_ros.network.config import SegmentationConfig

@@ -95,7 +95,7 @@ class ClickNetwork(nn.Module):
 
         Args:
             image: float [B, 3, S, S] RGB, 0..255, S a multiple of 16.
-            hints: float [B, PLANES, S, S], 0..1, of ``imaging.hints.draw_hints``.
+            hints: float [B, PLANES, S, S], 0..1, see ``imaging.hints``.
 
         Returns:
             Logits [B, 1, S / 4, S / 4] of the mask, and logits [B] of the IoU that it is predicted

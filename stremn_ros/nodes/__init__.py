@@ -1,1 +1,1 @@
-"""The ROS 2 nodes; with client/ the only part of the package that imports rclpy."""
+"""The ROS 2 nodes; beside them client/, demo/ and web.node_source import rclpy."""

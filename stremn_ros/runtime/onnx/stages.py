@@ -19,7 +19,7 @@ from stremn_ros.runtime.threads import frame_scope
 
 
 class OnnxStages(TorchStages):
-    """Runs a network on ONNX Runtime's CPU provider; see ``stages.Stages``.
+    """Runs a network on ONNX Runtime's CPU provider; see ``base.TorchStages``.
 
     What is small beside the convolutions (choice of the pair, softmax of the masks) stays in
     PyTorch. For the tensors' memory see ``Sessions``.

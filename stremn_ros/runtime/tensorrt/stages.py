@@ -278,7 +278,7 @@ class _Plan:
 
 
 class TensorRTStages(CudaStages):
-    """Runs encoders, heads and decoder as TensorRT plans; see ``stages.Stages``.
+    """Runs encoders, heads and decoder as TensorRT plans; see ``base.TorchStages``.
 
     The plans are loaded with the first frame, which tells the size, or by ``prepare``.
 
