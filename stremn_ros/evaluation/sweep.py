@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from stremn_ros.errors import InputError
 from stremn_ros.evaluation.davis import evaluate_davis
 from stremn_ros.evaluation.davis_data import Davis
 from stremn_ros.evaluation.plotting import new_figure, save_figure
-from stremn_ros.files import write_json
+from stremn_ros.files import sha256, write_json
 from stremn_ros.memory.rules import RULES
 from stremn_ros.model_folder import WEIGHTS, find_model
 from stremn_ros.segmenter import Segmenter
@@ -169,7 +168,7 @@ def sweep(
     base = Setting(first.memory.slots, first.update_rule)
     head = {
         "model": folder.name,
-        "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        "weights_sha256": sha256(folder / WEIGHTS),
         "sequences": [sequence.name for sequence in dataset.sequences],
         "split": dataset.split,
         "image_set": dataset.year,

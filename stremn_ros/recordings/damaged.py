@@ -91,6 +91,8 @@ class _Chunked(Bag):
         self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         self._channels: dict[int, str] = {}  # topic by the file's own number
         self._said: set[int] = set()  # chunks of which it was said that they are damaged
+        # first and last time in each chunk that was read once
+        self._spans: dict[int, tuple[int, int]] = {}
         self._chunks = list(self._walk())
         for _ in self._every(self._chunks):  # the topics are told where their messages begin
             pass
@@ -147,11 +149,6 @@ class _Chunked(Bag):
                     f"{self.path.name}: the chunk at byte {chunk.at}: {error}; {count} messages of "
                     "it were read"
                 )
-
-    @property
-    def _spans(self) -> dict[int, tuple[int, int]]:
-        """First and last time in each chunk that was read once."""
-        return self.__dict__.setdefault("_times", {})
 
     def _unpacked(self, chunk: _Chunk) -> _Read:
         data = self._map[chunk.at : chunk.at + chunk.size]
