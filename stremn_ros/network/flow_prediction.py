@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from stremn_ros.errors import ModelError
 from stremn_ros.mappings import build
 from stremn_ros.memory.fusion import FusionCell
-from stremn_ros.network.prediction import Decoded
+from stremn_ros.network.prediction import Decoded, RememberingNetwork
 
 SEARCHES = 3  # of the place that a pixel comes from; each looks where the last one pointed
 LEVELS = 3  # coarser copies of the newest frame that the mixture chooses from
@@ -174,17 +174,13 @@ def _silent(convolution: nn.Conv2d) -> nn.Conv2d:
     return convolution
 
 
-class FlowPredictionNetwork(nn.Module):
+class FlowPredictionNetwork(RememberingNetwork):
     """Encoder, key and value heads, Fusion Cell, and the decoder that refines a flow.
-
-    It offers a memory what the segmentation network offers it (``fusion``, ``memory_key``,
-    ``memory_value``), so bank and training use the same code for all.
 
     Args:
         config: the architecture.
     """
 
-    pair_scorer = None
     stride = 16  # of the memory's cells
 
     def __init__(self, config: FlowPredictionConfig) -> None:
@@ -222,11 +218,6 @@ class FlowPredictionNetwork(nn.Module):
         """The steps ahead that it is trained for: 1 is the next frame."""
         return tuple(range(1, self.config.horizon + 1))
 
-    @property
-    def memory_key_head(self) -> nn.Module:
-        """What makes the keys of templates, fused ones as well: the same for query and memory."""
-        return self.key_head
-
     def encode(self, frames: Tensor, flows: Tensor) -> FlowEncoding:
         """The last two frames, and how they moved.
 
@@ -253,14 +244,6 @@ class FlowPredictionNetwork(nn.Module):
         x8 = self.encode8(x4)
         template = self.template_head(self.encode16(x8))
         return template, self.key_head(template), x8, x4
-
-    def memory_key(self, template: Tensor, image_key: Tensor) -> Tensor:
-        """Keys [N, Ck, h, w] of templates; those of a frame (image_key) are made of them alone."""
-        return self.key_head(template)
-
-    def memory_value(self, template: Tensor) -> Tensor:
-        """X [N, C, h, w] -> values [N, Cv, h, w]."""
-        return self.value_head(template)
 
     def decode(
         self,

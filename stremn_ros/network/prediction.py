@@ -187,17 +187,37 @@ def correlate(newest: Tensor, oldest: Tensor, reach: int = CORRELATION_RANGE) ->
         return torch.cat([match, moved * (-2.0 / (STACK - 1))], dim=1)
 
 
-class PredictionNetwork(nn.Module):
-    """Encoder, key and value heads, Fusion Cell and decoder of the prediction task.
+class RememberingNetwork(nn.Module):
+    """What a prediction network offers a memory, the same as the segmentation network: bank and
+    training use the same code for all. A subclass makes the heads and the Fusion Cell.
+    """
 
-    It offers a memory what the segmentation network offers it (``fusion``, ``memory_key``,
-    ``memory_value``), so bank and training use the same code for both.
+    pair_scorer = None
+    key_head: nn.Module
+    value_head: nn.Module
+    fusion: FusionCell
+
+    @property
+    def memory_key_head(self) -> nn.Module:
+        """What makes the keys of templates, fused ones as well: the same for query and memory."""
+        return self.key_head
+
+    def memory_key(self, template: Tensor, image_key: Tensor) -> Tensor:
+        """Keys [N, Ck, h, w] of templates; those of a frame (image_key) are made of them alone."""
+        return self.key_head(template)
+
+    def memory_value(self, template: Tensor) -> Tensor:
+        """X [N, C, h, w] -> values [N, Cv, h, w]."""
+        return self.value_head(template)
+
+
+class PredictionNetwork(RememberingNetwork):
+    """Encoder, key and value heads, Fusion Cell and decoder of the prediction task.
 
     Args:
         config: the architecture.
     """
 
-    pair_scorer = None
     stride = STRIDE
 
     def __init__(self, config: PredictionConfig) -> None:
@@ -232,11 +252,6 @@ class PredictionNetwork(nn.Module):
         )
         self._make_head()
 
-    @property
-    def memory_key_head(self) -> nn.Module:
-        """What makes the keys of templates, fused ones as well: the same for query and memory."""
-        return self.key_head
-
     def _make_head(self) -> None:
         config = self.config
         w1, _, _, w4, _, w6 = config.widths
@@ -255,14 +270,6 @@ class PredictionNetwork(nn.Module):
             x = torch.cat([x, correlate(frames[:, -1], frames[:, 0])], dim=1)
         template = self.template_head(self.encoder[5](x))
         return Encoding(template, self.key_head(template), skip2, skip4)
-
-    def memory_key(self, template: Tensor, image_key: Tensor) -> Tensor:
-        """Keys [N, Ck, h, w] of templates; those of a frame (image_key) are made of them alone."""
-        return self.key_head(template)
-
-    def memory_value(self, template: Tensor) -> Tensor:
-        """X [N, C, h, w] -> values [N, Cv, h, w]."""
-        return self.value_head(template)
 
     def decode(
         self,

@@ -9,14 +9,42 @@ from torch import Tensor
 
 from stremn_ros.memory.similarity import mutual_similarity
 from stremn_ros.network import Decoded, Query, Seen, SegmentationNetwork, space_time_read
+from stremn_ros.network.flow_prediction import FlowPredictionNetwork
 
 
-class TorchStages:
+class MemoryStages:
+    """The stages that a memory needs, of any network that has one, on PyTorch without gradients."""
+
+    network: SegmentationNetwork | FlowPredictionNetwork
+    device: torch.device
+
+    def scope(self) -> AbstractContextManager[None]:
+        """Entered around a frame's work: settings for what PyTorch does between the stages."""
+        return nullcontext()
+
+    @torch.inference_mode()
+    def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.memory_key(template, image_key), self.network.memory_value(template)
+
+    @torch.inference_mode()
+    def fuse(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+        return self.network.fusion(x_i, x_j)
+
+    @torch.inference_mode()
+    def compare(self, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [N, 1, hw, Ck] and [N, K, hw, Ck] -> both similarities [N, K]."""
+        channels = self.network.config.key_channels
+        return mutual_similarity(own[..., :channels], others[..., :channels])
+
+
+class TorchStages(MemoryStages):
     """Runs a network's stages on PyTorch without gradients; the base of all other runtimes.
 
     Shapes as in ``network.SegmentationNetwork``. Tensors lie on ``device``; none is kept between
     calls, and a result may be overwritten by the next call of the same stage.
     """
+
+    network: SegmentationNetwork
 
     def __init__(self, network: SegmentationNetwork, device: torch.device) -> None:
         # channels_last is what oneDNN and cuDNN convolve fastest in
@@ -28,10 +56,6 @@ class TorchStages:
 
     def prepare(self, size: tuple[int, int]) -> None:
         """Before frames come: makes ready what this processing size, (rows, columns), wants."""
-
-    def scope(self) -> AbstractContextManager[None]:
-        """Entered around a frame's work: settings for what PyTorch does between the stages."""
-        return nullcontext()
 
     @torch.inference_mode()
     def encode_query(self, image: Tensor) -> Query:
@@ -46,20 +70,6 @@ class TorchStages:
         """The sensory memory of objects that were just seeded; for a network that has one."""
         assert self.network.sensory is not None
         return self.network.sensory.start(template)
-
-    @torch.inference_mode()
-    def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network.memory_key(template, image_key), self.network.memory_value(template)
-
-    @torch.inference_mode()
-    def fuse(self, x_i: Tensor, x_j: Tensor) -> Tensor:
-        return self.network.fusion(x_i, x_j)
-
-    @torch.inference_mode()
-    def compare(self, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys [N, 1, hw, Ck] and [N, K, hw, Ck] -> both similarities [N, K]."""
-        channels = self.config.key_channels
-        return mutual_similarity(own[..., :channels], others[..., :channels])
 
     @torch.inference_mode()
     def score(self, templates: Tensor, similarity: Tensor) -> Tensor:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-from stremn_ros.memory.similarity import mutual_similarity
 from stremn_ros.network import space_time_read
 from stremn_ros.network.flow_prediction import FlowEncoding, FlowPredictionNetwork
 from stremn_ros.network.prediction import Decoded
+from stremn_ros.runtime.base import MemoryStages
 from stremn_ros.runtime.flow_decoder import FlowDecoder
 
 
-class FlowStages:
+class FlowStages(MemoryStages):
     """Runs a network's stages on PyTorch without gradients; the base of other runtimes.
 
     Tensors lie on ``device``; none is kept between calls.
@@ -23,6 +22,8 @@ class FlowStages:
     Args:
         network: of the model; threads: on a CPU; 0 takes PyTorch's number.
     """
+
+    network: FlowPredictionNetwork
 
     def __init__(
         self, network: FlowPredictionNetwork, device: torch.device, threads: int = 0
@@ -33,10 +34,6 @@ class FlowStages:
         self.name = f"torch ({device})"
         self._decoder = FlowDecoder(network, threads) if device.type == "cpu" else None
 
-    def scope(self) -> AbstractContextManager[None]:
-        """Entered around a frame's work: settings for what PyTorch does between the stages."""
-        return nullcontext()
-
     @torch.inference_mode()
     def encode(
         self, before: Tensor, newest: Tensor, flow_before: Tensor, flow: Tensor
@@ -45,19 +42,6 @@ class FlowStages:
         return self.network.encode(
             torch.stack([before, newest], dim=1), torch.stack([flow_before, flow], dim=1)
         )
-
-    @torch.inference_mode()
-    def project(self, template: Tensor, image_key: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network.memory_key(template, image_key), self.network.memory_value(template)
-
-    @torch.inference_mode()
-    def fuse(self, x_i: Tensor, x_j: Tensor) -> Tensor:
-        return self.network.fusion(x_i, x_j)
-
-    @torch.inference_mode()
-    def compare(self, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys [N, 1, hw, Ck] and [N, K, hw, Ck] -> both similarities [N, K]."""
-        return mutual_similarity(own, others)
 
     @torch.inference_mode()
     def predict(
