@@ -19,15 +19,8 @@ import pytest
 
 from stremn_ros.data.files import BrokenFiles
 from stremn_ros.data.object_models import find_object_models, prepare_object_model, read_obj
-from stremn_ros.data.rendered import (
-    SMALLEST,
-    RenderedClips,
-    _Simulation,
-    clip_name,
-    load_mujoco,
-    main,
-)
-from stremn_ros.data.rendered_scene import (
+from stremn_ros.data.rendered import RenderedClips, clip_name, load_mujoco, main
+from stremn_ros.data.rendered_parts import (
     SHARES,
     CameraPath,
     Item,
@@ -36,13 +29,14 @@ from stremn_ros.data.rendered_scene import (
     Mover,
     RenderSettings,
     Scene,
-    ScenePlanner,
     View,
     multiplied,
     quaternion,
     rotation_of,
 )
-from stremn_ros.data.rendered_scene import Path as Way
+from stremn_ros.data.rendered_parts import Path as Way
+from stremn_ros.data.rendered_scene import ScenePlanner
+from stremn_ros.data.rendered_simulation import SMALLEST, Simulation
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError, RuntimeUnavailableError
 from stremn_ros.imaging.video import read_image, write_image
@@ -148,7 +142,7 @@ def colored_cubes(items: list[tuple[str, Item, str]], movers: list[tuple[Mover, 
 
 def rendered(mujoco, scene: Scene, frames: int = 12) -> tuple[np.ndarray, np.ndarray]:
     settings = replace(SMALL, frames=frames)
-    with _Simulation(mujoco, scene, settings) as simulation:
+    with Simulation(mujoco, scene, settings) as simulation:
         clip = simulation.clip(np.random.default_rng(0), "by hand")
     assert clip is not None
     return clip.frames.astype(int), clip.labels
@@ -225,7 +219,7 @@ def test_an_object_of_a_few_pixels_has_no_id_and_a_picture_without_objects_is_no
     assert 0 < is_red(frames[0]).sum() < SMALLEST * labels[0].size
     assert set(np.unique(labels)) == {0, 1}
     assert np.array_equal(is_green(frames), labels == 1)
-    with _Simulation(
+    with Simulation(
         mujoco, colored_cubes([("red", far, FREE)], []), replace(SMALL, frames=3)
     ) as alone:
         assert alone.clip(np.random.default_rng(0), "far") is None
