@@ -32,6 +32,7 @@ from stremn_ros.imaging.masks import measured
 from stremn_ros.imaging.video import VideoWriter, open_frames, read_image, write_image
 from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.recordings import tasks
+from stremn_ros.recordings.cameras import plan_cameras
 from stremn_ros.recordings.exporting import (
     FORMATS,
     LabelStudio,
@@ -39,7 +40,7 @@ from stremn_ros.recordings.exporting import (
     checked_formats,
     run_lengths,
 )
-from stremn_ros.recordings.job import _plan, label
+from stremn_ros.recordings.job import label
 from stremn_ros.recordings.joining import EDGE, TIE, FrameObject, Labelled, surer
 from stremn_ros.recordings.manifest import hash_of, read_manifest, write_manifest
 from stremn_ros.recordings.passes import PassFolder, Seen, Settings
@@ -657,7 +658,7 @@ def test_a_seed_is_of_the_recording_that_it_names(tmp_path: Path) -> None:
         entries = ({"recording": name, "frame": 0, "mask": truth(0)} for name in named)
         seeds = seeds_file(tmp_path / folder, *entries)
         job = job_of(Path(), seeds, tmp_path / "out", recordings=tuple(paths))
-        return [f"{each.recording} {len(each.entries)}" for each in _plan(job)[0]]
+        return [f"{each.recording} {len(each.entries)}" for each in plan_cameras(job)[0]]
 
     # beside one of them its name is that one's path, and says nothing of the other
     with pytest.raises(InputError, match=rf"has no seed of {paths[1]}"):

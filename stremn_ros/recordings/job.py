@@ -12,11 +12,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from stremn_ros.files import write_text
 from stremn_ros.hint_masks import HintMasks
 from stremn_ros.imaging.mask_reading import VOID, has_void
 from stremn_ros.recordings import manifest
-from stremn_ros.recordings.bags import is_bag
+from stremn_ros.recordings.cameras import Planned, plan_cameras
 from stremn_ros.recordings.exporting import BAG_FORMATS, CSV_HEADER, EXPORTERS, assemble
 from stremn_ros.recordings.finishing import FINISHED
 from stremn_ros.recordings.labelled_bag import check_messages
@@ -34,14 +32,11 @@ from stremn_ros.recordings.passes import PassFolder, loaded_segmenter
 from stremn_ros.recordings.report import check_pictures, write_report
 from stremn_ros.recordings.seeds import (
     Seed,
-    SeedEntry,
     make_seeds,
     names_of,
-    read_seeds,
     recorded_seeds,
-    recordings_of,
 )
-from stremn_ros.recordings.sources import Index, image_topics, open_source
+from stremn_ros.recordings.sources import Index, open_source
 from stremn_ros.recordings.spec import Job
 from stremn_ros.recordings.tasks import BagTask, FilesTask, HashTask, IndexTask, PassTask, Task
 from stremn_ros.recordings.track import Track
@@ -52,21 +47,6 @@ log = logging.getLogger(__name__)
 
 WORK = "work"
 _LOOK_EVERY = 0.5  # seconds
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A track before its recording is read.
-
-    Attributes: bag, what the bag of its recording is called in the results.
-    """
-
-    name: str
-    bag: str
-    recording: str
-    topic: str
-    camera: str
-    entries: tuple[SeedEntry, ...]
 
 
 def label(job: Job, runner: Runner | None = None, quiet: bool = True) -> dict[str, Any]:
@@ -94,7 +74,7 @@ def _label(job: Job, runner: Runner, quiet: bool) -> dict[str, Any]:
     if not job.recordings:
         raise InputError("no recording is given")
     check_formats(job.formats)
-    planned, errors = _plan(job)
+    planned, errors = plan_cameras(job)
     before = manifest.read_manifest(job.out)
     if before is None and job.out.exists() and not _is_free(job.out):
         raise InputError(f"{job.place}: is no empty folder; choose another --out")
@@ -145,7 +125,7 @@ def _told(job: Job, errors: dict[str, str]) -> dict[str, str]:
     return {job.told(name): job.told(text) for name, text in errors.items()}
 
 
-def _failed(job: Job, planned: Sequence[_Planned], errors: Mapping[str, str]) -> set[str]:
+def _failed(job: Job, planned: Sequence[Planned], errors: Mapping[str, str]) -> set[str]:
     """Recordings, as people know them, of which a run that had these errors labelled nothing."""
     names: dict[str, list[str]] = {}
     for each in planned:
@@ -154,111 +134,10 @@ def _failed(job: Job, planned: Sequence[_Planned], errors: Mapping[str, str]) ->
     return whole | set(errors)
 
 
-def _plan(job: Job) -> tuple[list[_Planned], dict[str, str]]:
-    """The cameras that are labelled, with the entries of each; recordings that cannot be read."""
-    errors: dict[str, str] = {}
-    entries = [] if job.seed_topic else read_seeds(Path(job.seeds))
-    planned: list[_Planned] = []
-    recordings = list(dict.fromkeys(job.recordings))
-    if len(recordings) > 1 and (unnamed := [e for e in entries if e.recording is None]):
-        raise InputError(
-            f"{unnamed[0].where}: recording is missing, as {len(recordings)} recordings are given"
-        )
-    entries_of: dict[str, list[SeedEntry]] = {recording: [] for recording in recordings}
-    places = {recording: Path(recording).resolve() for recording in recordings}
-    for entry in entries:
-        for recording in recordings_of(entry, places):
-            entries_of[recording].append(entry)
-    used = {entry.where for own in entries_of.values() for entry in own}
-    bases: dict[str, str] = {}
-    for recording in recordings:
-        # also of one that cannot be read yet, so that the others keep their names when it can
-        bases[recording] = _name(Path(recording), "", bases.values())
-    for recording, own in entries_of.items():
-        path = Path(recording)
-        try:
-            images, cameras = image_topics(path)
-        except InputError as error:
-            if len(recordings) == 1:
-                raise
-            errors[recording] = str(error)
-            continue
-        by_topic: dict[str, list[SeedEntry]] = {}
-        if job.seed_topic:
-            if not is_bag(path):
-                raise InputError(
-                    f"{path}: is a video or a folder of images, which has no topics, and there is "
-                    f"no seeds file {job.seeds}"
-                )
-            by_topic = {_only_camera(job, path, cameras, job.seed_topic): []}
-        for entry in own:
-            topic = entry.topic or _only_camera(job, path, cameras, entry.where)
-            if topic and topic not in images:
-                raise InputError(
-                    f"{entry.where}: {path} has no image topic {topic}; its image topics are "
-                    f"{', '.join(images) or 'none'}"
-                )
-            if not job.topics or topic in job.topics:
-                by_topic.setdefault(topic, []).append(entry)
-        if not by_topic:
-            where = f" on {', '.join(job.topics)}" if job.topics and own else ""
-            raise InputError(f"{job.seeds}: has no seed of {recording}{where}")
-        cameras_of: list[str] = []
-        for topic, chosen in sorted(by_topic.items()):
-            names_of(chosen)
-            name, camera = bases[recording], ""
-            if len(by_topic) > 1:
-                camera = _free(_word(topic) or "camera", cameras_of, "_")
-                name = _name(path, camera, [*bases.values(), *(p.name for p in planned)])
-            cameras_of.append(camera)
-            bag = bases[recording]
-            planned.append(_Planned(name, bag, recording, topic, camera, tuple(chosen)))
-    if unused := [entry for entry in entries if entry.where not in used]:
-        log.warning(
-            "%s is of the recording %s, which is not labelled (%d such seeds)",
-            unused[0].where,
-            unused[0].recording,
-            len(unused),
-        )
-    return planned, errors
-
-
 def _is_free(out: Path) -> bool:
     """Whether a folder without a manifest may be used: it is empty but for what a stop left."""
     left = WORK, f".{manifest.MANIFEST}.tmp"
     return out.is_dir() and all(path.name in left for path in out.iterdir())
-
-
-def _only_camera(job: Job, path: Path, cameras: Sequence[str], where: str) -> str:
-    """The topic of what names none; empty for a video."""
-    chosen = list(job.topics) or list(cameras)
-    if len(chosen) > 1:
-        raise InputError(
-            f"{where}: the topic is missing, as {path} has the cameras {', '.join(chosen)}; give "
-            "--topic or the seed's topic"
-        )
-    return chosen[0] if chosen else ""
-
-
-def _name(path: Path, camera: str, taken: Collection[str]) -> str:
-    """A name for the files of a track: letters that every file system and tool takes."""
-    stem = (path.name or path.resolve().name) if path.is_dir() else path.stem
-    name = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{stem}_{camera}" if camera else stem)
-    return _free(name.strip("._") or "recording", taken, "-")
-
-
-def _free(name: str, taken: Collection[str], joint: str) -> str:
-    """A name, with a number after it where it is taken."""
-    number, free = 2, name
-    while free in taken:
-        free, number = f"{name}{joint}{number}", number + 1
-    return free
-
-
-def _word(topic: str) -> str:
-    """A topic's name as one word of another topic's, which must not begin with a digit."""
-    word = re.sub(r"[^A-Za-z0-9]+", "_", topic.strip("/")).strip("_")
-    return f"camera_{word}" if word[:1].isdigit() else word
 
 
 @contextlib.contextmanager
@@ -316,10 +195,10 @@ def _origin(job: Job, runner: Runner, quiet: bool) -> tuple[dict[str, Any], dict
 
 
 def _prepare(
-    job: Job, planned: Sequence[_Planned], errors: dict[str, str], runner: Runner, quiet: bool
+    job: Job, planned: Sequence[Planned], errors: dict[str, str], runner: Runner, quiet: bool
 ) -> list[Track]:
     """The folders of work of all tracks; errors gets why there is none of some."""
-    missing: dict[str, list[_Planned]] = {}
+    missing: dict[str, list[Planned]] = {}
     for each in planned:
         if not _is_track_of(job.out / WORK / each.name, each):
             missing.setdefault(each.recording, []).append(each)
@@ -350,7 +229,7 @@ def _prepare(
     return [Track.load(folder) for name, folder in folders.items() if name not in errors]
 
 
-def _is_track_of(folder: Path, each: _Planned) -> bool:
+def _is_track_of(folder: Path, each: Planned) -> bool:
     """Whether a folder of work is there, and of this camera: a name may have been another's.
 
     One that a power cut left damaged is made again.
@@ -363,7 +242,7 @@ def _is_track_of(folder: Path, each: _Planned) -> bool:
     return (track.recording, track.topic) == (each.recording, each.topic)
 
 
-def _write_track(job: Job, each: _Planned, index: Index) -> None:
+def _write_track(job: Job, each: Planned, index: Index) -> None:
     """Makes the folder of work of a track."""
     folder = job.out / WORK / each.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -418,7 +297,7 @@ class _Labelling:
         self,
         job: Job,
         tracks: Sequence[Track],
-        planned: Sequence[_Planned],
+        planned: Sequence[Planned],
         errors: dict[str, str],
     ) -> None:
         self._job, self._tracks, self._errors = job, tracks, errors
