@@ -7,9 +7,7 @@ network, without its memory, so that training can begin with that network's weig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +15,14 @@ from torch.nn import functional as F
 
 from stremn_ros.errors import ModelError
 from stremn_ros.imaging.hints import PLANES
-from stremn_ros.mappings import build
 from stremn_ros.network.blocks import QualityHead, Refine, ResidualBlock
+from stremn_ros.network.config import NetworkConfig
 from stremn_ros.network.encoders import ENCODERS
 from stremn_ros.network.segmentation import SegmentationNetwork
 
 
 @dataclass(frozen=True)
-class ClicksConfig:
+class ClicksConfig(NetworkConfig):
     """Architecture of a click network: the ``network`` part of its config.yaml.
 
     Attributes:
@@ -51,15 +49,6 @@ class ClicksConfig:
                 "network widths must be whole numbers from 1 to 4096, decoder_channels three of "
                 f"them; got {widths}"
             )
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> ClicksConfig:
-        """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
-        return build(cls, values, "network", ModelError)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain types for YAML."""
-        return {**asdict(self), "decoder_channels": list(self.decoder_channels)}
 
 
 class ClickNetwork(nn.Module):

@@ -1,17 +1,34 @@
-"""What a segmentation network is made of: the ``network`` part of a model's config.yaml."""
+"""What a network is made of, a segmentation network here: `network` in a model's config.yaml."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from stremn_ros.errors import ModelError
 from stremn_ros.mappings import build
 
+_C = TypeVar("_C", bound="NetworkConfig")
+
 
 @dataclass(frozen=True)
-class SegmentationConfig:
+class NetworkConfig:
+    """The entry ``network`` of a model's config.yaml."""
+
+    @classmethod
+    def from_mapping(cls: type[_C], values: Mapping[str, Any]) -> _C:
+        """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
+        return build(cls, values, "network", ModelError)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain types for YAML."""
+        values = asdict(self).items()
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values}
+
+
+@dataclass(frozen=True)
+class SegmentationConfig(NetworkConfig):
     """Architecture of a segmentation network.
 
     Attributes:
@@ -103,12 +120,3 @@ class SegmentationConfig:
         if self.sensory_channels:
             shapes["hidden"] = (self.sensory_channels, h, w)
         return shapes
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> SegmentationConfig:
-        """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
-        return build(cls, values, "network", ModelError)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain types for YAML."""
-        return {**asdict(self), "decoder_channels": list(self.decoder_channels)}

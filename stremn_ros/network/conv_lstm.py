@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stremn_ros.errors import ModelError
-from stremn_ros.mappings import build
+from stremn_ros.network.config import NetworkConfig
 
 
 @dataclass(frozen=True)
-class ConvLstmConfig:
+class ConvLstmConfig(NetworkConfig):
     """Architecture of the baseline.
 
     Attributes:
@@ -42,15 +40,6 @@ class ConvLstmConfig:
                 "a ConvLSTM has 1 or 3 colours, a list of whole numbers as hidden and an odd "
                 f"kernel; got {self}"
             )
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> ConvLstmConfig:
-        """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
-        return build(cls, values, "network", ModelError)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain types for YAML."""
-        return {**asdict(self), "hidden": list(self.hidden)}
 
 
 class ConvLstm(nn.Module):

@@ -13,17 +13,17 @@ half the resolution. No state, no files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stremn_ros.errors import ModelError
-from stremn_ros.mappings import build
 from stremn_ros.memory.fusion import FusionCell
+from stremn_ros.network.config import NetworkConfig
 from stremn_ros.network.prediction import Decoded, RememberingNetwork
 
 SEARCHES = 3  # of the place that a pixel comes from; each looks where the last one pointed
@@ -34,7 +34,7 @@ SLOPE = 0.1  # of the leaky ReLU
 
 
 @dataclass(frozen=True)
-class FlowPredictionConfig:
+class FlowPredictionConfig(NetworkConfig):
     """Architecture of a flow prediction network.
 
     Attributes:
@@ -80,15 +80,6 @@ class FlowPredictionConfig:
     @property
     def template_channels(self) -> int:
         return self.widths[2]
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> FlowPredictionConfig:
-        """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
-        return build(cls, values, "network", ModelError)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain types for YAML."""
-        return {**asdict(self), "widths": list(self.widths)}
 
 
 class FlowEncoding(NamedTuple):

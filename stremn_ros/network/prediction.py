@@ -13,7 +13,7 @@ frame is to be carried there. ``head: paint`` is the paper's. For real video see
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stremn_ros.errors import ModelError
-from stremn_ros.mappings import build
 from stremn_ros.memory.fusion import FusionCell
 from stremn_ros.network.carrying import Carried, Carrier, Division
+from stremn_ros.network.config import NetworkConfig
 
 STACK = 3  # frames that the encoder sees at once
 STRIDE = 8
@@ -34,7 +34,7 @@ FORMER = ("candidates",)  # entries of models from before, which mean nothing an
 
 
 @dataclass(frozen=True)
-class PredictionConfig:
+class PredictionConfig(NetworkConfig):
     """Architecture of a prediction network.
 
     Attributes:
@@ -116,11 +116,7 @@ class PredictionConfig:
     def from_mapping(cls, values: Mapping[str, Any]) -> PredictionConfig:
         """From the parsed YAML; ModelError names an unknown or ill-typed entry."""
         known = {key: value for key, value in values.items() if key not in FORMER}
-        return build(cls, known, "network", ModelError)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain types for YAML."""
-        return {**asdict(self), "widths": list(self.widths), "references": list(self.references)}
+        return super().from_mapping(known)
 
 
 class Encoding(NamedTuple):
