@@ -155,14 +155,20 @@ def test_a_folder_whose_first_image_is_damaged_has_the_size_of_the_next(tmp_path
     assert len(list(video.open_frames(folder, 2))) == 2
 
 
+def write_noise(path, count, size):
+    """Frames that do not compress, of (columns, rows), by OpenCV alone."""
+    codec = "MJPG" if path.suffix == ".avi" else "mp4v"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, size)
+    noise = np.random.default_rng(0)
+    for _ in range(count):
+        writer.write(noise.integers(0, 255, (*size[::-1], 3), np.uint8))
+    writer.release()
+
+
 def test_a_video_cut_short_is_an_error_and_not_a_short_video(tmp_path):
     """AVI keeps its header in front, so a cut file still opens and states the full count."""
     path = tmp_path / "a.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    noise = np.random.default_rng(0)
-    for _ in range(40):
-        writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8))
-    writer.release()
+    write_noise(path, 40, (64, 48))
     assert len(list(video.open_frames(path))) == 40
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match=r"frame \d+ of 40 cannot be decoded"):
@@ -264,12 +270,7 @@ def test_the_rate_is_the_mean_where_frames_come_at_no_fixed_one(tmp_path, monkey
 @pytest.mark.parametrize("suffix", [".avi", ".mp4", ".mkv"])
 def test_a_file_that_has_fewer_bytes_than_it_says_is_cut_short(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
-    codec = "MJPG" if suffix == ".avi" else "mp4v"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, (64, 48))
-    noise = np.random.default_rng(0)
-    for _ in range(40):
-        writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8))
-    writer.release()
+    write_noise(path, 40, (64, 48))
     assert len(list(video.open_frames(path))) == 40
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     frames = []
@@ -299,12 +300,7 @@ def iter_into(frames, source):
 @pytest.mark.parametrize("suffix", ["avi", "mkv", "mp4", "ts"])
 def test_an_end_of_zeros_is_a_download_that_was_not_finished(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
-    code = cv2.VideoWriter.fourcc(*("MJPG" if suffix == "avi" else "mp4v"))
-    writer = cv2.VideoWriter(str(path), code, 10, (160, 120))
-    noise = np.random.default_rng(0)
-    for _ in range(20):
-        writer.write(noise.integers(0, 255, (120, 160, 3), np.uint8))
-    writer.release()
+    write_noise(path, 20, (160, 120))
     data = bytearray(path.read_bytes())
     half = len(data) // 2
     data[half:] = bytes(len(data) - half)
@@ -332,12 +328,7 @@ VOID = b"\xec" + struct.pack(">Q", (1 << 56) | 8192) + bytes(8192)  # Matroska's
 )
 def test_a_whole_video_is_not_damaged_whatever_follows_it(tmp_path, suffix, more):
     path = tmp_path / f"a.{suffix}"
-    code = cv2.VideoWriter.fourcc(*("MJPG" if suffix == "avi" else "mp4v"))
-    writer = cv2.VideoWriter(str(path), code, 10, (64, 48))
-    noise = np.random.default_rng(0)
-    for _ in range(12):
-        writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8))
-    writer.release()
+    write_noise(path, 12, (64, 48))
     data = bytearray(path.read_bytes())
     if more is None:  # a length that counts its own 8 bytes
         data[4:8] = len(data).to_bytes(4, "little")
