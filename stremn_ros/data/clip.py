@@ -51,9 +51,9 @@ def affine(
     return np.column_stack([linear, offset])
 
 
-def smooth_field(rng: Generator, size: int, strength: float, knots: int = 4) -> NDArray[np.float32]:
+def smooth_field(rng: Generator, size: int, strength: float) -> NDArray[np.float32]:
     """A smooth displacement field float32 [size, size, 2] in pixels (in place of thin plates)."""
-    coarse = rng.normal(0.0, strength, (knots, knots, 2)).astype(np.float32)
+    coarse = rng.normal(0.0, strength, (4, 4, 2)).astype(np.float32)
     return np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
 
 

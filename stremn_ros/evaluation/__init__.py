@@ -1,1 +1,1 @@
-"""How good the masks are: J and F as DAVIS defines them, and runs over whole data sets."""
+"""How good masks and predictions are, and what a frame costs: figures over whole data sets."""

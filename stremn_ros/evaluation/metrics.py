@@ -43,7 +43,10 @@ def region_similarity(
 
     Two empty masks agree: 1. Pixels where void is non-zero are left out.
     """
-    predicted, truth = _as_masks(predicted, truth, void)
+    return _similarity(*_as_masks(predicted, truth, void))
+
+
+def _similarity(predicted: np.ndarray, truth: np.ndarray) -> float:
     union = np.count_nonzero(predicted | truth)
     return np.count_nonzero(predicted & truth) / union if union else 1.0
 
@@ -121,7 +124,6 @@ def score_frame(
     truth: np.ndarray,
     ids: Iterable[int],
     void: np.ndarray | None = None,
-    tolerance: float = BOUNDARY_TOLERANCE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """J and F, float [objects] each, of two label masks [H, W] for the objects named by ids."""
     if predicted.ndim != 2 or predicted.shape != truth.shape:
@@ -132,12 +134,11 @@ def score_frame(
     if void is not None:
         counted = void == 0
         predicted, truth = predicted * counted, truth * counted
-    radius = boundary_radius(truth.shape, tolerance)
+    radius = boundary_radius(truth.shape)
     j, f = [], []
     for label in ids:
         ours, theirs = predicted == label, truth == label
-        union = np.count_nonzero(ours | theirs)
-        j.append(np.count_nonzero(ours & theirs) / union if union else 1.0)
+        j.append(_similarity(ours, theirs))
         f.append(_contour_accuracy(ours, theirs, radius))
     return np.array(j), np.array(f)
 

@@ -35,6 +35,7 @@ from stremn_ros.runtime.choose import choose_device
 Images = NDArray[np.uint8]
 # clips uint8 [N, T, H, W, C] and a horizon -> [N, horizon, C, H, W] in 0..1
 Method = Callable[[Images, int], Tensor]
+PICTURES = 6  # sheets of the first clips
 MOST_PSNR = 100.0  # dB, of equal frames, so that a mean is finite
 COPY, FLOW = "copy_last", "optical_flow"
 METRICS = ("mse", "mae", "ssim", "ssim_gaussian", "psnr")
@@ -60,10 +61,8 @@ def optical_flow() -> Method:
     return method
 
 
-def model_method(
-    model: str, colours: int, device: str = "auto", with_memory: bool = True
-) -> Method:
-    """A model as a method; with_memory False leaves its memory out.
+def model_method(model: str, colours: int, device: str = "auto") -> Method:
+    """A model as a method.
 
     Raises:
         ModelError, InputError: it cannot be used on such frames.
@@ -85,7 +84,7 @@ def model_method(
         tensor = to_tensor(clips)
         if colours != wanted:
             tensor = _recolored(tensor, wanted)
-        future = forecast(network, tensor.to(chosen), horizon, **options, with_memory=with_memory)
+        future = forecast(network, tensor.to(chosen), horizon, **options)
         result = future.frames.cpu()
         return result if colours == wanted else _recolored(result, colours)
 
@@ -222,7 +221,6 @@ def evaluate_prediction(
     total: int | None = None,
     by_video: bool = False,
     pictures: Path | None = None,
-    picture_count: int = 6,
     progress: bool = True,
     settings: Mapping[str, Any] | None = None,
     on_batch: Callable[[PredictionResult], None] | None = None,
@@ -261,7 +259,7 @@ def evaluate_prediction(
                     own = video.setdefault(name, Scores(horizon))
                     own.add(found[name][n : n + 1], truth[n : n + 1], lpips)
             for n, clip in enumerate(names):
-                if pictures is None or drawn >= picture_count:
+                if pictures is None or drawn >= PICTURES:
                     break
                 sheet = prediction_sheet(
                     _rgb(clips[n, :observe]),
