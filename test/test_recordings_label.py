@@ -801,7 +801,7 @@ def test_an_object_that_is_away_is_shown_where_it_is_and_nowhere_else(tmp_path: 
         labels = np.zeros(SIZE, np.uint8)
         labels[5:9, 5 : 9 + frame] = 3 * seen
         area, box, centroid = measured(labels, 3)
-        found = FrameObject(3, "", ObjectState.TRACKED, 1.0, area, box, centroid, "forward")
+        found = FrameObject(3, ObjectState.TRACKED, 1.0, area, box, centroid, "", "forward")
         writer.add(Labelled(frame, int(stamps[frame]), labels, [found]), None)
     writer.finish()
     task = json.loads((tmp_path / "label_studio" / "drive.json").read_text())[0]

@@ -22,7 +22,7 @@ from stremn_ros.recordings.passes import PassFolder, PassFrame, Seen
 from stremn_ros.recordings.plan import Section
 from stremn_ros.recordings.seeds import Labels
 from stremn_ros.recordings.track import Track
-from stremn_ros.segmenter import ObjectState
+from stremn_ros.results import ObjectState, TrackedObject
 
 TIE = 0.05  # of IoU: frames whose agreement differs by less are as good as each other
 SURER = 0.05  # of the score, by which the farther pass must be surer to be taken in a frame
@@ -34,22 +34,15 @@ _GIVEN = Seen(ObjectState.TRACKED, 1.0)
 
 
 @dataclass(frozen=True)
-class FrameObject:
+class FrameObject(TrackedObject):
     """An object in a frame as it is labelled.
 
     Attributes:
-        score: 0..1; area: pixels; box: (x, y, width, height); centroid: (x, y).
         origin: ``given``, ``forward`` or ``backward``.
         agreement: IoU of the two passes, where both know the object.
     """
 
-    id: int
     name: str
-    state: ObjectState
-    score: float
-    area: int
-    box: tuple[int, int, int, int]
-    centroid: tuple[float, float]
     origin: str
     agreement: float | None = None
 
@@ -284,17 +277,8 @@ class Joining:
         if not area:
             state = ObjectState.OCCLUDED if state is ObjectState.TRACKED else state
             score = 0.0
-        return FrameObject(
-            object_id,
-            self.track.name_of(object_id),
-            state,
-            score,
-            area,
-            box,
-            centroid,
-            origin,
-            agreement,
-        )
+        name = self.track.name_of(object_id)
+        return FrameObject(object_id, state, score, area, box, centroid, name, origin, agreement)
 
 
 def surer(near: Seen | None, far: Seen | None) -> bool:

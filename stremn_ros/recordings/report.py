@@ -245,7 +245,7 @@ def check_pictures() -> None:
     labels = np.zeros((60, 80), np.uint8)
     labels[20:40, 20:40] = 1
     tracked = ObjectState.TRACKED
-    found = FrameObject(1, "", tracked, 1.0, 400, (20, 20, 20, 20), (29.5, 29.5), "")
+    found = FrameObject(1, tracked, 1.0, 400, (20, 20, 20, 20), (29.5, 29.5), "", "")
     try:
         _picture(frame, Labelled(0, 0, labels, [found]), found.id)
         _inline(contact_sheet([frame], [labels], 1, ["frame 0"], 300))
