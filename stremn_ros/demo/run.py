@@ -23,12 +23,12 @@ from stremn_ros.demo.summary import Followed
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.imaging import visualization
 from stremn_ros.imaging.video import WhatComes, open_frames
+from stremn_ros.messages.reading import NANOSECONDS, nanoseconds, stamp_of
 from stremn_ros.nodes.dds_profile import profile_environment
 from stremn_ros.resources import shared_file
 
 IMAGE_TOPIC = "/demo/image"
 NODE = "/stremn"
-SECOND = 1_000_000_000
 DEPTH = 1000  # of the queues of masks and objects: none is lost on a machine that is busy
 
 Result = TypeVar("Result")
@@ -161,7 +161,7 @@ class _Demo:
     def _on_image(self, message: Any) -> None:
         from stremn_ros.messages import image_read
 
-        self.seen.frames[_stamp(message)] = image_read.decode_rgb(message)
+        self.seen.frames[stamp_of(message)] = image_read.decode_rgb(message)
         if self.first_header is None:
             self.first_header = message.header
 
@@ -169,11 +169,11 @@ class _Demo:
         from stremn_ros.messages import image_read
 
         self.seen.mask_times.append(time.monotonic())
-        self.seen.delays.append((time.time_ns() - _stamp(message)) / SECOND)
-        self.seen.masks[_stamp(message)] = image_read.decode_labels(message)
+        self.seen.delays.append((time.time_ns() - stamp_of(message)) / NANOSECONDS)
+        self.seen.masks[stamp_of(message)] = image_read.decode_labels(message)
 
     def _on_objects(self, message: Any) -> None:
-        self.seen.objects[_stamp(message)] = message
+        self.seen.objects[stamp_of(message)] = message
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
@@ -227,7 +227,7 @@ class _Demo:
             return self.first_header
 
         header = wait_for(first, f"the first image on {IMAGE_TOPIC}", 60.0)
-        frame = self.seen.frames[_nanoseconds(header.stamp)]
+        frame = self.seen.frames[nanoseconds(header.stamp)]
         labels = fit_mask(self.seen.labels, frame.shape[:2])
         answer = peer.seed_mask(labels, stamp=header.stamp, replace=True)
         if not answer.success:
@@ -273,14 +273,6 @@ class _Demo:
         with contextlib.suppress(StremnError):  # what is missing then shows in the summary
             wait_for(settled, "the segmentation node to finish", 30.0)
         return {name: int(self.status.get(name, 0)) for name in names}
-
-
-def _nanoseconds(stamp: Any) -> int:
-    return int(stamp.sec) * SECOND + int(stamp.nanosec)
-
-
-def _stamp(message: Any) -> int:
-    return _nanoseconds(message.header.stamp)
 
 
 if __name__ == "__main__":
