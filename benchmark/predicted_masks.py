@@ -30,6 +30,7 @@ from stremn_ros.errors import StremnError
 from stremn_ros.evaluation.davis_data import DavisSequence, open_davis
 from stremn_ros.files import write_json
 from stremn_ros.imaging.mask_motion import MaskMotion
+from stremn_ros.imaging.masks import iou
 from stremn_ros.imaging.motion import FlowExtrapolation
 from stremn_ros.imaging.video import read_image
 from stremn_ros.predictor import Predictor
@@ -79,12 +80,7 @@ def carried_by_flow(
 
 def overlap(labels: NDArray[np.uint8], truth: NDArray[np.uint8], ids: list[int]) -> float:
     """Mean IoU of objects."""
-    found = []
-    for number in ids:
-        a, b = labels == number, truth == number
-        either = np.count_nonzero(a | b)
-        found.append(np.count_nonzero(a & b) / either if either else 1.0)
-    return float(np.mean(found))
+    return float(np.mean([iou(labels == number, truth == number) for number in ids]))
 
 
 def measure(

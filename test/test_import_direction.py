@@ -282,6 +282,13 @@ def test_the_architecture_names_every_room_below_those_that_it_imports() -> None
             assert place[other.split(".")[0]] <= place[name.split(".")[0]], (name, other)
 
 
+def test_rooms_that_must_not_know_pytorch_do_not_load_it() -> None:
+    """As docs/architecture.md says."""
+    rooms = {"imaging", "messages", "options", "results", "spatial"}
+    modules = [name for name in modules_of(ROOT) if set(name.split(".")[1:2]) & rooms]
+    assert "torch" not in loaded_by(f"import {', '.join(modules)}")
+
+
 def test_no_modules_import_each_other(tmp_path: Path) -> None:
     assert circles(ROOT) == []
     small_package(tmp_path)

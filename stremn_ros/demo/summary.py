@@ -12,6 +12,7 @@ import numpy as np
 
 from stremn_ros.files import write_json
 from stremn_ros.imaging import visualization
+from stremn_ros.imaging.masks import iou
 from stremn_ros.imaging.video import VideoWriter, write_image
 
 LAST_FRAME_IOU = 0.6  # a mask that sits on the object; one that left it or took the scene does not
@@ -181,8 +182,5 @@ def _resized(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def _iou(found: np.ndarray, right: np.ndarray) -> float:
     """Of one object or more: the mean over the ids that should be there."""
-    values = []
-    for number in (int(value) for value in np.unique(right) if value):
-        a, b = found == number, right == number
-        values.append(float((a & b).sum()) / float((a | b).sum()))
-    return float(np.mean(values))
+    ids = (value for value in np.unique(right) if value)
+    return float(np.mean([iou(found == number, right == number) for number in ids]))

@@ -25,6 +25,7 @@ from stremn_ros.data.photos import PhotoClips
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation.davis_data import open_davis
 from stremn_ros.hint_masks import HintMasks
+from stremn_ros.imaging.masks import iou
 from stremn_ros.imaging.video import read_image, write_image
 from stremn_ros.imaging.visualization import contact_sheet
 
@@ -144,9 +145,7 @@ def _make(
     except InputError as error:
         refusal = str(error)
     seconds = time.perf_counter() - begin
-    either = np.count_nonzero(mask | of.mask)
-    iou = np.count_nonzero(mask & of.mask) / either if either else 0.0
-    return Made(of, maker, hints, iou, quality, seconds, refusal, mask, points)
+    return Made(of, maker, hints, iou(mask, of.mask), quality, seconds, refusal, mask, points)
 
 
 def evaluate_clicks(

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from stremn_ros.errors import InputError
+from stremn_ros.imaging.masks import iou
 
 BOUNDARY_TOLERANCE = 0.008  # of the image diagonal
 
@@ -43,12 +44,7 @@ def region_similarity(
 
     Two empty masks agree: 1. Pixels where void is non-zero are left out.
     """
-    return _similarity(*_as_masks(predicted, truth, void))
-
-
-def _similarity(predicted: np.ndarray, truth: np.ndarray) -> float:
-    union = np.count_nonzero(predicted | truth)
-    return np.count_nonzero(predicted & truth) / union if union else 1.0
+    return iou(*_as_masks(predicted, truth, void))
 
 
 def boundary(mask: np.ndarray) -> np.ndarray:
@@ -138,7 +134,7 @@ def score_frame(
     j, f = [], []
     for label in ids:
         ours, theirs = predicted == label, truth == label
-        j.append(_similarity(ours, theirs))
+        j.append(iou(ours, theirs))
         f.append(_contour_accuracy(ours, theirs, radius))
     return np.array(j), np.array(f)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.resize import resize
 from stremn_ros.imaging.sizes import shape_text
 from stremn_ros.results import MAX_ID
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def checked_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -107,3 +109,9 @@ def drop_small_parts(labels: NDArray[np.uint8], ids: Sequence[int], share: float
         small = area < share * area.max()
         small[0] = False
         labels[inside][small[parts]] = 0
+
+
+def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks [H, W], 0..1. Two empty ones agree: 1."""
+    union = np.count_nonzero(one | other)
+    return np.count_nonzero(one & other) / union if union else 1.0

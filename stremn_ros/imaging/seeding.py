@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.checks import check_frame
+from stremn_ros.imaging.masks import iou
 
 Box = tuple[int, int, int, int]
 Points = Sequence[Sequence[float]] | NDArray[Any]
@@ -182,7 +183,7 @@ def agreement(
                 larger = middle + factor * (corners - middle)
                 scaled["polygon"] = larger.clip(0, [width - 1, height - 1])
             found.append(_mask_or_none(make, frame, **scaled))
-    return float(np.mean([0.0 if other is None else _iou(own, other > 0) for other in found]))
+    return float(np.mean([0.0 if other is None else iou(own, other > 0) for other in found]))
 
 
 def _mask_or_none(
@@ -200,11 +201,6 @@ def _scaled_box(box: Box, factor: float, width: int, height: int) -> Box:
     left, top = max(0, x - dx), max(0, y - dy)
     right, bottom = min(width, x + box_width + dx), min(height, y + box_height + dy)
     return left, top, right - left, bottom - top
-
-
-def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    either = np.count_nonzero(one | other)
-    return float(np.count_nonzero(one & other) / either) if either else 1.0
 
 
 def _check_box(box: Box, width: int, height: int) -> Box:

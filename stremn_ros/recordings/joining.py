@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stremn_ros.imaging.masks import measured
+from stremn_ros.imaging.masks import iou, measured
 from stremn_ros.recordings.passes import PassFolder, PassFrame, Seen
 from stremn_ros.recordings.plan import Section
 from stremn_ros.recordings.seeds import Labels
@@ -314,6 +314,4 @@ def _agreement(one: PassFrame | None, other: PassFrame | None, object_id: int) -
     """IoU of an object in two passes; 1 where neither sees it."""
     if one is None or other is None or one.labels is None or other.labels is None:
         return 0.0
-    a, b = one.labels == object_id, other.labels == object_id
-    either = int(np.count_nonzero(a | b))
-    return int(np.count_nonzero(a & b)) / either if either else 1.0
+    return iou(one.labels == object_id, other.labels == object_id)
