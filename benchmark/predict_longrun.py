@@ -9,20 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from stremn_ros.evaluation.machine import resident_bytes
 from stremn_ros.files import write_json
 from stremn_ros.predictor import Predictor
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
 
 
 def main() -> None:
@@ -51,7 +45,7 @@ def main() -> None:
         used.append(time.process_time() - worked)
         if n >= 50 and n % max(1, options.frames // 100) == 0:
             memory.append(predictor.memory_bytes)
-            process.append(resident())
+            process.append(resident_bytes())
     later = np.array(times[50:]) * 1000.0
     result = {
         "model": options.model,

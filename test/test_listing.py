@@ -166,7 +166,7 @@ def test_every_text_file_of_people_goes_through_it() -> None:
         "doctor/library_checks.py",  # /proc
         "doctor/probes/cache.py",  # key.json of the cache
         "doctor/ros_checks.py",  # a DDS profile, which DDS reads
-        "evaluation/bench.py",  # /proc
+        "evaluation/machine.py",  # /proc
         "evaluation/sweep.py",  # its own JSON
         "client/node_process.py",  # the log of a process it started
         "recordings/labelled_bag.py",  # the package's .msg files

@@ -21,6 +21,7 @@ from stremn_ros.errors import (
     RuntimeUnavailableError,
     UnknownObjectError,
 )
+from stremn_ros.evaluation.machine import resident_bytes
 from stremn_ros.model_folder import (
     find_model,
     load_network,
@@ -337,19 +338,15 @@ def test_memory_does_not_grow_with_frames() -> None:
     size = segmenter.memory_bytes
     frames = [scene(step)[0] for step in range(40)]
 
-    def resident() -> int:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
     for _ in range(3):
         for frame in frames:
             segmenter.step(frame)
-    settled = resident()
+    settled = resident_bytes()
     for _ in range(10):
         for frame in frames:
             segmenter.step(frame)
     assert segmenter.memory_bytes == size
-    assert resident() - settled < 8 * 2**20
+    assert resident_bytes() - settled < 8 * 2**20
 
 
 BAD_MASKS = [

@@ -114,7 +114,7 @@ def _compare_runtimes(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from stremn_ros.evaluation.bench import scene
-    from stremn_ros.evaluation.growth import machine
+    from stremn_ros.evaluation.machine import machine
     from stremn_ros.evaluation.runtimes import compare_runtimes, table
 
     if options.plot is not None:
@@ -154,7 +154,8 @@ def _compare_runtimes(options: argparse.Namespace) -> int:
 def _run_against(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from stremn_ros.evaluation.growth import SAMPLE, compare_growth, machine, plot
+    from stremn_ros.evaluation.growth import SAMPLE, compare_growth, plot
+    from stremn_ros.evaluation.machine import machine
 
     try:
         points = [int(part) for part in listed(options.at)]

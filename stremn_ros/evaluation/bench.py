@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from stremn_ros.errors import InputError
+from stremn_ros.evaluation.machine import machine, resident_bytes
 from stremn_ros.evaluation.metrics import region_similarity
 from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.segmenter import Segmenter
@@ -82,15 +81,6 @@ class TimedStages:
 def time_stages(segmenter: Segmenter) -> TimedStages:
     """Puts a clock around the stages of a segmenter that has not seen a frame yet."""
     return segmenter.wrap_stages(TimedStages)
-
-
-def resident_bytes() -> int:
-    """Memory of this process that lies in RAM now; 0 where /proc is not there."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def scene(
@@ -349,7 +339,7 @@ def measure(
             "update_rule": segmenter.update_rule,
             "runtime": segmenter.runtime_name,
             "change_every": change_every,
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+            "machine": machine(),
             **(settings or {}),
         },
     )

@@ -11,8 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from stremn_ros.errors import InputError
 from stremn_ros.evaluation.davis_data import Davis, DavisSequence, Truth
 from stremn_ros.evaluation.davis_pictures import draw, strip
 from stremn_ros.evaluation.davis_result import DavisResult, ObjectScore, SequenceScore
+from stremn_ros.evaluation.machine import machine, peak_memory
 from stremn_ros.evaluation.metrics import score_frame, statistics
 from stremn_ros.imaging.listing import list_images
 from stremn_ros.imaging.pictures import stored_size
@@ -90,10 +89,10 @@ def evaluate_davis(
                 **(settings or {}),
                 "version": stremn_ros.__version__,
                 "python": platform.python_version(),
-                "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+                "machine": machine(),
             },
             partial,
-            _peak_memory(),
+            peak_memory(),
         )
 
     frames = sum(len(sequence.images[::every]) for sequence in dataset.sequences)
@@ -295,15 +294,6 @@ def _follow(
     segmenter.seed(frame, own)
     segmenter.remember()
     return {item.id: item.score for item in result.objects}, np.where(own, own, result.labels)
-
-
-def _peak_memory() -> dict[str, float]:
-    """Largest memory so far, in MiB: of the whole process, and of torch on the GPU if used."""
-    found = {"process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        found["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    return found
 
 
 def _progress_bar(total: int, shown: bool) -> Any:

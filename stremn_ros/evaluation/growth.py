@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -222,11 +221,6 @@ def _crossing(found: list[Point]) -> int | None:
             break
         crossing = point.frame
     return crossing
-
-
-def machine() -> str:
-    """For the record: where the times were taken."""
-    return f"{platform.machine()}, {os.cpu_count()} CPU cores"
 
 
 def plot(results: Sequence[Growth], path: str | os.PathLike[str], title: str) -> None:
