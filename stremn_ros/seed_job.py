@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stremn_ros.errors import InputError
 from stremn_ros.frame_reader import FrameReader, SeenFrame, Template
+from stremn_ros.imaging.masks import ids_in
 from stremn_ros.imaging.overlap import REST_DEPTH, Overlap, depth, is_cut, overlaps
 from stremn_ros.imaging.resize import resize, too_small
 from stremn_ros.imaging.sizes import whole_number
@@ -294,7 +295,7 @@ def _small(labels: NDArray[Any], seen: SeenFrame) -> NDArray[np.uint8]:
 
 def wanted_ids(labels: NDArray[Any], ids: Sequence[int] | None) -> list[int]:
     """The ids of a label mask, or those of them that are given; InputError where there are none."""
-    present = [int(value) for value in np.unique(labels) if value]
+    present = ids_in(labels)
     if not present:
         raise InputError("the mask is all zero; draw each object with a value from 1 to 255")
     if ids is None:

@@ -15,7 +15,6 @@ from stremn_ros.cli.options import (
     folder,
     load_segmenter,
     model_name,
-    object_ids,
 )
 from stremn_ros.files import write_json
 
@@ -49,6 +48,7 @@ def _run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from stremn_ros.evaluation.inspection import draw, record
+    from stremn_ros.imaging.masks import ids_in
     from stremn_ros.imaging.video import WhatComes, open_frames
 
     source = open_frames(options.video, options.start, options.end)
@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
     check_apart(options.video, out)
     check_writable(out)
     check_writable(out / "memory.json", file=True)
-    segmenter = load_segmenter(options, len(object_ids(mask)))
+    segmenter = load_segmenter(options, len(ids_in(mask)))
     readable = WhatComes(source)
     bar = tqdm(readable, total=source.count or None, unit="frame", disable=options.quiet)
     histories, pictures = record(segmenter, bar, mask, options.start)

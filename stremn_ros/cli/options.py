@@ -196,12 +196,6 @@ def model_name(model: str) -> str:
     return os.path.basename(os.path.abspath(model))
 
 
-def object_ids(mask: Any) -> list[int]:
-    import numpy as np
-
-    return [int(value) for value in np.unique(mask) if value]
-
-
 def empty_folder(folder: Path, overwrite: bool) -> Path:
     """Makes a folder for PNGs; those of an earlier, longer run must not stay among the new."""
     if folder.exists() and not folder.is_dir():

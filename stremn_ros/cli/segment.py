@@ -23,7 +23,6 @@ from stremn_ros.cli.options import (
     hint_names,
     load_hint_masks,
     load_segmenter,
-    object_ids,
 )
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.files import write_json
@@ -78,6 +77,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from stremn_ros.imaging.masks import ids_in
     from stremn_ros.imaging.video import WhatComes, open_frames, write_image
     from stremn_ros.imaging.visualization import contact_sheet, overlay, write_label_png
 
@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
     first = next(frames)  # before anything is written: there may be none from --start on
     if mask is None:
         mask = _mask_of_hints(options, first)
-    ids = object_ids(mask)
+    ids = ids_in(mask)
     segmenter = load_segmenter(options, len(ids))
     masks = empty_folder(out / "masks", options.overwrite)
     names = [Path(name).stem for name in source.names] if Path(options.video).is_dir() else []

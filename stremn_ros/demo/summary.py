@@ -12,7 +12,7 @@ import numpy as np
 
 from stremn_ros.files import write_json
 from stremn_ros.imaging import visualization
-from stremn_ros.imaging.masks import iou
+from stremn_ros.imaging.masks import ids_in, iou
 from stremn_ros.imaging.video import VideoWriter, write_image
 
 LAST_FRAME_IOU = 0.6  # a mask that sits on the object; one that left it or took the scene does not
@@ -58,7 +58,7 @@ class Followed:
         shown: dict[int, np.ndarray | None] = {
             stamp: seeded if stamp == seed_stamp else self.masks.get(stamp) for stamp in stamps
         }
-        ids = [int(value) for value in np.unique(self.labels) if value]
+        ids = ids_in(self.labels)
         last = stamps[-1]
         states = (
             {item.id: int(item.state) for item in self.objects[last].objects}
@@ -182,5 +182,4 @@ def _resized(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def _iou(found: np.ndarray, right: np.ndarray) -> float:
     """Of one object or more: the mean over the ids that should be there."""
-    ids = (value for value in np.unique(right) if value)
-    return float(np.mean([iou(found == number, right == number) for number in ids]))
+    return float(np.mean([iou(found == number, right == number) for number in ids_in(right)]))

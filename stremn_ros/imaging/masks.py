@@ -40,6 +40,11 @@ def checked_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return mask
 
 
+def ids_in(labels: NDArray[Any]) -> list[int]:
+    """The ids of the objects in a label mask, sorted."""
+    return [int(value) for value in np.unique(labels) if value]
+
+
 def label_mask(
     logits: Tensor, ids: list[int], shown: list[bool], size: tuple[int, int]
 ) -> NDArray[np.uint8]:
@@ -115,3 +120,20 @@ def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     """Intersection over union of two masks [H, W], 0..1. Two empty ones agree: 1."""
     union = np.count_nonzero(one | other)
     return np.count_nonzero(one & other) / union if union else 1.0
+
+
+def encode_mask(labels: NDArray[np.uint8]) -> bytes:
+    """A label mask as a grey PNG, quick to write; the values are the ids."""
+    return bytes(cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1])
+
+
+def decode_mask(data: bytes, where: object) -> NDArray[np.uint8]:
+    """What ``encode_mask`` made.
+
+    Raises:
+        InputError: it is damaged; the message begins with ``where``.
+    """
+    labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
+    if labels is None:
+        raise InputError(f"{where} is damaged")
+    return np.asarray(labels, np.uint8)

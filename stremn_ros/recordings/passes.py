@@ -21,10 +21,11 @@ import numpy as np
 
 from stremn_ros.errors import InputError
 from stremn_ros.files import NewFile
+from stremn_ros.imaging.masks import decode_mask, encode_mask, ids_in
 from stremn_ros.recordings.plan import Pass, SeedPoint
 from stremn_ros.recordings.seeds import Labels
 from stremn_ros.recordings.sources import Frame, Source
-from stremn_ros.recordings.track import Track, decode_mask, encode_mask
+from stremn_ros.recordings.track import Track
 from stremn_ros.results import TrackedObject
 from stremn_ros.segmenter import ObjectState, Segmenter
 
@@ -321,7 +322,7 @@ def segmented(
     if seed is None:
         result = segmenter.step(frame)
         return result.labels, _seen(result.objects)
-    ids = [int(value) for value in np.unique(seed) if value]
+    ids = ids_in(seed)
     followed = [n for n in ids if n in segmenter.ids]
     labels = seed
     found: dict[int, Seen] = {}

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import StremnError
 from stremn_ros.files import write_text
+from stremn_ros.imaging.masks import decode_mask, encode_mask
 from stremn_ros.imaging.palette import PALETTE
 from stremn_ros.imaging.visualization import contact_sheet, overlay
 from stremn_ros.messages.reading import NANOSECONDS
 from stremn_ros.recordings.exporting import assemble
 from stremn_ros.recordings.joining import FrameObject, Joining, Labelled
 from stremn_ros.recordings.sources import Frame
-from stremn_ros.recordings.track import Track, decode_mask, encode_mask
+from stremn_ros.recordings.track import Track
 from stremn_ros.segmenter import ObjectState
 
 TILES = 12  # of the contact sheet

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from stremn_ros.errors import InputError
 from stremn_ros.hint_masks import HintMasks
 from stremn_ros.imaging.mask_reading import VOID, clean, read_mask
+from stremn_ros.imaging.masks import ids_in
 from stremn_ros.mappings import build
 from stremn_ros.messages import image_read
 from stremn_ros.messages.reading import NANOSECONDS
@@ -116,7 +117,7 @@ class Seed:
     @property
     def ids(self) -> list[int]:
         """The ids of the objects, sorted."""
-        return [int(value) for value in np.unique(self.labels) if value]
+        return ids_in(self.labels)
 
 
 def read_seeds(path: Path) -> list[SeedEntry]:
@@ -290,7 +291,7 @@ def _mask_of(
             f"{entry.where}: the mask {entry.mask} is {labels.shape[0]}x{labels.shape[1]} (rows x "
             f"columns), the frames are {frame.shape[0]}x{frame.shape[1]}"
         )
-    present = [int(value) for value in np.unique(labels) if value]
+    present = ids_in(labels)
     if not present:
         raise InputError(f"{entry.where}: the mask {entry.mask} is empty (all zero)")
     notes = [f"the mask {entry.mask}: {text}" for text in said]

@@ -17,12 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_bytes, write_json
+from stremn_ros.imaging.masks import decode_mask, encode_mask
 from stremn_ros.mappings import build
 from stremn_ros.recordings.plan import Pass, Section, SeedPoint, make_sections
 from stremn_ros.recordings.seeds import Labels, Seed
@@ -183,19 +183,6 @@ class Track:
     def open(self) -> Source:
         """The camera's frames."""
         return open_source(Path(self.recording), self.index)
-
-
-def encode_mask(labels: NDArray[np.uint8]) -> bytes:
-    """A label mask as a grey PNG, quick to write; the values are the ids."""
-    return bytes(cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1])
-
-
-def decode_mask(data: bytes, where: object) -> Labels:
-    """What ``encode_mask`` made."""
-    labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
-    if labels is None:
-        raise InputError(f"{where} is damaged")
-    return np.asarray(labels, np.uint8)
 
 
 def write_mask(path: Path, labels: NDArray[np.uint8]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.hint_masks import HintMasks
+from stremn_ros.imaging.masks import ids_in
 from stremn_ros.imaging.overlap import Overlap, overlaps
 from stremn_ros.imaging.resize import too_small
 from stremn_ros.messages.reading import decode, frame_size
@@ -77,7 +78,7 @@ class Seeds:
         notes: Sequence[str] = (),
     ) -> Answer:
         """Seeds the objects of a label mask [H, W]. notes: on how it was read, for the answer."""
-        wanted = _ids_of(labels)
+        wanted = ids_in(labels)
         if not wanted:
             raise InputError(
                 "the mask is all zero: mark each object with its id, 1 to 255, in the pixels "
@@ -177,7 +178,7 @@ class Seeds:
             seed.names = {chosen: seed.of[1]} if seed.of[1] else {}
         fork = None
         if seed.options.replace or self._core.frames_since(seed.frame.number):
-            fork = segmenter.fork(_ids_of(seed.mask), replace=seed.options.replace)
+            fork = segmenter.fork(ids_in(seed.mask), replace=seed.options.replace)
         job = (fork or segmenter).begin_seed(seed.rgb, seed.mask)
         if fork is None:
             again, spared = seed.settle(job.overlaps)
@@ -377,7 +378,3 @@ def _note_cuts(seed: SeedWork, found: Iterable[Overlap], cut: Sequence[int]) -> 
                 f"{overlap.seeded} and keeps what is left"
             )
             seed.overlapped.setdefault(overlap.tracked, text)
-
-
-def _ids_of(labels: NDArray[np.uint8]) -> list[int]:
-    return [int(value) for value in np.unique(labels) if value]

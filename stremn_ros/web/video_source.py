@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.hint_masks import HintMasks
+from stremn_ros.imaging.masks import decode_mask, encode_mask, ids_in
 from stremn_ros.segmenter import Segmenter
 from stremn_ros.web.export import GivenMask, write_results
 from stremn_ros.web.frames import Frames
@@ -47,13 +48,11 @@ class Record:
 
     @property
     def labels(self) -> NDArray[np.uint8]:
-        found = cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_UNCHANGED)
-        return np.asarray(found, np.uint8)
+        return decode_mask(self.png, "a mask that was kept")
 
     @classmethod
     def of(cls, labels: NDArray[np.uint8], objects: tuple[Mapping[str, Any], ...]) -> Record:
-        _, data = cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        return cls(bytes(data), objects)
+        return cls(encode_mask(labels), objects)
 
 
 class VideoSource:
@@ -418,7 +417,7 @@ class VideoSource:
             del self._records[later]
         self._at, self._frame, self._memory_at = number, frame, number
         labels, _ = self._masks_at(number)
-        present = sorted({int(value) for value in np.unique(labels)} & set(self._segmenter.ids))
+        present = sorted(set(ids_in(labels)) & set(self._segmenter.ids))
         if present:
             self._segmenter.seed(frame, labels, ids=present)
 
