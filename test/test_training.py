@@ -24,6 +24,7 @@ from PIL import Image
 from shapes import TINY_MODEL, scene
 from torch._utils import ExceptionWrapper
 from torch.nn import functional as F
+from training_helpers import TINY_NETWORK, check_same, clip
 
 from stremn_ros import cli
 from stremn_ros.data.mixture import Phase
@@ -139,9 +140,7 @@ def test_the_quality_that_is_learned_is_the_iou() -> None:
 def test_an_object_that_comes_late_is_seeded_then() -> None:
     """As the segmenter does when it is seeded in mid-stream; before that, it is not there."""
     network, _ = load_network(TINY_MODEL)
-    pairs = [scene(step, (96, 128)) for step in range(7)]
-    frames = torch.from_numpy(np.stack([frame for frame, _ in pairs]))[None].movedim(-1, 2).float()
-    labels = torch.from_numpy(np.stack([mask for _, mask in pairs]))[None]
+    pairs, frames, labels = clip(7)
     labels[0, :3][labels[0, :3] == 2] = 0
     with torch.no_grad():
         done = unroll(network, frames, labels, 2, 8, RULES["least_similar"])
@@ -211,9 +210,7 @@ def test_what_a_frame_hands_to_the_next_is_the_segmenters(values: dict, update_e
 def _same_as_the_segmenter(
     network: SegmentationNetwork, slots: int, rule: str, update_every: int = 1
 ) -> None:
-    pairs = [scene(step, (96, 128)) for step in range(9)]
-    frames = torch.from_numpy(np.stack([frame for frame, _ in pairs]))[None].movedim(-1, 2).float()
-    labels = torch.from_numpy(np.stack([mask for _, mask in pairs]))[None]
+    pairs, frames, labels = clip(9)
     labels[:, 1:] = 0  # only the first is given
     with torch.no_grad():
         results = unroll(
@@ -228,30 +225,14 @@ def _same_as_the_segmenter(
         min_score=0.0,
     )
     segmenter.seed(*pairs[0])
-    for (frame, _), result in zip(pairs[1:], results, strict=True):
-        segmenter.segment(frame)
-        seen = segmenter._reader.frame
-        assert seen is not None
-        for number in (1, 2):
-            expected = result[0].softmax(dim=0)[number]
-            assert (seen.probabilities[number] - expected).abs().mean() < 2e-3
-        segmenter.remember()
+    check_same(segmenter, pairs, results)
 
 
 def test_gradients_reach_every_part_and_both_ends_of_time() -> None:
     torch.manual_seed(0)
     network = SegmentationNetwork(
         SegmentationConfig.from_mapping(
-            {
-                "encoder": "tiny",
-                "template_channels": 8,
-                "key_channels": 4,
-                "value_channels": 8,
-                "query_channels": 4,
-                "decoder_channels": [8, 8, 8],
-                "key_source": "template",
-                "presence": True,
-            }
+            {**TINY_NETWORK, "key_source": "template", "presence": True}
         )
     )
     frames = torch.rand(2, 5, 3, 32, 32) * 255
@@ -267,9 +248,7 @@ def test_gradients_reach_every_part_and_both_ends_of_time() -> None:
 
 def test_after_a_run_in_the_rest_is_as_without_and_alone_has_a_gradient() -> None:
     network, _ = load_network(TINY_MODEL)
-    pairs = [scene(step, (96, 128)) for step in range(7)]
-    frames = torch.from_numpy(np.stack([frame for frame, _ in pairs]))[None].movedim(-1, 2).float()
-    labels = torch.from_numpy(np.stack([mask for _, mask in pairs]))[None]
+    _, frames, labels = clip(7)
     labels[0, :5][labels[0, :5] == 2] = 0  # comes within the part that is learned
 
     def run(run_in: int) -> Unrolled:
@@ -344,14 +323,7 @@ def config(photos: Path, run: Path, **changes: object) -> SegmentTraining:
             Phase(8, frames=3, size=64, batch=2),
             Phase(6, frames=4, size=64, batch=2, slots=2),
         ],
-        "network": {
-            "encoder": "tiny",
-            "template_channels": 8,
-            "key_channels": 4,
-            "value_channels": 8,
-            "query_channels": 4,
-            "decoder_channels": [8, 8, 8],
-        },
+        "network": TINY_NETWORK,
         "encoder_weights": None,
         "learning_rate": 2e-3,
         "warmup": 2,

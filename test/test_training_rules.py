@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from shapes import TINY_MODEL, scene
+from shapes import TINY_MODEL
+from training_helpers import TINY_NETWORK, check_same, clip
 
 from stremn_ros.errors import InputError, ModelError
 from stremn_ros.memory.rules import RULES
@@ -31,12 +31,6 @@ def scored_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             parameter.copy_(torch.randn_like(parameter))
     save_model(folder, network, spec.defaults)
     return folder
-
-
-def clip(frames: int) -> tuple[list, torch.Tensor, torch.Tensor]:
-    pairs = [scene(step, (96, 128)) for step in range(frames)]
-    images = torch.from_numpy(np.stack([frame for frame, _ in pairs]))[None].movedim(-1, 2).float()
-    return pairs, images, torch.from_numpy(np.stack([labels for _, labels in pairs]))[None]
 
 
 def test_the_scorer_lies_beside_the_weights_and_changes_nothing_else(scored_model: Path) -> None:
@@ -83,14 +77,7 @@ def test_the_unrolled_memory_is_the_segmenters(
     segmenter.seed(*pairs[0])
     if rule == "linear":
         segmenter.memory.keep_every = 1
-    for (frame, _), logits in zip(pairs[1:], done.logits, strict=True):
-        segmenter.segment(frame)
-        seen = segmenter._reader.frame
-        assert seen is not None
-        for number in (1, 2):
-            expected = logits[0].softmax(dim=0)[number]
-            assert (seen.probabilities[number] - expected).abs().mean() < 2e-3
-        segmenter.remember()
+    check_same(segmenter, pairs, done.logits)
 
 
 @pytest.mark.parametrize("key_source", ["image", "template"])
@@ -98,17 +85,7 @@ def test_the_loss_teaches_the_scorer(key_source: str) -> None:
     """Its gradient goes through every pair; evaluation takes the best pair, the same each time."""
     torch.manual_seed(0)
     network = SegmentationNetwork(
-        SegmentationConfig.from_mapping(
-            {
-                "encoder": "tiny",
-                "template_channels": 8,
-                "key_channels": 4,
-                "value_channels": 8,
-                "query_channels": 4,
-                "decoder_channels": [8, 8, 8],
-                "key_source": key_source,
-            }
-        )
+        SegmentationConfig.from_mapping({**TINY_NETWORK, "key_source": key_source})
     )
     scorer = network.add_pair_scorer()
     _, images, labels = clip(7)
