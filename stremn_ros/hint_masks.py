@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,9 +139,7 @@ class ClickSegmenter:
             InputError: what was found is no object; the text says why and what would help.
         """
         if place.box is not None:
-            x, y, width, height = place.box
-            corners = np.array([[x, y], [x + width - 1, y + height - 1]], np.float64)
-            window = _window_around(corners, frame.shape[1], frame.shape[0])
+            window = _window_around(_corners(place.box), frame.shape[1], frame.shape[0])
             probability, quality = self._look_at(frame, place, window)
         else:
             probability, quality = self._zoom(frame, place)
@@ -159,8 +157,7 @@ class ClickSegmenter:
             mask = keep_parts((found[0] > 0.5).astype(np.uint8), place.inside)
             if not mask.any():
                 break
-            left, top, across, down = cv2.boundingRect(mask)
-            corners = np.array([[left, top], [left + across - 1, top + down - 1]], np.float64)
+            corners = _corners(cv2.boundingRect(mask))
             closer = _window_around(np.vstack([corners, place.inside]), width, height)
             if closer.resembles(window):
                 break
@@ -177,9 +174,7 @@ class ClickSegmenter:
         draw_points(hints[INSIDE], window.to_crop(place.inside, size))
         draw_points(hints[OUTSIDE], window.to_crop(place.outside, size))
         if place.box is not None:
-            x, y, across, down = place.box
-            corners = np.array([[x, y], [x + across - 1, y + down - 1]], np.float64)
-            draw_box(hints[BOX], window.to_crop(corners, size))
+            draw_box(hints[BOX], window.to_crop(_corners(place.box), size))
         found, quality = self._run(cut(frame, window, size, PADDING), hints)
         return put_back(found, window, frame.shape[1], frame.shape[0]), quality
 
@@ -216,6 +211,12 @@ class ClickSegmenter:
                 f"{quality:.2f}, and less than {REFUSED} is refused; {more}"
             )
         return mask
+
+
+def _corners(box: Sequence[int]) -> NDArray[np.float64]:
+    """The first and the last pixel (x, y) of a box (x, y, width, height)."""
+    x, y, width, height = box
+    return np.array([[x, y], [x + width - 1, y + height - 1]], np.float64)
 
 
 def _window_around(shown: NDArray[np.float64], width: int, height: int) -> Window:

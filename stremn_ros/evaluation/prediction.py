@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from stremn_ros.clip_state import forecast
+from stremn_ros.clip_state import forecast, to_images
 from stremn_ros.errors import InputError
 from stremn_ros.evaluation.plotting import new_figure, save_figure
 from stremn_ros.evaluation.prediction_metrics import (
@@ -264,7 +264,7 @@ def evaluate_prediction(
                 sheet = prediction_sheet(
                     _rgb(clips[n, :observe]),
                     _rgb(clips[n, observe:]),
-                    {name: _rgb(_to_images(frames[n])) for name, frames in found.items()},
+                    {name: _rgb(to_images(frames[n])) for name, frames in found.items()},
                     clip,
                 )
                 write_image(pictures / f"{drawn:02d}.png", sheet)
@@ -277,11 +277,6 @@ def evaluate_prediction(
     if pictures is not None:
         _draw_steps(scores, pictures / "steps.png")
     return PredictionResult(everything, scores, videos)
-
-
-def _to_images(frames: Tensor) -> Images:
-    whole = (frames * 255.0).round().to(torch.uint8)
-    return np.ascontiguousarray(whole.movedim(-3, -1).numpy())
 
 
 def _rgb(images: Images) -> Images:

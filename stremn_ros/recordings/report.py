@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import StremnError
 from stremn_ros.files import write_text
+from stremn_ros.imaging import pictures
 from stremn_ros.imaging.masks import decode_mask, encode_mask
 from stremn_ros.imaging.palette import PALETTE
 from stremn_ros.imaging.visualization import contact_sheet, overlay
@@ -160,7 +161,7 @@ class Report:
     def _parts(self) -> Iterable[str]:
         track = self._track
         if self._tiles:
-            frames = [_unpacked(tile) for tile, _, _ in self._tiles]
+            frames = [pictures.decode(tile) for tile, _, _ in self._tiles]
             labels = [decode_mask(mask, caption) for _, mask, caption in self._tiles]
             sheet = contact_sheet(frames, labels, 4, [tile[2] for tile in self._tiles], 300)
             yield f'<img class="sheet" alt="contact sheet" src="{_inline(sheet)}">'
@@ -198,7 +199,7 @@ class Report:
         for level in (0.25, 0.5, 0.75):
             y = _HEIGHT * (1 - level)
             parts.append(f'<line x1="0" x2="{_WIDTH}" y1="{y}" y2="{y}" class="grid"/>')
-        color = "rgb({},{},{})".format(*(int(v) for v in PALETTE[object_id]))
+        color = _color(object_id)
         known = np.flatnonzero(chart.count)
         mean = chart.total[known] / chart.count[known]
         for values, style in ((chart.least[known], "least"), (mean, "mean")):
@@ -299,20 +300,17 @@ def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
     return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
 
 
-def _unpacked(jpeg: bytes) -> NDArray[np.uint8]:
-    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert bgr is not None
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
-
-
 def _inline(image: NDArray[np.uint8]) -> str:
     """A picture within the page."""
     return "data:image/jpeg;base64," + base64.b64encode(_jpeg(image, 82)).decode()
 
 
+def _color(object_id: int) -> str:
+    return "rgb({},{},{})".format(*(int(v) for v in PALETTE[object_id]))
+
+
 def _dot(object_id: int) -> str:
-    color = "rgb({},{},{})".format(*(int(v) for v in PALETTE[object_id]))
-    return f'<span class="dot" style="background:{color}"></span>'
+    return f'<span class="dot" style="background:{_color(object_id)}"></span>'
 
 
 _LEGEND = (
