@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import CapacityError, InputError, ModelError, UnknownObjectError
 from stremn_ros.frame_reader import FrameReader
-from stremn_ros.imaging.checks import check_frame
+from stremn_ros.imaging.checks import check_frame, check_name
 from stremn_ros.imaging.masks import checked_mask, drop_small_parts, label_mask
 from stremn_ros.imaging.sizes import fitted_size, whole_number
 from stremn_ros.mappings import build
@@ -597,9 +597,12 @@ class Segmenter:
             names: of the objects, kept beside them as text.
 
         Raises:
+            InputError: a name that is too long or cannot be printed.
             ModelError: the runtime does not hold the network that made the memory.
         """
         ids = self.memory.ids
+        for name in (names or {}).values():
+            check_name(name)
         return Snapshot(
             model=self._fingerprint(),
             slots=self.options.slots,
@@ -629,7 +632,7 @@ class Segmenter:
             The bytes written.
 
         Raises:
-            InputError: the file cannot be written.
+            InputError: the file cannot be written, or a name is too long or cannot be printed.
         """
         return self.snapshot(names).write(path)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from stremn_ros.errors import CapacityError, InputError, ModelError
 from stremn_ros.files import NewFile
+from stremn_ros.imaging.checks import LONGEST_NAME
 from stremn_ros.imaging.sizes import shape_text, size_is_possible
 from stremn_ros.model_folder import SCORER_PREFIX
 from stremn_ros.network import SegmentationNetwork
@@ -184,7 +185,8 @@ class Snapshot:
         ids = [int(value) for value in header["ids"]]
         unseen = [int(value) for value in header["unseen"]]
         remembered = int(header["remembered"])
-        names = {int(key): str(name) for key, name in header["names"].items()}
+        # earlier versions knew no longest name
+        names = {int(key): str(name)[:LONGEST_NAME] for key, name in header["names"].items()}
         size = header["processing_size"]
         if size is not None:
             rows, columns = (int(side) for side in size)

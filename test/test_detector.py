@@ -126,7 +126,7 @@ def test_messages_of_both_kinds_are_read():
     yolo = SimpleNamespace(
         detections=[
             SimpleNamespace(
-                class_name="cup",
+                class_name="cup\r",
                 score=0.6,
                 bbox=SimpleNamespace(
                     center=center(25.0, 40.0), size=SimpleNamespace(x=30.0, y=40.0)

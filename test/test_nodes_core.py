@@ -171,6 +171,14 @@ def bad_calls(rig):
             lambda: core.seed_mask(mask_message(masks()), ["one"]),
             "1 names for the 2 objects [1, 2] of the mask",
         ),
+        "long name": (
+            lambda: core.seed_mask(mask_message(masks()), ["cup", "x" * 129]),
+            "the name 'xxxxxxxxxxxxxxxx'... has 129 characters; 128 are the most",
+        ),
+        "name of hints": (
+            lambda: core.seed_object(3, "a\x1b[2J", box=(1, 1, 9, 9)),
+            "has '\\x1b' in it, which cannot be printed",
+        ),
         "unknown id": (lambda: core.remove(7), "no object 7"),
         "negative id": (lambda: core.remove(-1), "no object -1"),
         "no hint": (lambda: core.seed_object(3), "nothing says where the object is"),

@@ -632,7 +632,8 @@ def test_a_frame_that_cannot_be_decoded_is_left_out_and_named(tmp_path: Path) ->
         ({"frame": 0, "mask": ""}, "say where the object is"),
         ({"frame": 0, "name": "cup", "mask": scene(0, SIZE)[1]}, "'cup' is of no object: give the"),
         ({"frame": 0, "id": 1, "name": "a\1b", "mask": truth(0)}, r"'a\\x01b' has '\\x01' in it"),
-        ({"frame": 0, "id": 1, "name": "\ud800", "mask": truth(0)}, "which no XML file can hold"),
+        ({"frame": 0, "id": 1, "name": "\ud800", "mask": truth(0)}, "which cannot be printed"),
+        ({"frame": 0, "id": 1, "name": "x" * 129, "mask": truth(0)}, "129 characters; 128 are the"),
     ],
 )
 def test_a_wrong_seed_is_told_with_what_would_be_right(

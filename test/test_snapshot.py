@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,18 @@ def test_a_memory_without_objects(tmp_path: Path) -> None:
     assert not segmenter.step(scene(1)[0]).labels.any()
     assert segmenter.seed(*scene(0, (80, 160))) == [DISC, SQUARE]
     assert segmenter.processing_size == (96, 192)
+
+
+def test_a_name_has_128_characters_at_most(saved: Path, tmp_path: Path) -> None:
+    segmenter = followed()
+    for wrong in ("x" * 129, "a\0b"):
+        with pytest.raises(InputError, match="the name"):
+            segmenter.save(tmp_path / "memory", {DISC: wrong})
+    segmenter.save(tmp_path / "memory", {DISC: "x" * 128})
+    snapshot = Snapshot.read(tmp_path / "memory")
+    # of an earlier version, which knew no such limit
+    replace(snapshot, names={DISC: "y" * 1000}).write(tmp_path / "memory")
+    assert Snapshot.read(tmp_path / "memory").names == {DISC: "y" * 128}
 
 
 def test_the_file_is_safetensors_with_a_header_that_can_be_read(saved: Path) -> None:

@@ -27,6 +27,7 @@ from web_helpers import PATIENCE, FakeSource, read_picture, serving, wait_until
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.hint_masks import HintMask, HintMasks
+from stremn_ros.imaging.checks import LONGEST_NAME
 from stremn_ros.web import server as server_module
 from stremn_ros.web.access import Access
 from stremn_ros.web.requests import Hints, read_request
@@ -212,10 +213,10 @@ BAD = [
     ('{"do": "preview", "stamp": "5", "box": {"x": 1}}', "4 numbers"),
     (json.dumps({"do": "preview", "stamp": "5", "polygon": [[1, 1]] * 1001}), "1000 points"),
     (json.dumps({"do": "preview", "stamp": "5", "inside": [[1, 1]] * 65}), "64 points"),
-    (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": "x" * 65}), "'name'"),
-    (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": "a\x1b[2J"}), "'name'"),
+    (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": "x" * 129}), "128 are"),
+    (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": "a\x1b[2J"}), "printed"),
     (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": 5}), "'name'"),
-    (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": "a\u2028b"}), "'name'"),
+    (json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": "a\u2028b"}), "printed"),
 ]
 # full-width space, a sign within a Persian word, a joined emoji, a no-break space
 NAMES = [
@@ -231,6 +232,11 @@ NAMES = [
 def test_names_are_of_any_language(name: str) -> None:
     message = json.dumps({"do": "follow", "stamp": "5", "inside": [[1, 1]], "name": name})
     assert read_request(message).name == name
+
+
+def test_the_page_takes_names_that_the_server_takes() -> None:
+    page = (resources.files("stremn_ros.web") / "page" / "index.html").read_text()
+    assert f'<input id="name" maxlength="{LONGEST_NAME}"' in page
 
 
 @pytest.mark.parametrize(("text", "says"), BAD, ids=lambda value: str(value)[:40])

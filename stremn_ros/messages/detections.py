@@ -56,7 +56,7 @@ def read_detections(message: Any) -> list[Detection]:
             label, score = item.class_name, item.score
         width, height = _around(width, height, getattr(item.bbox.center, "theta", 0.0))
         box = (middle.x - width / 2, middle.y - height / 2, width, height)
-        found.append(Detection(box, str(label), score))
+        found.append(Detection(box, str(label).strip(), score))  # lists of classes have "\r\n"
     return found
 
 

@@ -14,7 +14,6 @@ A seeds file is a list in YAML:
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
 from stremn_ros.hint_masks import HintMasks
+from stremn_ros.imaging.checks import check_name
 from stremn_ros.imaging.mask_reading import VOID, clean, read_mask
 from stremn_ros.imaging.masks import ids_in
 from stremn_ros.mappings import build
@@ -38,7 +38,6 @@ from stremn_ros.text_files import read_yaml
 MAX_ID = 255
 _MOST_SECONDS = 1 << 32  # of a ROS time
 _LEAST_TOLERANCE = 1_000_000  # nanoseconds by which a time may miss a frame's stamp
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Labels = NDArray[np.uint8]
 
 
@@ -79,11 +78,7 @@ class SeedEntry:
             )
         if any("\0" in text for text in (self.recording, self.topic, self.mask) if text):
             raise InputError(r"a text of it has a zero byte (\0), which no name may have")
-        if found := _NOT_XML.search(self.name):
-            raise InputError(
-                f"the name {self.name!r} has {found[0]!r} in it, which no XML file can hold: leave "
-                "it out"
-            )
+        check_name(self.name)
         if self.id is not None and not 1 <= self.id <= MAX_ID:
             raise InputError(f"id is {self.id}; ids are 1..{MAX_ID}")
         hints = self.box is not None or bool(self.points) or bool(self.polygon)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError, StremnError
 from stremn_ros.hint_masks import HintMasks
+from stremn_ros.imaging.checks import check_name
 from stremn_ros.imaging.masks import ids_in
 from stremn_ros.imaging.overlap import Overlap, overlaps
 from stremn_ros.imaging.resize import too_small
@@ -89,6 +90,8 @@ class Seeds:
                 f"{len(names)} names for the {len(wanted)} objects {wanted} of the mask: give "
                 "one for each, in rising order of the ids, or none"
             )
+        for name in names:
+            check_name(name)
         self._tickets.expect(ticket, wanted)
         found = self._find(options, ticket)
         height, width = frame_size(found.frame.message)
@@ -116,6 +119,7 @@ class Seeds:
             raise InputError(
                 f"the id {object_id} cannot be used: give 1 to {MAX_ID}, or 0 for a free one"
             )
+        check_name(name)
         if object_id:
             self._tickets.expect(ticket, [object_id])
         found = self._find(options, ticket)

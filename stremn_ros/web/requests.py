@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 from stremn_ros.errors import InputError
+from stremn_ros.imaging.checks import check_name
 
 LARGEST_MESSAGE = 65536  # bytes
 MOST_POINTS = 1000  # of a polygon; a freehand outline on a large screen has a few hundred
 MOST_CLICKS = 64
-LONGEST_NAME = 64
-JOINERS = "\u200c\u200d"  # within words of Persian or Hindi, and within emoji
 LARGEST_PIXEL = 65535.0
 LARGEST_STAMP = 2**63 - 1
 
@@ -124,17 +122,10 @@ def _stamp(message: dict[str, Any]) -> int:
 
 def _name(message: dict[str, Any]) -> str:
     value = message.get("name", "")
-    if not isinstance(value, str) or len(value) > LONGEST_NAME or not _readable(value):
-        raise InputError(f"'name' must be a text of {LONGEST_NAME} printable characters at most")
+    if not isinstance(value, str):
+        raise InputError("'name' must be a text")
+    check_name(value)
     return value.strip()
-
-
-def _readable(name: str) -> bool:
-    """Python's ``isprintable`` knows one space only, and no letters that are joined by a sign."""
-    return all(
-        letter.isprintable() or letter in JOINERS or unicodedata.category(letter) == "Zs"
-        for letter in name
-    )
 
 
 def _hints(message: dict[str, Any]) -> Hints:
