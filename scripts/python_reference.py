@@ -9,6 +9,7 @@ import importlib
 import inspect
 from typing import Any
 
+from stremn_ros.files import printing
 from stremn_ros.options import TUNABLES, SegmenterOptions
 
 HEAD = """# Python
@@ -128,4 +129,5 @@ def _signature(function: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    with printing():
+        print(page(), end="")

@@ -10,15 +10,52 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+import select
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TextIO
 
 from stremn_ros.errors import InputError
 
 # how a text holds a file's name that is in no known encoding: "\udcfc" for the byte 0xfc
 UNKNOWN = "backslashreplace"
 _numbers = itertools.count()
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """A program's printing, flushed at the end of the block.
+
+    Where nobody reads it any more (``... | head``), the block ends there in silence.
+
+    Raises:
+        OSError: it cannot be written for another reason, such as a full disk.
+    """
+    try:
+        try:
+            yield
+        except SystemExit:  # --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    except OSError as error:
+        lost = [stream for stream in (sys.stdout, sys.stderr) if _is_lost(stream)]
+        for stream in lost:  # else Python complains of it when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if not (lost and isinstance(error, BrokenPipeError)):
+            raise
+
+
+def _is_lost(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    found = select.poll()  # a write that failed may have emptied the buffer
+    found.register(stream.fileno(), 0)
+    return bool(found.poll(0))
 
 
 class NewFile:

@@ -92,6 +92,49 @@ def test_help_lists_only_commands_that_work():
     assert stremn("--version").stdout.startswith("stremn ")
 
 
+PRINTING = {
+    "help": [*COMMAND, "--help"],
+    "much": [
+        sys.executable,
+        "-c",
+        "from stremn_ros.files import printing\nwith printing(): print('x' * 9999)",
+    ],
+    "parameters": [sys.executable, "-m", "stremn_ros.nodes.parameters"],
+    "node": [sys.executable, "-m", "stremn_ros.nodes.predict_node", "--help"],
+    "reference": [sys.executable, ROOT / "scripts" / "python_reference.py"],
+}
+
+
+@pytest.mark.parametrize("name", PRINTING)
+def test_what_nobody_reads_ends_a_command_in_silence(name):
+    # the reader has gone before anything is printed; Python may keep it in a buffer until the end
+    for where, unbuffered in (("| true", ""), ("2>&1 | true", "1")):
+        done = subprocess.run(
+            ["bash", "-c", f'"$@" {where}; exit ${{PIPESTATUS[0]}}', "bash", *PRINTING[name]],
+            capture_output=True,
+            text=True,
+            env=environment(PYTHONUNBUFFERED=unbuffered),
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Broken pipe" not in done.stderr
+
+
+def test_a_full_disk_is_told_by_what_prints():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(PYTHONUNBUFFERED=""),
+            check=False,
+        )
+    assert done.stderr == "stremn: error: [Errno 28] No space left on device\n"
+    assert done.returncode == 2
+
+
 def test_help_is_quick_because_nothing_heavy_is_imported():
     code = (
         "import sys\nfrom stremn_ros.cli import build_parser\nbuild_parser()\n"

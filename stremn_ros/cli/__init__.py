@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import io
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -27,7 +26,7 @@ from stremn_ros.cli import (
     view,
 )
 from stremn_ros.errors import StremnError
-from stremn_ros.files import UNKNOWN
+from stremn_ros.files import UNKNOWN, printing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,16 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line on stderr that says which; 130: interrupted.
     """
     parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
-    if rest and not getattr(options, "forwards", False):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.rest = rest
+    options = argparse.Namespace(debug=False)
+    code = 0
     # a file's name may be in no encoding that the terminal has
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors=UNKNOWN)
     logging.basicConfig(level=logging.WARNING, format="stremn: %(message)s")
     try:
-        return int(options.run(options) or 0)
+        with printing():
+            options, rest = parser.parse_known_args(arguments)
+            if rest and not getattr(options, "forwards", False):
+                parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            options.rest = rest
+            code = int(options.run(options) or 0)
+        return code
     except StremnError as error:
         if options.debug:
             raise
@@ -54,9 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if options.debug:
             raise
-        if isinstance(error, BrokenPipeError):  # `stremn ... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         return _complain(str(error))
     except KeyboardInterrupt:
         if options.debug:

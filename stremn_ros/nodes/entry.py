@@ -13,6 +13,7 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from stremn_ros.errors import StremnError
+from stremn_ros.files import printing
 from stremn_ros.nodes.dds_profile import profile_environment
 from stremn_ros.resources import shared_file
 
@@ -129,7 +130,8 @@ def run(name: str, make: Callable[[StopSignals], int]) -> int:
             it raises as StremnError, or as an exception of rclpy, is reported in a sentence.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
-        sys.stdout.write(HELP.format(name=name))
+        with printing():
+            sys.stdout.write(HELP.format(name=name))
         return 0
     signals = StopSignals()
     try:

@@ -2,6 +2,8 @@
 
 import sys
 
+from stremn_ros.files import printing
 from stremn_ros.nodes.parameters.docs import markdown
 
-sys.stdout.write(markdown())
+with printing():
+    sys.stdout.write(markdown())
