@@ -524,6 +524,37 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_named_with_what_to_do(
     assert weights.read_bytes() == kept
 
 
+def test_entries_that_change_while_a_run_is_under_way_are_named(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    phases = [Phase(3, frames=2, size=48, batch=1), Phase(1, frames=2, size=48, batch=1)]
+    settings = config(photos, tmp_path, phases=phases)
+    train(dataclasses.replace(settings, phases=phases[:1]))
+
+    def said(**changes: Any) -> str:
+        caplog.clear()
+        train(dataclasses.replace(settings, **{"time_limit": 1e-9, **changes}))
+        return "".join(each.message for each in caplog.records if "has changed" in each.message)
+
+    assert said(phases=[dataclasses.replace(phases[0], iterations=4)]) == ""
+    phases[0] = dataclasses.replace(phases[0], iterations=4)
+    # the end moves, and what has to do with the machine
+    more = [phases[0], dataclasses.replace(phases[1], iterations=20, size=64)]
+    assert said(phases=more, decay=3, checkpoint_every=7, threads=1, workers=1) == ""
+    more[1] = dataclasses.replace(more[1], iterations=30)
+    assert said(phases=more) == ""
+    changed = said(phases=more, learning_rate=0.5, exclude=["cup"])
+    assert "learning_rate was 0.0" in changed
+    assert " and is 0.5" in changed
+    assert 'exclude was [] and is ["cup"]' in changed
+    assert "seed" not in changed
+    more[0] = dataclasses.replace(more[0], iterations=2)
+    more[1] = dataclasses.replace(more[1], max_gap=3)
+    changed = said(phases=more)
+    assert "phases[0].iterations was 4 and is 2" in changed
+    assert "phases[1].max_gap was" in changed
+
+
 def test_a_full_disk_ends_a_training_with_one_line_and_keeps_what_was_there(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

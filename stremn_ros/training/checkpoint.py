@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,8 +21,12 @@ def save_checkpoint(
     ema: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
     iteration: int,
+    entries: Mapping[str, Any],
 ) -> None:
     """Everything a run needs to go on exactly where it was; written whole or not at all.
+
+    Args:
+        entries: of the training file, to tell where they change.
 
     Raises:
         InputError: it cannot be written (no permission, disk full); the message says why.
@@ -35,14 +41,19 @@ def save_checkpoint(
         tensors[f"exp_avg_sq/{name}"] = state["exp_avg_sq"]
         steps[name] = float(state["step"])
     header = {"iteration": str(iteration), "steps": json.dumps(steps)}
+    header["entries"] = json.dumps(entries)
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     write_tensors(path, plain, header)
 
 
 def load_checkpoint(
     path: Path, network: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> int:
-    """Restores what ``save_checkpoint`` wrote and returns the iteration to go on with.
+) -> tuple[int, dict[str, Any]]:
+    """Restores what ``save_checkpoint`` wrote.
+
+    Returns:
+        The iteration to go on with, and the training file's entries so far (earlier versions kept
+        none).
 
     Raises:
         InputError: the file is damaged, or no checkpoint of this network; nothing is changed then.
@@ -62,6 +73,7 @@ def load_checkpoint(
         ) from None
     try:
         iteration, steps = int(header["iteration"]), json.loads(header["steps"])
+        entries = json.loads(header.get("entries", "{}"))
     except (KeyError, ValueError):
         raise InputError(f"{path} is no checkpoint of a training: {again}") from None
 
@@ -88,4 +100,4 @@ def load_checkpoint(
         for part in ("exp_avg", "exp_avg_sq"):
             # in the parameter's own memory format: the fused optimizer walks both side by side
             state[part] = torch.empty_like(parameter.detach()).copy_(parts[part][name])
-    return iteration
+    return iteration, entries

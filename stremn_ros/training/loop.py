@@ -15,7 +15,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -195,8 +195,15 @@ def run_loop(task: Task, workers: Workers, started: float) -> None:
     checkpoint = run / "checkpoint.safetensors"
     first = 0
     if checkpoint.exists():
-        first = load_checkpoint(checkpoint, network, ema, optimizer)
+        first, before = load_checkpoint(checkpoint, network, ema, optimizer)
         log.info("resumed %s at iteration %d of %d", checkpoint, first, total)
+        if changed := settings.changed(before, first):
+            log.warning(
+                "the training file has changed since %s was begun: %s; it goes on with the new "
+                "values. For a run of them alone give another run",
+                run,
+                ", ".join(changed),
+            )
     loader: DataLoader[Any] = DataLoader(
         task.batches,
         batch_size=None,
@@ -229,7 +236,7 @@ def run_loop(task: Task, workers: Workers, started: float) -> None:
             at_end = iteration == total or out_of_time
             if workers.first and (at_end or iteration % settings.checkpoint_every == 0):
                 journal.flush()
-                save_checkpoint(checkpoint, network, ema, optimizer, iteration)
+                save_checkpoint(checkpoint, network, ema, optimizer, iteration, asdict(settings))
                 task.export(ema)
             every = settings.validate_every
             if workers.first and every and iteration % every == 0:

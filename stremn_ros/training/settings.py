@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -85,6 +86,13 @@ PHASE_RANGES: Mapping[str, Range] = {
 }
 
 
+# what may change while a run is under way: it shapes nothing that is learned, or only its end
+_FREE = {
+    *("run", "device", "threads", "workers", "time_limit", "checkpoint_every", "decay"),
+    *("validate_every", "validate_frames", "validate_clips", "export_dtype"),
+}
+
+
 def check_ranges(settings: object, ranges: Mapping[str, Range], where: str = "") -> None:
     """InputError where one of the attributes is not what it must be."""
     for name, value in vars(settings).items():
@@ -142,6 +150,36 @@ class TrainingSettings:
     def read(cls: type[_T], path: Path) -> _T:
         """From YAML; InputError names the file and the entry that is unknown, missing or wrong."""
         return build(cls, read_yaml(path), str(path))
+
+    def changed(self, before: Mapping[str, Any], iteration: int) -> list[str]:
+        """The entries that shape what is learned and were others so far, in words.
+
+        Args:
+            before: as ``dataclasses.asdict``, and through JSON. iteration: the next one. Phases
+                that have not begun may change, and so may the end of the one that it is in.
+        """
+        now = json.loads(json.dumps(asdict(self)))
+        old = {key: value for key, value in before.items() if key not in _FREE}
+        found = list(_differences({**old, "phases": None}, {**now, "phases": None}))
+        for n, phases in enumerate(zip(old.get("phases", ()), now.get("phases", ()))):
+            was, own = (dict(phase) for phase in phases)
+            length = was["iterations"]
+            if iteration <= length:  # it goes on: its end may move
+                own["iterations"] = length
+            found += _differences(was, own, f"phases[{n}]")
+            iteration -= length
+            if iteration <= 0:
+                break
+        return found
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """What differs, in words; what only one of two mappings has is left out."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() & now.keys()):
+            yield from _differences(before[key], now[key], f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name} was {json.dumps(before)} and is {json.dumps(now)}"
 
 
 @dataclass(kw_only=True)
