@@ -304,7 +304,9 @@ def test_the_rows_of_packages_that_have_no_wheels_make_their_messages(monkeypatc
     rows = [replace(row, kind=kinds.get(row.name, row.kind)) for row in outputs.OUTPUTS]
     monkeypatch.setattr(outputs, "OUTPUTS", tuple(rows))
     fake = SimpleNamespace(
-        create_lifecycle_publisher=recorder, get_name=lambda: "stremn", get_clock=None
+        create_lifecycle_publisher=recorder,
+        get_fully_qualified_name=lambda: "/robot1/stremn",
+        get_clock=None,
     )
     frame, truth = scene(0)
     depth = scene_depth(truth)
@@ -325,8 +327,8 @@ def test_the_rows_of_packages_that_have_no_wheels_make_their_messages(monkeypatc
     sent = {publisher.name: publisher.sent for _, publisher in made._in_space}
     (tf,) = sent["/tf"]
     names = {item.child_frame_id: item for item in tf.transforms}
-    assert set(names) == {"stremn_left_red_cup", "stremn_left_object_2"}
-    assert names["stremn_left_red_cup"].header == message.header
+    assert set(names) == {"robot1_stremn_left_red_cup", "robot1_stremn_left_object_2"}
+    assert names["robot1_stremn_left_red_cup"].header == message.header
     array_3d = sent["~/left/detections_3d"][0]
     assert [item.id for item in array_3d.detections] == ["1", "2"]
     # without the parameter nothing goes out on /tf, which belongs to all

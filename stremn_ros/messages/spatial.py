@@ -258,7 +258,7 @@ class FrameNames:
     long as the object is followed by that name.
 
     Args:
-        prefix: such as the node's name.
+        prefix: such as the node's full name.
     """
 
     def __init__(self, prefix: str) -> None:

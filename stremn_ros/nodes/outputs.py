@@ -260,7 +260,7 @@ class Outputs:
     ) -> None:
         self._node, self._private = node, private
         self._settings, self._values = settings, values
-        prefix = private.replace("~", node.get_name(), 1)
+        prefix = private.replace("~", node.get_fully_qualified_name(), 1)  # /tf is of all robots
         self._making = Making(settings, node.get_clock, spatial.FrameNames(prefix))
         self._made: list[Any] = []
         rows = [row for row in OUTPUTS if row.kind is not None and (in_space or not row.in_space)]

@@ -408,7 +408,8 @@ _SEGMENT = (
     ParameterSpec(
         "publish_tf",
         False,
-        "Publish a transform on /tf for each object that has a position: <node>_<name>.",
+        "Publish a transform on /tf for each object that has a position: <node>_<name>, with the "
+        "node's namespace in front.",
         UNCONFIGURED,
     ),
     _shared("diagnostics_period"),
