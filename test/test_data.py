@@ -15,7 +15,7 @@ from stremn_ros.data.mixture import Mixture, Phase
 from stremn_ros.data.photos import PhotoClips
 from stremn_ros.data.videos import VideoClips
 from stremn_ros.errors import InputError
-from stremn_ros.imaging.video import read_image
+from stremn_ros.imaging.video import read_image, write_image
 from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.mappings import build
 
@@ -180,6 +180,30 @@ def test_indexed_and_binary_masks_keep_their_meaning(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_label_png(tmp_path / "indexed.png"), labels)
     Image.fromarray((labels > 0).astype(np.uint8) * 255).save(tmp_path / "binary.png")
     np.testing.assert_array_equal(read_label_png(tmp_path / "binary.png"), labels > 0)
+
+
+def test_255_beside_ids_is_no_object_in_any_mask_of_a_sequence(tmp_path: Path) -> None:
+    """As in evaluation: also where a frame has nothing but it."""
+    image = np.full((60, 80, 3), 90, np.uint8)
+    both, border, alone = (np.zeros((60, 80), np.uint8) for _ in range(3))
+    both[10:50, 20:60] = 2
+    border[:, 70:] = both[:, 70:] = 255
+    alone[10:50, 20:60] = 255
+    for name, masks in (("cup", [both, border, border]), ("one", [alone] * 3)):
+        for index, mask in enumerate(masks):
+            write_image(tmp_path / f"JPEGImages/480p/{name}/{index}.jpg", image)
+            path = tmp_path / f"Annotations/480p/{name}/{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(path)
+    rng = np.random.default_rng(0)
+    clips = VideoClips(tmp_path, exclude=["one"])
+    drawn = [clips.frame(rng) for _ in range(20)]
+    assert {value for found in drawn for value in np.unique(found[1])} == {0, 2}
+    for _ in range(20):
+        clip = clips.sample(rng, 3, 48, 2, 1)
+        assert clip is None or clip.labels.max() <= 1
+    (_, labels) = VideoClips(tmp_path, exclude=["cup"]).frame(rng)
+    assert set(np.unique(labels)) == {0, 1}
 
 
 def test_affine_takes_the_centre_to_the_target() -> None:

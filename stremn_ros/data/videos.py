@@ -13,7 +13,7 @@ from stremn_ros.data.clip import Clip, affine, compact, large, recolor, twin, wa
 from stremn_ros.data.files import BrokenFiles, pattern_weight
 from stremn_ros.errors import InputError
 from stremn_ros.imaging.listing import list_folders, list_images
-from stremn_ros.imaging.mask_reading import read_mask
+from stremn_ros.imaging.mask_reading import VOID, read_mask, video_labels
 from stremn_ros.imaging.video import read_image
 
 Images = list[NDArray[np.uint8]]
@@ -81,7 +81,7 @@ class VideoClips:
         pairs = self.sequences[self.names[int(rng.choice(len(self.names), p=self.weights))]]
         image_path, mask_path = pairs[int(rng.integers(len(pairs)))]
         with self.broken.handled() as handled:
-            image, labels = read_image(image_path), read_mask(mask_path).labels()[0]
+            image, (labels,) = read_image(image_path), _labels(pairs, [mask_path])
             if image.shape[:2] != labels.shape:
                 raise InputError(
                     f"{mask_path}: image {image.shape[:2]} and mask {labels.shape} differ"
@@ -121,7 +121,7 @@ class VideoClips:
             indices = indices[::-1]
         with self.broken.handled() as handled:
             images = [read_image(pairs[i][0]) for i in indices]
-            masks = [read_mask(pairs[i][1]).labels()[0] for i in indices]
+            masks = _labels(pairs, [pairs[i][1] for i in indices])
             shapes = {image.shape[:2] for image in images} | {mask.shape for mask in masks}
             if len(shapes) > 1:
                 raise InputError(f"{name}: frames and masks of different sizes {sorted(shapes)}")
@@ -168,3 +168,14 @@ class VideoClips:
             rng.bit_generator.state = state
             recolored.append(recolor(rng, frame, 0.15))
         return Clip(np.stack(recolored), kept, name)
+
+
+def _labels(pairs: Sequence[tuple[Path, Path]], paths: Sequence[Path]) -> list[NDArray[np.uint8]]:
+    """The labels of some masks of a sequence.
+
+    Where one has 255, the first mask shows as well what that is: in it most objects are there.
+    """
+    masks = [read_mask(path) for path in paths]
+    if not any(VOID in mask.ids for mask in masks):
+        return [mask.values for mask in masks]
+    return video_labels([read_mask(pairs[0][1]), *masks])[1:]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,21 @@ class Mask:
             )
         note = f"the {here} pixels of 255 beside the ids {ids[:-1]} are of no object"
         return np.where(void, np.uint8(0), self.values), (*self.notes, note)
+
+
+def video_labels(masks: Sequence[Mask]) -> list[Labels]:
+    """The objects of the masks of one video, in all of which a value means the same.
+
+    A mask with nothing but the 255 that surrounds objects in the others holds no object.
+
+    Raises:
+        InputError: as ``Mask.labels``.
+    """
+    flat = np.concatenate([mask.values.ravel() for mask in masks])
+    labels, _ = Mask(flat[None], path=masks[0].path).labels()
+    ends = np.cumsum([mask.values.size for mask in masks])[:-1]
+    parts = np.split(labels[0], ends)
+    return [part.reshape(mask.values.shape) for part, mask in zip(parts, masks)]
 
 
 def _inverted(values: Labels) -> tuple[str, ...]:
