@@ -186,7 +186,7 @@ class ClickSegmenter:
         Raises:
             InputError: it is no object, or not the one that the hints show.
         """
-        more = "give more points, a box or a polygon, or send a mask to seed_mask"
+        more = "give more points, a box, a polygon or a mask"
         if not mask.any():
             raise InputError(f"no object was found with these hints: {more}")
         extent = max(cv2.boundingRect(mask)[2:])
@@ -194,7 +194,7 @@ class ClickSegmenter:
         for x, y in place.inside.astype(int):
             if not _include(mask, x, y, reach):
                 raise InputError(
-                    f"what was found does not contain the inside point ({x}, {y}): {more}"
+                    f"what was found does not contain the point ({x}, {y}) on the object: {more}"
                 )
         mask = keep_parts(mask & place.allowed, place.inside)
         share = float(mask.mean())
@@ -204,7 +204,9 @@ class ClickSegmenter:
             )
         for x, y in place.outside.astype(int):
             if not _exclude(mask, x, y, reach, place.inside):
-                raise InputError(f"what was found contains the outside point ({x}, {y}): {more}")
+                raise InputError(
+                    f"what was found contains the point ({x}, {y}) beside the object: {more}"
+                )
         if quality < REFUSED:
             raise InputError(
                 f"there is probably no object here: the mask that was found has a predicted IoU of "

@@ -155,9 +155,14 @@ LEFT[:, :32] = 1
         (EMPTY, 0.9, {"inside": [(20, 20)]}, "no object was found"),
         (EMPTY, 0.9, {"box": (8, 8, 30, 30)}, "no object was found"),
         (FULL, 0.9, {"inside": [(20, 20)]}, "fills 100% of the image"),
-        (LEFT, 0.9, {"inside": [(50, 20)]}, "does not contain the inside point (50, 20)"),
-        (LEFT, 0.9, {"inside": [(9, 9), (50, 20)]}, "does not contain the inside point (50, 20)"),
-        (LEFT, 0.9, {"inside": [(9, 9)], "outside": [(12, 30)]}, "the outside point (12, 30)"),
+        (LEFT, 0.9, {"inside": [(50, 20)]}, "contain the point (50, 20) on the object"),
+        (LEFT, 0.9, {"inside": [(9, 9), (50, 20)]}, "contain the point (50, 20) on the object"),
+        (
+            LEFT,
+            0.9,
+            {"inside": [(9, 9)], "outside": [(12, 30)]},
+            "the point (12, 30) beside the object",
+        ),
         (LEFT, REFUSED - 0.01, {"inside": [(9, 9)]}, "a predicted IoU of 0.29"),
     ],
 )
@@ -165,7 +170,7 @@ def test_what_is_no_object_is_refused_with_the_reason(mask, quality, hints, reas
     with pytest.raises(InputError) as caught:
         red(quality).make(frame_of(mask), **hints)
     assert reason in str(caught.value)
-    assert "give more points, a box or a polygon" in str(caught.value)
+    assert "give more points, a box, a polygon" in str(caught.value)
 
 
 def test_what_is_an_object_is_not_refused():
@@ -222,7 +227,7 @@ def test_only_the_part_with_the_click_is_kept():
     ("hints", "reason"),
     [
         ({}, "nothing says where the object is"),
-        ({"outside": [(3, 3)]}, "points_outside alone are not enough"),
+        ({"outside": [(3, 3)]}, "points beside the object alone are not enough"),
         ({"inside": [(64, 3)]}, "lies outside the image"),
         ({"inside": [(float("nan"), 3)]}, "lies outside the image"),
         ({"inside": [(3, 3, 3)]}, r"a list of (x, y) pairs"),
@@ -230,7 +235,10 @@ def test_only_the_part_with_the_click_is_kept():
         ({"box": (60, 0, 10, 5)}, "reaches outside the image"),
         ({"box": (0, 0, 9, 9), "inside": [(20, 20)]}, "lies outside the given box"),
         ({"box": (0, 0, float("nan"), 9)}, "four numbers are wanted"),
-        ({"inside": [(20, 20)], "outside": [(20, 20)]}, "is given as inside and as outside"),
+        (
+            {"inside": [(20, 20)], "outside": [(20, 20)]},
+            "is given as on the object and as beside it",
+        ),
     ],
 )
 def test_bad_hints_are_refused_before_the_network_runs(hints, reason):

@@ -107,7 +107,7 @@ def test_a_node_makes_masks_with_the_model_and_refuses_what_is_no_object(tmp_pat
         point = [Point32(x=320.0, y=180.0)]
         answer = peer.call(SeedObject, "/stremn/seed_object", points_inside=point)
         assert not answer.success
-        assert "give more points, a box or a polygon" in answer.message
+        assert "give more points, a box, a polygon" in answer.message
         assert list(answer.tracked_ids) == [1]
         assert peer.segment(frame)[0].shape == truth.shape
 

@@ -200,7 +200,10 @@ def test_the_seed_goes_to_the_first_image_that_comes(peer, tmp_path):
         (("--points", "1,2", "--node", "a//b"), "'/a//b' cannot be the name of a node"),
         (("--points", "1,2", "--camera", "l f"), "'l f' cannot be the name of a camera"),
         (("--points", "1,2", "--image-topic", "/a b"), "'/a b' cannot be the name of a topic"),
-        (("--points", "900,2"), "/stremn refused: points_inside: (900, 2) lies outside the image"),
+        (
+            ("--points", "900,2"),
+            "/stremn refused: points on the object: (900, 2) lies outside the image",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(peer, words, says):

@@ -616,6 +616,10 @@ def test_a_frame_that_cannot_be_decoded_is_left_out_and_named(tmp_path: Path) ->
         ({"frame": 0, "id": 300, "box": [1, 1, 9, 9]}, "ids are 1..255"),
         ({"frame": 0, "id": 1, "box": [1, 1, 9]}, r"box has 3 entries, a list of four"),
         ({"frame": 0, "id": 1, "box": [70, 1, 40, 9]}, "reaches outside the image"),
+        (
+            {"frame": 0, "id": 1, "points": [[90, 1]]},
+            r"seed 1: points on the object: \(90, 1\) lies",
+        ),
         ({"frame": 0, "id": 1, "poligon": [[1, 1]]}, "did you mean polygon"),
         ({"frame": "first", "id": 1, "box": [1, 1, 9, 9]}, "it takes whole numbers"),
         ({"frame": 0, "id": 1, "mask": "absent.png"}, "absent.png"),

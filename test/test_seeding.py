@@ -109,8 +109,11 @@ def test_an_object_at_the_border():
 
 
 BAD = {
-    "nothing": ({}, r"nothing says where the object is: give a box, a polygon .* or points_inside"),
-    "outside only": ({"outside": [(3, 3)]}, "points_outside alone are not enough"),
+    "nothing": (
+        {},
+        r"nothing says where the object is: give a box, a polygon .* or points on the object",
+    ),
+    "outside only": ({"outside": [(3, 3)]}, "points beside the object alone are not enough"),
     "box beside": ({"box": (400, 10, 20, 20)}, r"x 400\.\.420.*outside the image.* 320 x 240"),
     "box over the edge": ({"box": (300, 10, 21, 20)}, r"x 300\.\.321"),
     "box above": ({"box": (10, -1, 21, 20)}, r"y -1\.\.19"),
@@ -125,12 +128,15 @@ BAD = {
         {"box": (5, 5, 30, 30), "polygon": [(200, 100), (250, 100), (220, 150)]},
         "do not overlap",
     ),
-    "point out": ({"inside": [(320, 10)]}, r"points_inside: \(320, 10\) lies outside the image"),
+    "point out": (
+        {"inside": [(320, 10)]},
+        r"points on the object: \(320, 10\) lies outside the image",
+    ),
     "nan": ({"inside": [(np.nan, 10)]}, r"\(nan, 10\) lies outside"),
-    "inf": ({"box": (9, 9, 90, 90), "outside": [(np.inf, 1)]}, "points_outside.*inf"),
+    "inf": ({"box": (9, 9, 90, 90), "outside": [(np.inf, 1)]}, "points beside the object.*inf"),
     "point beside box": (
         {"box": (5, 5, 30, 30), "inside": [(100, 100)]},
-        r"inside point \(100, 100\) lies outside the given box",
+        r"point \(100, 100\) on the object lies outside the given box",
     ),
     "box of nan": ({"box": (np.nan, 1, 2, 3)}, r"the box is \(nan, .*four numbers are wanted"),
     "endless box": ({"box": (0, 0, np.inf, 3)}, "four numbers are wanted"),
@@ -140,10 +146,10 @@ BAD = {
     "box is a number": ({"box": 5}, "four numbers are wanted"),
     "both": (
         {"inside": [(20, 30), (50.2, 60)], "outside": [(9, 9), (50.9, 60)]},
-        r"the point \(50, 60\) is given as inside and as outside",
+        r"the point \(50, 60\) is given as on the object and as beside it",
     ),
     "generator": ({"inside": (point for point in [(1, 2)])}, r"a list of \(x, y\) pairs"),
-    "not pairs": ({"inside": [(1, 2, 3)]}, r"points_inside: a list of \(x, y\) pairs"),
+    "not pairs": ({"inside": [(1, 2, 3)]}, r"points on the object: a list of \(x, y\) pairs"),
 }
 
 
@@ -157,7 +163,7 @@ def test_bad_hints_are_refused_in_words(name):
 
 def test_an_empty_result_is_an_error_that_says_what_to_try():
     frame = np.full((120, 160, 3), 90, np.uint8)
-    with pytest.raises(InputError, match=r"no object was found.*points_inside.*seed_mask"):
+    with pytest.raises(InputError, match=r"no object was found.*points on the object.*or a mask"):
         make_mask(frame, box=(40, 30, 60, 50))
 
 

@@ -36,6 +36,8 @@ SCALED = (1.08, 0.95)
 # each: below it 6 masks of IoU 0.01 to 0.62, above it 5 of 0.47 to 0.78; with boxes 4 of 0.20 to
 # 0.66, and 7 of 0.57 to 0.80.
 DOUBTFUL = 0.75
+# in words, as each way to give them has other names: `points`, --points, points_inside, a click
+ON, BESIDE = "points on the object", "points beside the object"
 
 
 def make_mask(
@@ -72,7 +74,7 @@ def make_mask(
     if allowed.all() and not len(place.inside) and not len(place.outside):
         raise InputError(
             "the box or polygon covers the whole image, so that nothing shows the background: "
-            "draw it closer around the object, or add points_outside"
+            "draw it closer around the object, or add points beside it"
         )
     return _cut(frame, allowed, place.inside, place.outside, iterations)
 
@@ -103,14 +105,13 @@ def check_hints(
     """The hints of `make_mask`, or an InputError that says what is wrong with them."""
     check_frame(frame)
     height, width = frame.shape[:2]
-    inside_points = _points(inside, "points_inside", width, height)
-    outside_points = _points(outside, "points_outside", width, height)
+    inside_points = _points(inside, ON, width, height)
+    outside_points = _points(outside, BESIDE, width, height)
     corners = _points(polygon, "the polygon", width, height)
     if box is None and not len(corners) and not len(inside_points):
         raise InputError(
-            "nothing says where the object is: give a box, a polygon of 3 or more points, or "
-            "points_inside"
-            + (" (points_outside alone are not enough)" if len(outside_points) else "")
+            f"nothing says where the object is: give a box, a polygon of 3 or more points, or {ON}"
+            + (f" ({BESIDE} alone are not enough)" if len(outside_points) else "")
         )
     allowed = np.ones((height, width), np.uint8)
     if box is not None:
@@ -130,11 +131,12 @@ def check_hints(
     for column, row in inside_points.astype(int):
         if (outside_points.astype(int) == (column, row)).all(axis=1).any():
             raise InputError(
-                f"the point ({column}, {row}) is given as inside and as outside: give it once"
+                f"the point ({column}, {row}) is given as on the object and as beside it: give it "
+                "once"
             )
         if not allowed[row, column]:
             raise InputError(
-                f"the inside point ({column}, {row}) lies outside the given box or polygon"
+                f"the point ({column}, {row}) on the object lies outside the given box or polygon"
             )
     return Place(inside_points, outside_points, box, allowed)
 
@@ -160,7 +162,7 @@ def agreement(
             as in `make_mask`.
     """
     height, width = frame.shape[:2]
-    points = _points(inside, "points_inside", width, height)
+    points = _points(inside, ON, width, height)
     corners = _points(polygon, "the polygon", width, height)
     box = None if box is None else _check_box(box, width, height)
     own = np.asarray(mask) > 0
@@ -309,7 +311,7 @@ def _cut(
     if likely < 9 or likely > trimap.size - 9:
         raise InputError(
             "the hints leave too few pixels of the object or of the background: give a larger box "
-            "with some background around it, or send a mask to seed_mask"
+            "with some background around it, or a mask"
         )
     found = _grab_cut(small, trimap, iterations)
     if not points_only and not len(inside) and found.sum() < TOO_LITTLE * place.sum():
@@ -334,7 +336,7 @@ def _cut(
     if not mask.any():
         raise InputError(
             "no object was found with these hints: its colors may be those of the background; "
-            "give points_inside, a closer box, or send a mask to seed_mask"
+            f"give {ON}, a closer box, or a mask"
         )
     return mask
 
