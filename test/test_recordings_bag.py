@@ -448,6 +448,40 @@ def test_types_as_the_first_recorders_of_ros_2_wrote_them(tmp_path: Path) -> Non
     assert all(np.array_equal(image_read.decode_rgb(m), f) for (_, m, _), f in zip(own, frames))
 
 
+def test_messages_of_types_that_nothing_defines_are_copied_or_told(tmp_path: Path) -> None:
+    frames = scenes(4)
+    bag = write_bag(tmp_path / "drive", "sqlite3", camera("sqlite3", frames))
+    with contextlib.closing(sqlite3.connect(file_of(bag))) as database:
+        database.execute("INSERT INTO topics VALUES(9, '/own', 'own_msgs/msg/Own', 'cdr', '', '')")
+        database.executemany(
+            "INSERT INTO messages(topic_id, timestamp, data) VALUES(9, ?, ?)",
+            [(when, b"\0\1\0\0" + bytes([n] * 9)) for n, when in enumerate(stamps(4))],
+        )
+        # rosbag2 before 2023 kept no definitions
+        database.execute("DROP TABLE message_definitions")
+        database.execute("UPDATE schema SET schema_version = 3")
+        database.commit()
+    seeds = seeds_file(tmp_path, {"frame": 0, "mask": truth(0)})
+    result = label(job_of(file_of(bag), seeds, tmp_path / "out", formats=("mcap", "bag")))
+    (said,) = result["tracks"][0]["problems"]
+    assert "messages of own_msgs/msg/Own, does not define that type" in said
+    assert "--format bag writes it again" in said
+    assert "/own" not in messages(tmp_path / "out" / "mcap" / "drive")
+    with AnyReader([tmp_path / "out" / "bag" / "drive"]) as reader:
+        (connection,) = reader.topics["/own"].connections
+        assert connection.msgtype == "own_msgs/msg/Own"
+        found = [(when, bytes(data)) for _, when, data in reader.messages([connection])]
+        assert len(reader.topics["/stremn/mask"].connections) == 1
+        assert len(reader.topics[TOPIC].connections) == 1
+    assert found == [(when, b"\0\1\0\0" + bytes([n] * 9)) for n, when in enumerate(stamps(4))]
+    assert (
+        label(job_of(file_of(bag), seeds, tmp_path / "bag", formats=("bag",)))["tracks"][0][
+            "problems"
+        ]
+        == []
+    )
+
+
 def test_what_was_recorded_live_is_replaced(tmp_path: Path) -> None:
     live = camera("mcap", [np.zeros(SIZE, np.uint8)] * 3, "/stremn/mask", "mono8")
     records = camera("mcap", scenes(3)) + live

@@ -35,6 +35,7 @@ VERSION: Literal[8] = 8  # of rosbag2's metadata: Humble reads it, too
 OBJECTS = "stremn_interfaces/msg/ObjectArray"
 OBJECT = "stremn_interfaces/msg/TrackedObject"
 LABEL_INFO = "vision_msgs/msg/LabelInfo"
+_NO_HASH = f"RIHS01_{0:064x}"
 HEADER, TIME = "std_msgs/msg/Header", "builtin_interfaces/msg/Time"
 
 # vision_msgs 4.1, which may not be installed
@@ -313,21 +314,22 @@ def write_bags(
         InputError: nothing can be written there.
     """
     path = Path(tracks[0].recording)
-    why = ""
+    why: dict[str, str] = {}
     try:
         if "mcap" in formats:
-            why = write_again(path, tracks, out / "mcap" / name, work)
-        if "bag" in formats and not why:
+            why["mcap"] = write_again(path, tracks, out / "mcap" / name, work)
+        if "bag" in formats:
             storage = storage_of(path)
             ending = ".bag" if storage is Storage.ROS1 else ""
-            why = write_again(path, tracks, out / "bag" / f"{name}{ending}", work, storage)
-        if why:
+            target = out / "bag" / f"{name}{ending}"
+            why["bag"] = write_again(path, tracks, target, work, storage)
+        if why.get("mcap", why.get("bag")):
             for track in tracks:
                 copy_bag(sidecar_folder(track, out, False), sidecar_folder(track, out, True))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
     shutil.rmtree(work, ignore_errors=True)
-    return tracks[0].told(why)
+    return tracks[0].told("; ".join(dict.fromkeys(text for text in why.values() if text)))
 
 
 def write_again(
@@ -369,7 +371,17 @@ def write_again(
                 for c in reader.connections
                 if c.topic not in new
             ]
-            convert = _conversions(own, reader, writer)
+            known_types = reader.typestore.fielddefs
+            unknown = [c for c in own if reader.is2 and c.msgtype not in known_types]
+            if unknown and storage is not Storage.SQLITE3:
+                more = "; --format bag writes it again as it is"
+                return (
+                    f"{recording} has messages of {unknown[0].msgtype}, does not define that type, "
+                    "and MCAP files need it: the labels are written alone"
+                    + (more if storage_of(recording) is Storage.SQLITE3 else "")
+                )
+            convert = _conversions([c for c in own if c not in unknown], reader, writer)
+            convert.update({(c.id, c.owner): (_undefined(c, writer), bytes) for c in unknown})
             # the messages by our own reader, as rosbags may pass over some (``HealthyBag``)
             bag = HealthyBag(recording)
             stack.callback(bag.close)
@@ -406,6 +418,23 @@ def _conversions(connections: Sequence[Any], reader: Any, writer: Any) -> dict[A
     with contextlib.redirect_stdout(io.StringIO()):  # it tells what it converts
         places, converters = create_connections_converters(connections, None, reader, writer)
     return {(c.id, c.owner): (places[c.id, c.owner], converters[c.msgtype]) for c in connections}
+
+
+def _undefined(connection: Any, writer: Any) -> Any:
+    """The connection in a writer of sqlite3 for messages that are copied byte for byte, as nobody
+    knows their type's definition."""
+    for made in writer.connections:
+        if (made.topic, made.msgtype) == (connection.topic, connection.msgtype):
+            return made
+    writer.added_types.add(connection.msgtype)  # so that it gets no empty definition
+    return writer.add_connection(
+        connection.topic,
+        connection.msgtype,
+        msgdef="",
+        rihs01=connection.digest or _NO_HASH,
+        serialization_format=connection.ext.serialization_format,
+        offered_qos_profiles=connection.ext.offered_qos_profiles,
+    )
 
 
 def _stream(reader: Any, convert: dict[Any, Any]) -> Iterator[tuple[int, Any, Any]]:
