@@ -20,11 +20,13 @@ from torch import Tensor
 from stremn_ros.errors import InputError, ModelError
 from stremn_ros.files import sha256, write_text, write_with
 from stremn_ros.forking import note_use
+from stremn_ros.mappings import build
 from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.network.clicks import ClickNetwork, ClicksConfig
 from stremn_ros.network.conv_lstm import ConvLstm, ConvLstmConfig
 from stremn_ros.network.flow_prediction import FlowPredictionConfig, FlowPredictionNetwork
 from stremn_ros.network.prediction import PredictionConfig, PredictionNetwork
+from stremn_ros.options import SegmenterOptions
 from stremn_ros.resources import shared_places
 from stremn_ros.text_files import read_yaml
 
@@ -100,11 +102,17 @@ class ModelSpec:
         defaults: values for the segmenter where its caller names none (slots, update_rule,
             processing_size).
         digests: sha256 of the files of weights, by name; a file without one is not checked.
+        path: of the file.
     """
 
     network: SegmentationConfig
     defaults: Mapping[str, Any]
     digests: Mapping[str, str]
+    path: Path
+
+    def options(self) -> SegmenterOptions:
+        """The segmenter's options by the defaults; ModelError names the one that cannot be."""
+        return build(SegmenterOptions, self.defaults, f"{self.path}: defaults", ModelError)
 
 
 def read_config(folder: Path) -> ModelSpec:
@@ -112,7 +120,7 @@ def read_config(folder: Path) -> ModelSpec:
     path = folder / CONFIG
     values = read_model_config(path, SEGMENTATION)
     network = SegmentationConfig.from_mapping(values["network"])
-    return ModelSpec(network, values["defaults"], read_digests(path, values))
+    return ModelSpec(network, values["defaults"], read_digests(path, values), path)
 
 
 @dataclass(frozen=True)

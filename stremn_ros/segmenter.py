@@ -22,15 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stremn_ros.errors import CapacityError, InputError, ModelError, UnknownObjectError
+from stremn_ros.errors import CapacityError, InputError, UnknownObjectError
 from stremn_ros.frame_reader import FrameReader
 from stremn_ros.imaging.checks import check_frame, check_name
 from stremn_ros.imaging.masks import checked_mask, drop_small_parts, label_mask
 from stremn_ros.imaging.sizes import fitted_size, whole_number
-from stremn_ros.mappings import build
 from stremn_ros.memory import ObjectMemory, SlotMemory
 from stremn_ros.memory.inspection import look_inside
-from stremn_ros.model_folder import CONFIG, find_model, load_network
+from stremn_ros.model_folder import find_model, load_network
 from stremn_ros.object_states import ObjectStates
 from stremn_ros.options import TUNABLES, OptionAttribute, SegmenterOptions
 from stremn_ros.results import MAX_ID
@@ -114,8 +113,7 @@ class Segmenter:
         network, spec = load_network(folder)
         stages = make_stages(network, runtime, device, folder, auto_build)
         given = {key: value for key, value in options.items() if value is not None}
-        where = f"{folder / CONFIG}: defaults"
-        made = cls(stages, build(SegmenterOptions, spec.defaults, where, ModelError), **given)
+        made = cls(stages, spec.options(), **given)
         stages.prepare(fitted_size(made.options.processing_size, (9, 16)))
         return made
 

@@ -52,7 +52,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "spatial": {"errors", "imaging"},
     "network": {"errors", "imaging", "mappings", "memory"},
     "snapshot": GROUND | {"model_folder", "network"},
-    "model_folder": {"errors", "files", "forking", "network", "resources", "text_files"},
+    "model_folder": {
+        *("errors", "files", "forking", "mappings", "network", "options", "resources"),
+        "text_files",
+    },
     "runtime": LIBRARY - {"snapshot"},
     "gating": {"network"},
     "frame_reader": {"gating", "imaging", "memory", "network", "options", "runtime"},

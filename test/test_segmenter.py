@@ -576,8 +576,10 @@ def test_defaults_of_a_model_that_cannot_be_are_named(tmp_path: Path, line: str,
     folder = copy_model(tmp_path)
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text[: text.index("defaults:")] + f"defaults: {{{line}}}\n")
-    with pytest.raises(ModelError, match=rf"config\.yaml: defaults: .*{said}"):
-        Segmenter.load(str(folder))
+    # of whoever needs them: a segmenter, or an export for its processing size
+    for read in (lambda: Segmenter.load(str(folder)), lambda: read_config(folder).options()):
+        with pytest.raises(ModelError, match=rf"config\.yaml: defaults: .*{said}"):
+            read()
 
 
 def test_a_model_may_be_given_as_a_path() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stremn_ros.cli.options import announce, counted, first_mask, size
-from stremn_ros.errors import InputError, ModelError
+from stremn_ros.errors import InputError
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -129,17 +129,11 @@ def _int8(folder: Path, clips: list[tuple[str, str]], frames: int) -> None:
 
 def _tensorrt(folder: Path, wanted: int | tuple[int, int] | None) -> int:
     from stremn_ros.imaging.sizes import fitted_size
-    from stremn_ros.mappings import build
-    from stremn_ros.model_folder import CONFIG, read_config
-    from stremn_ros.options import SegmenterOptions
+    from stremn_ros.model_folder import read_config
     from stremn_ros.runtime.building.builder import build_tensorrt
     from stremn_ros.runtime.tensorrt.stages import PLANS, plan_folder
 
-    if wanted is None:
-        where = f"{folder / CONFIG}: defaults"
-        own = build(SegmenterOptions, read_config(folder).defaults, where, ModelError)
-        wanted = own.processing_size
-    size = fitted_size(wanted, (9, 16))
+    size = fitted_size(wanted or read_config(folder).options().processing_size, (9, 16))
     build_tensorrt(folder, size, _tell)
     print(
         f"{counted(len(PLANS), 'plan')} for {size[0]}x{size[1]} in {plan_folder(folder, size)}; "
