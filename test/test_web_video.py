@@ -344,7 +344,10 @@ def test_a_webcam_drops_what_it_cannot_follow(
     with pytest.raises(InputError, match="no camera 3"):
         CameraFrames(3)
     segmenter.reset()
-    source = VideoSource(CameraFrames(0), "webcam", segmenter)
+    camera = CameraFrames(0)
+    time.sleep(0.1)
+    assert camera.dropped == 0, "nobody has asked for one yet"
+    source = VideoSource(camera, "webcam", segmenter)
     try:
         assert not source.abilities & {"seek", "step", "export"}
         picture = wait_until(lambda: source.newest, "a picture")
@@ -360,9 +363,12 @@ def test_a_webcam_drops_what_it_cannot_follow(
         wait_until(lambda: source.status()["dropped"] > 0, "dropped frames")
         assert len(source._records) <= 1, "a stream without an end is not kept"
         do(source, "pause")
-        number = source.newest.number
+        number, dropped = source.newest.number, source.status()["dropped"]
         time.sleep(0.2)
         assert source.newest.number <= number + 1
+        assert source.status()["dropped"] == dropped, "nobody wanted them"
+        do(source, "play")
+        wait_until(lambda: source.status()["dropped"] > dropped, "dropped frames")
     finally:
         source.close()
 

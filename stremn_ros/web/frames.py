@@ -23,9 +23,10 @@ CACHED_BYTES = 192 * 2**20  # of frames that were read, for going back
 
 class Frames(Protocol):
     """Frames by number. `count` is 0 where it is not known; `live`: only the next one can be had,
-    whatever its number."""
+    whatever its number; `paused`: nobody wants the next one now, so that none counts as dropped."""
 
     live: bool
+    paused: bool
     fps: float
     count: int
     dropped: int
@@ -67,6 +68,7 @@ class VideoFrames:
         self._path = path
         frames = open_frames(path)
         self.fps, self.count, self.dropped = frames.fps, frames.count, 0
+        self.paused = True
         self.problem = ""
         self._ended = self._interrupted = False
         self._next, self._reading = 0, self._from(0)
@@ -137,6 +139,7 @@ class CameraFrames:
     def __init__(self, number: int) -> None:
         self._capture = cv2.VideoCapture(number)
         self.count = self.dropped = 0
+        self.paused = True
         self.fps = 30.0
         self._newest: NDArray[np.uint8] | None = None
         self._taken = 0  # when the frame was that `get` gave
@@ -159,7 +162,7 @@ class CameraFrames:
                 if not done or frame is None:
                     self._ended = True
                 else:
-                    self.dropped += self._newest is not None
+                    self.dropped += self._newest is not None and not self.paused
                     self._newest = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
                 self._condition.notify_all()
             if self._ended:

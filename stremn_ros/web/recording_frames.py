@@ -32,7 +32,7 @@ class RecordingFrames:
 
     def __init__(self, path: Path, index: Index) -> None:
         self._source: Source = open_source(path, index)
-        self.count, self.dropped = len(self._source), 0
+        self.count, self.dropped, self.paused = len(self._source), 0, True
         steps = np.diff(index.stamps)
         step = float(np.median(steps[steps > 0])) / 1e9 if (steps > 0).any() else 1.0 / 30.0
         self.fps = min(max(1.0 / step, SLOWEST), FASTEST)

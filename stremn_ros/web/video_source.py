@@ -116,6 +116,14 @@ class VideoSource:
     def newest(self) -> Picture | None:
         return self._newest
 
+    @property
+    def _playing(self) -> bool:
+        return not self._frames.paused
+
+    @_playing.setter
+    def _playing(self, on: bool) -> None:
+        self._frames.paused = not on
+
     def listen(self, changed: Callable[[], None]) -> None:
         self._changed = changed
 
