@@ -77,6 +77,9 @@ def test_label_info_names_the_values_of_the_mask():
         (7, "object 7"),
     ]
     assert (info.header, info.threshold) == (HEADER, 0.5)
+    info = to_label_info(TYPES, HEADER, [3, 5], {5: "object 3"}, 0.5)
+    names = [item.class_name for item in info.class_map]
+    assert names == ["background", "object 3 (without a name)", "object 3"]
 
 
 @pytest.fixture

@@ -786,6 +786,25 @@ def test_coco_cvat_and_label_studio_hold_the_same_masks(drive: Path, tmp_path: P
     assert boxes[0]["height"] == pytest.approx(100 * (np.ptp(ys) + 1) / SIZE[0], abs=1e-3)
 
 
+def test_an_object_without_a_name_is_called_as_no_other_one(drive: Path, tmp_path: Path) -> None:
+    labels = scene(4, SIZE)[1]
+    seeds = seeds_file(
+        tmp_path,
+        {"frame": 4, "id": DISC, "name": f"object {SQUARE}", "mask": labels},
+        {"frame": 4, "id": SQUARE, "mask": labels},
+    )
+    out = tmp_path / "out"
+    label(job_of(drive, seeds, out, formats=("coco", "cvat", "label-studio")))
+    names = {f"object {SQUARE}", f"object {SQUARE} (without a name)"}
+    coco = json.loads((out / "coco" / "drive.json").read_text())
+    assert {category["name"] for category in coco["categories"]} == names
+    root = ElementTree.parse(out / "cvat" / "drive.xml").getroot()
+    assert {track.get("label") for track in root.findall("track")} == names
+    task = json.loads((out / "label_studio" / "drive.json").read_text())[0]
+    found = task["predictions"][0]["result"]
+    assert {part["value"]["labels"][0] for part in found} == names
+
+
 def shown_in(boxes: list[dict[str, Any]], frames: int) -> list[int]:
     """The frames in which Label Studio shows a region (isInLifespan of its VideoRegion)."""
     shown = []

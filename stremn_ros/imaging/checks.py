@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,18 @@ def check_name(name: str) -> None:
         raise InputError(
             f"the name {name!r} has {wrong[0]!r} in it, which cannot be printed: leave it out"
         )
+
+
+def name_of(object_id: int, names: Mapping[int, str]) -> str:
+    """An object's name; `object N` for one without, made longer where another one is called so.
+
+    Args:
+        names: of all objects that have one, by id.
+    """
+    name = names.get(object_id) or f"object {object_id}"
+    while not names.get(object_id) and name in names.values():
+        name += " (without a name)"
+    return name
 
 
 def _printable(letter: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stremn_ros.imaging.checks import name_of
 from stremn_ros.messages.spatial import Detection3DTypes
 from stremn_ros.results import ObjectState, TrackedObject
 
@@ -155,12 +156,10 @@ def to_label_info(
 ) -> Any:
     """A LabelInfo: the values of ~/mask and the class ids of ~/detections with their names.
 
-    An object without a name is called `object N`; 0 is `background`. score: below which an
-    object does not count as seen.
+    Names: see ``imaging.checks.name_of``; 0 is `background`. score: below which an object does
+    not count as seen.
     """
     info = types.label_info(header=header, threshold=float(score))
-    for number, name in [(0, "background"), *((n, names.get(n, "")) for n in sorted(ids))]:
-        info.class_map.append(
-            types.vision_class(class_id=number, class_name=name or f"object {number}")
-        )
+    for number, name in [(0, "background"), *((n, name_of(n, names)) for n in sorted(ids))]:
+        info.class_map.append(types.vision_class(class_id=number, class_name=name))
     return info

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from stremn_ros.imaging.checks import name_of
 from stremn_ros.imaging.palette import PALETTE
 
 # sensor_msgs/PointField
@@ -137,7 +138,7 @@ class MarkerBuilder:
         An object whose position is predicted keeps its name and arrow and has no box.
 
         Args:
-            objects: of the tracker. names: by id; an object without one is called `object N`.
+            objects: of the tracker. names: by id; see ``imaging.checks.name_of``.
         """
         now = self._clock()
         slow = min(3.0 * (now - self._built), _LONGEST)  # else they would blink
@@ -147,7 +148,7 @@ class MarkerBuilder:
         for item in objects:
             if item.position is None:
                 continue
-            made = [self._name(types, header, item, names.get(item.id, ""))]
+            made = [self._name(types, header, item, name_of(item.id, names))]
             if item.oriented_box is not None:
                 made.append(self._box(types, header, item))
             if item.velocity is not None and np.linalg.norm(item.velocity) >= _SLOWEST:
@@ -183,7 +184,7 @@ class MarkerBuilder:
         _set_point(marker.pose.position, item.position)
         height = 0.05 if item.box is None else min(max(0.25 * max(item.box.size), 0.03), 0.3)
         marker.scale.z = height  # of a capital letter
-        marker.text = name or f"object {item.id}"
+        marker.text = name
         return marker
 
     def _arrow(self, types: MarkerTypes, header: Any, item: Any) -> Any:

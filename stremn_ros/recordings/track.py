@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from stremn_ros.errors import InputError
 from stremn_ros.files import write_bytes, write_json
+from stremn_ros.imaging.checks import name_of
 from stremn_ros.imaging.masks import decode_mask, encode_mask
 from stremn_ros.mappings import build
 from stremn_ros.recordings.plan import Pass, Section, SeedPoint, make_sections
@@ -156,8 +157,8 @@ class Track:
         return sorted({object_id for point in self.seeds for object_id in point.ids})
 
     def name_of(self, object_id: int) -> str:
-        """An object's name; `object N` for one without."""
-        return self._names.get(object_id) or f"object {object_id}"
+        """See ``imaging.checks.name_of``."""
+        return name_of(object_id, self._names)
 
     @cached_property
     def _names(self) -> dict[int, str]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from stremn_ros import privacy
 from stremn_ros.errors import InputError, StremnError
+from stremn_ros.imaging.checks import name_of
 from stremn_ros.imaging.palette import PALETTE
 from stremn_ros.web.source import Picture, Source
 
@@ -112,7 +113,8 @@ class RerunLog:
     def _tell_names(self, name: str, seen: list[Mapping[str, Any]]) -> None:
         """The objects' names and colors, where some are new."""
         known = self._known.setdefault(name, {})
-        now = {item["id"]: str(item.get("name") or f"object {item['id']}") for item in seen}
+        given = {item["id"]: str(item["name"]) for item in seen if item.get("name")}
+        now = {item["id"]: name_of(item["id"], given) for item in seen}
         if now.items() <= known.items():
             return
         known.update(now)
