@@ -23,7 +23,7 @@ from launch.actions import (
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
-from stremn_ros.client.launching import number, reader
+from stremn_ros.client.launching import full_namespace, number, reader
 from stremn_ros.demo.assets import RATE, START_FRAME, WIDTH, demo_video
 
 SHARE = get_package_share_directory("stremn_ros")
@@ -115,6 +115,8 @@ def _actions(context: LaunchContext) -> list:
                     "seed",
                     "--mask",
                     mask,
+                    "--node",
+                    f"{full_namespace(context)}/stremn",
                     "--image-topic",
                     IMAGE_TOPIC,
                     "--replace",

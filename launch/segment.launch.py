@@ -181,7 +181,7 @@ def _web(value: Value, node: str, cameras: dict[str, str]) -> list:
 def _image_of(value: Value, topic: str) -> str:
     """The full name of the topic that the node's images come on."""
     if not topic.startswith("/"):
-        topic = f"{value('namespace').strip('/')}/{topic}"
+        topic = f"{value('namespace')}/{topic}"
     return (
         "/" + topic.strip("/") + ("/compressed" if value("image_transport") == "compressed" else "")
     )
@@ -202,8 +202,8 @@ def _actions(context: LaunchContext) -> list:
     executable, words, also = "segment_node", [], []
     if value("predict") == "true":
         executable, also = "segment_predict_node", [f"{name}_predict"]
-        namespace = "/" + value("namespace").strip("/")
-        words = ["-r", f"__node:={value('node_name')}_predict", "-r", f"__ns:={namespace}"]
+        words = ["-r", f"__node:={value('node_name')}_predict"]
+        words += ["-r", f"__ns:={value('namespace') or '/'}"]
         words += ["-r", f"image:={shown}", "-p", f"model:={value('predict_model')}"]
     node = lifecycle_node(
         value,

@@ -161,6 +161,49 @@ def test_arguments_become_parameters_of_their_types(given: dict, wanted: object)
         assert f"RuntimeError: {wanted}" in done.stderr
 
 
+SCOPED = """
+from stremn_ros.client import launching
+given = {"namespace": NAMESPACE, "node_name": "stremn", "params_file": __file__, "enclave": "",
+         "fastdds_profile": "", "log_level": "info", "respawn": "true", "autostart": "true"}
+if AROUND:
+    given["ros_namespace"] = AROUND
+class Argument:
+    def __init__(self, name, default=None):
+        self.name, self.default = name, default
+    def perform(self, context):
+        return given[self.name] if self.default is None else given.get(self.name, self.default)
+launching.LaunchConfiguration = Argument
+launching.lifecycle_node(launching.reader(None), "segment_node", {}, [], also=["/other"])
+given.clear()
+handler = launching.OnProcessStart.call_args.kwargs["on_start"]
+handler(sys.modules["unittest.mock"].MagicMock(pid=1), None)
+print([call.kwargs["cmd"][3] for call in launching.ExecuteProcess.call_args_list],
+      launching.Node.call_args.kwargs["namespace"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("around", "namespace", "full"),
+    [
+        ("", "", ""),
+        ("", "robot/", "/robot"),
+        ("/robot1", "", "/robot1"),
+        ("robot1", "eyes", "/robot1/eyes"),
+        ("/robot1", "/eyes", "/eyes"),
+    ],
+)
+def test_the_arguments_of_a_group_are_gone_when_the_process_starts(
+    tmp_path: Path, around: str, namespace: str, full: str
+) -> None:
+    """And what it pushes is part of the name. With stand-ins of `launch`."""
+    script = tmp_path / "scoped.py"
+    script.write_text(f"{STAND_INS}AROUND, NAMESPACE = {around!r}, {namespace!r}\n{SCOPED}")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.stdout.strip() == f"['{full}/stremn', '/other'] {full}".strip(), done.stderr
+
+
 # ---------------------------------------------------------------- with launch
 
 RUN = """
@@ -275,6 +318,48 @@ def test_both_nodes_are_activated_in_one_process(launched, tmp_path) -> None:
     for name in ("stremn", "stremn_predict"):
         launch.wait_for(f"[{name}]: active: waiting for images on /image")
     assert "process has finished cleanly" in launch.interrupt()
+
+
+GROUP = """
+from launch import LaunchDescription
+from launch.actions import GroupAction, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import PushRosNamespace
+def generate_launch_description():
+    included = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource({path!r}), launch_arguments={arguments!r})
+    return LaunchDescription([GroupAction([{before} included])])
+"""
+
+
+@needs_launch
+@pytest.mark.parametrize(
+    ("before", "given", "full"),
+    [
+        ("", {}, ""),
+        ("PushRosNamespace('robot1'),", {}, "/robot1"),
+        ("PushRosNamespace('/fleet'), PushRosNamespace('robot1'),", {}, "/fleet/robot1"),
+        ("PushRosNamespace('robot1'),", {"namespace": "eyes/"}, "/robot1/eyes"),
+        ("PushRosNamespace('robot1'),", {"namespace": "/eyes"}, "/eyes"),
+    ],
+)
+def test_a_group_around_the_launch_file(launched, tmp_path, before, given, full) -> None:
+    """As other people include it: the arguments of a group are gone when the process starts, and
+    what the group pushes is part of the node's name."""
+    model = tiny_prediction_model(tmp_path / "tiny")
+    arguments = {"model": str(TINY), "predict": "true", "predict_model": str(model), **given}
+    arguments |= {"web": "true", "web_port": "0"}
+    outer = tmp_path / "outer.launch.py"
+    path = str(ROOT / "launch" / "segment.launch.py")
+    outer.write_text(GROUP.format(path=path, before=before, arguments=list(arguments.items())))
+    launch = launched(outer)
+    for name in (f"{full}/stremn", f"{full}/stremn_predict"):
+        logger = name.strip("/").replace("/", ".")
+        launch.wait_for(f"[{logger}]: active: waiting for images on {full}/image")
+    launch.wait_for("stremn view: open http://127.0.0.1:")
+    log = launch.interrupt()
+    assert "Caught exception" not in log
+    assert log.count("process has finished cleanly") >= 4
 
 
 @needs_launch

@@ -84,8 +84,25 @@ def shared_arguments(params_file: str, node_name: str) -> list[DeclareLaunchArgu
 
 
 def reader(context: LaunchContext) -> Value:
-    """Reads the launch arguments."""
-    return lambda name: str(LaunchConfiguration(name).perform(context))
+    """Reads the launch arguments; the namespace is the full one, as `full_namespace` says."""
+
+    def value(name: str) -> str:
+        text = str(LaunchConfiguration(name).perform(context))
+        return full_namespace(context, text) if name == "namespace" else text
+
+    return value
+
+
+def full_namespace(context: LaunchContext, namespace: str = "") -> str:
+    """A namespace below what PushRosNamespace set around the launch file, as launch_ros joins them.
+
+    Of `robot1` around it, and `eyes`: /robot1/eyes. `/eyes` stays as it is. Empty: the root.
+    """
+    around = str(LaunchConfiguration("ros_namespace", default="").perform(context))
+    if not namespace.startswith("/"):
+        namespace = f"{around}/{namespace}"
+    inner = namespace.strip("/")
+    return f"/{inner}" if inner else ""
 
 
 def parameter_arguments(node: str, names: Iterable[str]) -> list[DeclareLaunchArgument]:
@@ -190,6 +207,8 @@ def lifecycle_node(
     if value("autostart") != "true":
         return [*environment, node]
     command = [sys.executable, "-m", "stremn_ros.client.bring_up"]
+    # read now: when the process starts, the arguments of a group around it are gone already
+    names = (full_name(value), *also)
     security = ["--ros-args", *enclave] if enclave else []
     started = RegisterEventHandler(
         OnProcessStart(
@@ -201,7 +220,7 @@ def lifecycle_node(
                     name="bring_up",
                     output="screen",
                 )
-                for name in (full_name(value), *also)
+                for name in names
             ],
         )
     )
