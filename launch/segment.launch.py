@@ -9,6 +9,7 @@ ros2 launch stremn_ros segment.launch.py image_topic:=/camera/color/image_raw \\
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 
@@ -204,7 +205,8 @@ def _actions(context: LaunchContext) -> list:
         executable, also = "segment_predict_node", [f"{name}_predict"]
         words = ["-r", f"__node:={value('node_name')}_predict"]
         words += ["-r", f"__ns:={value('namespace') or '/'}"]
-        words += ["-r", f"image:={shown}", "-p", f"model:={value('predict_model')}"]
+        words += ["-r", f"image:={shown}"]
+        words += ["-p", f"model:={json.dumps(value('predict_model'))}"]  # 2026 is no number
     node = lifecycle_node(
         value,
         executable,

@@ -288,6 +288,10 @@ def test_both_nodes_run_in_one_process(model, tmp_path):
 
     words = ["--predict=-p", f"--predict=model:={json.dumps(model)}", "--ros-args"]
     words += ["-p", f"model:={json.dumps(str(TINY_MODEL))}", "-p", "runtime:=torch"]
+    # of the camera and the clock: they hold for both, but what the second is given wins
+    words += ["-p", "image_transport:=compressed", "-p", "use_sim_time:=true", "-p", "device:=cpu"]
+    words += ["-p", "image_reliability:=reliable"]
+    words[:0] = ["--predict=-p", "--predict=image_reliability:=best_effort"]
     command = [sys.executable, "-m", "stremn_ros.nodes.segment_predict_node", *words]
     log = tmp_path / "log"
     with log.open("wb") as out:
@@ -304,6 +308,11 @@ def test_both_nodes_run_in_one_process(model, tmp_path):
             assert peer.transition("activate", name), log.read_text()
         assert peer.get_parameter("model", NODE) == model
         assert peer.get_parameter("model", "/stremn") == str(TINY_MODEL)
+        assert peer.get_parameter("image_transport", NODE) == "compressed"
+        assert peer.get_parameter("use_sim_time", NODE) is True
+        assert peer.get_parameter("device", NODE) == "cpu"
+        assert peer.get_parameter("image_reliability", NODE) == "best_effort"
+        assert log.read_text().count("waiting for images on /image/compressed") == 2
     finally:
         peer.close()
         process.terminate()
