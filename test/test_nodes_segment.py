@@ -32,6 +32,7 @@ from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_srvs.srv import SetBool, Trigger
 
 from stremn_interfaces.srv import RemoveObject, SeedMask, SeedObject
+from stremn_ros.client.bring_up import BringUpError, bring_up
 from stremn_ros.imaging import visualization
 from stremn_ros.messages import compressed_read, image_read, image_write
 from stremn_ros.nodes.segment_node import SegmentNode
@@ -849,7 +850,14 @@ def test_shutdown_from_every_state(model, connected, state):
         assert "segmenter" not in [thread.name for thread in threading.enumerate()]
         answer = peer.call(Trigger, f"/{name}/reset")
         assert not answer.success
-        assert "not configured" in answer.message
+        # no remedy that cannot work: nothing configures it any more
+        told = [answer.message, node._state_report().message]
+        with pytest.raises(BringUpError) as refused:
+            bring_up(peer, f"/{name}", 60.0)
+        for text in (*told, str(refused.value)):
+            assert "was shut down (finalized)" in text
+            assert "start it again" in text
+            assert "lifecycle set" not in text
     finally:
         spinning.stop()
         node.destroy_node()

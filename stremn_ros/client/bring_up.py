@@ -77,7 +77,12 @@ def bring_up(
             state = answer.current_state.id
             if state == State.PRIMARY_STATE_ACTIVE:
                 return
-            if state == State.PRIMARY_STATE_FINALIZED or (refused and state == asked_in):
+            if state == State.PRIMARY_STATE_FINALIZED:
+                raise BringUpError(
+                    f"'{node}' was shut down (finalized), from where no transition leads: end its "
+                    "process and start it again"
+                )
+            if refused and state == asked_in:
                 raise BringUpError(
                     f"'{node}' could not {what}: its log says why. Mend that and launch again, or "
                     f"`ros2 lifecycle set {node} {what}`"

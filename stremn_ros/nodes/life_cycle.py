@@ -37,6 +37,10 @@ from stremn_ros.stream.settings import IntakeSettings
 THREADS = 3
 SWITCH_INTERVAL = 0.0005  # seconds
 TWIN_PERIOD = 1.0  # seconds between two looks for a node of the same name
+SHUT_DOWN = (
+    "the node was shut down (finalized), from where no transition leads: end its process and start "
+    "it again"
+)
 
 
 class Stream(Protocol):
@@ -82,6 +86,7 @@ class NetworkNode(LifecycleNode):
         self._streams: Sequence[Stream] = ()
         self._configured = False
         self._ending = False  # the process received a stop signal
+        self._finalized = False  # shut down by its lifecycle, from where no transition leads
         self._failure = ""  # why the last configure failed
         self._doing = ("", 0.0)  # what configure is at, and since when
         self._twin = False  # another node has this one's name
@@ -216,6 +221,7 @@ class NetworkNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """From any state."""
         self.release()
+        self._finalized = True
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -248,6 +254,8 @@ class NetworkNode(LifecycleNode):
 
     def _unready(self) -> str:
         """Why a service call cannot be answered yet, and what to do."""
+        if self._finalized:
+            return SHUT_DOWN
         doing = self._doing[0]
         reason = f" (it failed: {self._failure})" if self._failure else ""
         if doing:
@@ -258,7 +266,9 @@ class NetworkNode(LifecycleNode):
         )
 
     def _state_report(self) -> Report:
-        """Of a node that has no network yet."""
+        """Of a node that has no network."""
+        if self._finalized:
+            return Report(OK, SHUT_DOWN, {})
         doing, since = self._doing
         if doing:
             spent = time.monotonic() - since
