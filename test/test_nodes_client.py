@@ -132,6 +132,19 @@ def test_a_box_and_points_and_a_polygon(peer):
     assert "/stremn refused: the mask of object" in done.stderr
 
 
+def test_a_wait_for_ever(peer):
+    """No clock of the operating system counts that far."""
+    for timeout in ("inf", "1e300"):
+        done = seed("--box", "24,36,52,52", "--timeout", timeout)
+        assert done.returncode == 0, done.stderr
+    endless = SegmentClient(timeout=float("inf"))
+    try:
+        assert endless.connect() == "active"
+        assert endless.reset().success
+    finally:
+        endless.close()
+
+
 @pytest.mark.parametrize("reliability", list(ReliabilityPolicy)[1:3])
 @pytest.mark.parametrize("kind", [Image, CompressedImage])
 def test_the_first_image_of_a_camera_of_any_kind(peer, client, reliability, kind):

@@ -22,6 +22,7 @@ from stremn_ros.nodes.spinning import Spinning
 Result = TypeVar("Result")
 
 AGAIN = 1.0  # seconds until a question that may be asked twice is asked again
+LONGEST = 1e8  # seconds that a wait may take at once, for a clock that counts not much farther
 GREETING = 10.0  # seconds that a node may take to answer the first question; then on without
 
 
@@ -184,7 +185,7 @@ def _answer(
         ask(left).add_done_callback(answers.put)
         left = max(0.0, end - time.monotonic())
         with contextlib.suppress(Empty):
-            return answers.get(timeout=left if repeat is None else min(left, repeat)).result()
+            return answers.get(timeout=min(left, repeat or LONGEST)).result()
     raise StremnError(
         f"{name} did not answer within {timeout:g} s. It may still do what was asked: look at "
         "its log or its objects before you ask again, or wait longer"
