@@ -132,6 +132,28 @@ def test_a_box_and_points_and_a_polygon(peer):
     assert "/stremn refused: the mask of object" in done.stderr
 
 
+def test_a_box_replaces_the_objects_of_a_node_that_takes_no_more(peer, client):
+    """It said `max_objects`, though all of them were to be forgotten."""
+    crowd = np.zeros((120, 160), np.uint8)
+    for number in range(8):
+        y, x = divmod(number, 4)
+        crowd[5 + 90 * y : 20 + 90 * y, 5 + 40 * x : 30 + 40 * x] = number + 1
+    assert client.seed_mask(crowd, list("abcdefgh")).success
+    done = seed("--box", "24,36,52,52")
+    assert done.returncode == 2
+    assert "max_objects" in done.stderr
+    done = seed("--box", "900,36,52,52", "--replace")
+    assert done.returncode == 2
+    assert len(followed(peer)[1]) == 8, "a seed that is refused forgets nothing"
+    done = seed("--box", "24,36,52,52", "--replace", "--name", "cup")
+    assert done.returncode == 0, done.stderr
+    assert list(followed(peer)[1].values()) == ["cup"]
+    assert client.seed_mask(crowd, list("abcdefgh"), replace=True).success
+    done = seed("--box", "24,36,52,52", "--replace", "--id", "77")
+    assert done.returncode == 0, done.stderr
+    assert followed(peer)[1] == {77: ""}
+
+
 def test_a_wait_for_ever(peer):
     """No clock of the operating system counts that far."""
     for timeout in ("inf", "1e300"):

@@ -115,15 +115,18 @@ def _seed(client: Any, labels: Any, options: argparse.Namespace) -> Any:
         names = options.name.split(",") if options.name else []
         answer = client.seed_mask(labels, names, replace=options.replace, **choice)
     else:
-        answer = client.seed_object(
-            options.name,
-            options.id,
-            box=options.box,
-            polygon=options.polygon or (),
-            inside=options.points or (),
-            outside=options.outside or (),
-            **choice,
-        )
+        hints = {
+            "box": options.box,
+            "polygon": options.polygon or (),
+            "inside": options.points or (),
+            "outside": options.outside or (),
+        }
+        answer = client.seed_object(options.name, options.id, **hints, **choice)
+        others = set(answer.tracked_ids) - {options.id}
+        if options.replace and "max_objects" in answer.message and not answer.success and others:
+            # its mask is good, and those that are to be forgotten have all the places
+            client.remove(min(others))
+            answer = client.seed_object(options.name, options.id, **hints, **choice)
         if options.replace and answer.success:
             for other in set(answer.tracked_ids) - set(answer.ids):
                 answer.tracked_ids = client.remove(other).tracked_ids
