@@ -23,6 +23,27 @@ def core():
         yield camera._core
 
 
+def test_masks_at_the_rate_of_a_camera_do_not_fill_the_log() -> None:
+    """A detector that publishes each of its masks; it was a line for each."""
+    with own_node(f"model:={TINY_MODEL}", "device:=cpu", "log_period:=3600.0") as node:
+        node.trigger_configure()
+        node.trigger_activate()
+        (camera,) = node._cameras
+        core, lines = camera._core, []
+        camera._write = lambda severity, text: lines.append((severity, text))
+        core.on_frame(image_message(scene(0, SIZE)[0], 10**9))
+        wait_for(core.idle, "the frame")
+        both = scene(0, SIZE)[1]
+        for count, labels in enumerate([both] * 5 + [both * np.uint8(both == DISC)] * 5, 1):
+            core.seed_later(image_message(labels, 10**9, "mono8"))
+            wait_for(lambda count=count: core._by_topic[True] == count, "the seed")
+        assert [text.split(",")[0] for severity, text in lines if severity == "info"] == [
+            "seeded objects 1",
+            "seeded object 1",
+        ]
+        assert core.report().values["seeds by topic"].startswith("10 ")
+
+
 def seed(core, mask: np.ndarray):
     core.reset()
     return core.seed_mask(image_message(mask, 0, "mono8"))

@@ -143,7 +143,7 @@ class Camera:
             segmenter,
             publish=self._publish,
             log=self._log,
-            seeded=self._tell,
+            seeded=self._tell_of_topic,
             settings=self._settings,
             masks=masks,
             seed_buffer=values["seed_buffer"],
@@ -338,6 +338,13 @@ class Camera:
             self._write_log("info", answer.message)
         else:  # a program may call wrongly a hundred times a second
             self._log("warning", f"refused: {alike(answer.message)}", answer.message)
+
+    def _tell_of_topic(self, answer: Answer) -> None:
+        """As `_tell`, of what came by a topic: a detector may publish each of its masks."""
+        if answer.success:
+            self._log("info", f"seeded {answer.ids}", answer.message)
+        else:
+            self._tell(answer)
 
     def _answer(self, response: Any, work: Callable[[SegmentCore], Answer]) -> Answer:
         """Runs a service on the core and fills what all responses share."""
