@@ -712,3 +712,28 @@ def test_export_of_a_video_that_is_missing_is_refused_first(tmp_path, capsys, mo
     assert main([*arguments, "--mask", str(tmp_path / "none.png")]) == 2
     assert "none.png: no such file or folder" in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "says"),
+    [
+        ("clicks_lite0", ("onnx", "--int8"), "clicks_lite0 is a model for clicks: plans of"),
+        ("predict_rgb", ("onnx", "--int8"), "predict_rgb is a model for prediction: plans of"),
+        ("predict_rgb", ("tensorrt",), "leave out --int8, and export it with --runtime onnx"),
+        (TINY, ("onnx", "--int8"), "mask.png: is 20x30 (rows x columns), the frames are 96x160"),
+    ],
+)
+def test_export_of_what_cannot_be_is_refused_first(
+    model, words, says, tmp_path, capsys, monkeypatch
+):
+    """And not after the export, which takes minutes."""
+    monkeypatch.setenv("STREMN_CACHE", str(tmp_path / "cache"))
+    runtime, *given = words
+    if given:
+        (tmp_path / "frames").mkdir()
+        write_image(tmp_path / "frames" / "0.png", np.zeros((96, 160, 3), np.uint8))
+        write_label_png(tmp_path / "mask.png", np.ones((20, 30), np.uint8))
+        given += [str(tmp_path / "frames"), "--mask", str(tmp_path / "mask.png")]
+    assert main(["export", str(model), "--runtime", runtime, *given]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()

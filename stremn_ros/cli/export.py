@@ -57,10 +57,18 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     announce(f"loading {options.model}")
-    from stremn_ros.model_folder import find_model, weights_of
+    from stremn_ros.imaging.video import open_frames
+    from stremn_ros.model_folder import CONFIG, SEGMENTATION, find_model, read_task, weights_of
 
     folder = find_model(options.model)
     weights_of(folder)
+    # all that can be wrong is looked at before the minutes that an export takes
+    task = read_task(folder / CONFIG)
+    if task != SEGMENTATION and (options.runtime == "tensorrt" or options.int8):
+        raise InputError(
+            f"{options.model} is a model for {task}: plans of TensorRT and int8 are for those that "
+            "follow objects; leave out --int8, and export it with --runtime onnx"
+        )
     videos, masks = options.int8 or [], options.mask or []
     if options.frames < 1:
         raise InputError(f"--frames is {options.frames}; it must be 1 or more")
@@ -69,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
             f"--int8 names {counted(len(videos), 'video')}, --mask {counted(len(masks), 'mask')}: "
             "each video needs the mask of its first frame"
         )
-    for path in (*videos, *masks):  # before the minute that an export takes
+    for path in (*videos, *masks):
         if not os.path.exists(path):
             raise InputError(f"{path}: no such file or folder")
     if options.runtime == "tensorrt":
@@ -78,6 +86,10 @@ def _run(options: argparse.Namespace) -> int:
         return _tensorrt(folder, options.size)
     if options.size is not None:
         raise InputError("--size is for tensorrt: an ONNX export works at every size")
+    clips = [
+        (video, first_mask(mask, open_frames(video)))
+        for video, mask in zip(videos, masks, strict=True)
+    ]
     from stremn_ros.runtime.building.builder import build_onnx
     from stremn_ros.runtime.onnx.export import checked_files, entry_folder
 
@@ -89,12 +101,13 @@ def _run(options: argparse.Namespace) -> int:
         f"{counted(len(files), 'stage')} in {entry_folder(folder)}; the largest difference "
         f"from PyTorch is {worst:.2g}"
     )
-    if videos:
-        _int8(folder, list(zip(videos, masks, strict=True)), options.frames)
+    if clips:
+        _int8(folder, clips, options.frames)
     return 0
 
 
-def _int8(folder: Path, clips: list[tuple[str, str]], frames: int) -> None:
+def _int8(folder: Path, clips: list[tuple[str, Any]], frames: int) -> None:
+    """clips: videos, each with the mask of its first frame."""
     import itertools
 
     from stremn_ros.imaging.video import WhatComes, open_frames
@@ -108,11 +121,10 @@ def _int8(folder: Path, clips: list[tuple[str, str]], frames: int) -> None:
     recording = segmenter.wrap_stages(lambda _: RecordingStages(network, folder))
     for video, mask in clips:
         _tell(f"recording {video}")
-        source = open_frames(video)
-        readable = WhatComes(source)
+        readable = WhatComes(open_frames(video))
         images = itertools.islice(readable, frames)
         segmenter.reset()
-        segmenter.seed(next(images), first_mask(mask, source))
+        segmenter.seed(next(images), mask)
         for image in images:
             segmenter.step(image)
         if readable.error is not None:
