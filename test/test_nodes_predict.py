@@ -52,10 +52,10 @@ class Stream:
         self.stamp = 100 * SECOND
         self.core.activate()
 
-    def send(self, frame, step=STEP):
+    def send(self, frame, step=STEP, frame_id="camera"):
         self.stamp += step
         count = len(self.results)
-        self.core.on_frame(image_message(frame, self.stamp))
+        self.core.on_frame(image_message(frame, self.stamp, frame_id=frame_id))
         wait_for(self.core.idle, "the frame to be used")
         return self.results[-1] if len(self.results) > count else None
 
@@ -79,6 +79,23 @@ def test_stamps_are_of_the_time_predicted_for(stream):
     assert stream.send(moving_frames(7)[-1]).stamp == stream.stamp + 5 * STEP
     assert stream.core.report().level == OK
     assert stream.core.report().message == "predicting"
+
+
+def test_images_of_another_camera_are_no_movement(stream):
+    """Of the same size and on the same topic: what is seen is predicted from what it sees."""
+    frames = moving_frames(12)
+    for frame in frames[:5]:
+        result = stream.send(frame)
+    assert result.image is not None
+    result = stream.send(frames[5], frame_id="rear")
+    assert (result.image, result.error) == (None, None)
+    assert "of the frame 'camera' and are now of 'rear'" in stream.core.report().message
+    for frame in frames[6:9]:
+        result = stream.send(frame, frame_id="rear")
+    assert result.image is not None
+    stream.core.reset()
+    assert stream.send(frames[9]).image is None
+    assert "it was reset" in stream.core.report().message
 
 
 @pytest.mark.parametrize(

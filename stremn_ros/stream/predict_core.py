@@ -122,6 +122,7 @@ class PredictCore(FrameCore):
         self._reset_reason = ""  # why the predictor is to forget before the next frame
         self._since = ""  # why it started again the last time
         self._last_stamp = 0
+        self._camera = ""  # frame_id of the last frame
         self._steps: deque[int] = deque(maxlen=PACE_FRAMES)  # nanoseconds between frames
         self._state = self._look()
         self._worker.add(self)
@@ -174,7 +175,7 @@ class PredictCore(FrameCore):
         predictor = self._predictor
         with self._condition:
             reason, self._reset_reason = self._reset_reason, ""
-        reason = reason or self._break_in_time(frame) or self._other_size(rgb)
+        reason = reason or self._break_in_time(frame) or self._other_view(frame, rgb)
         if reason:
             predictor.reset()
             self._steps.clear()
@@ -220,9 +221,15 @@ class PredictCore(FrameCore):
             )
         return ""
 
-    def _other_size(self, rgb: NDArray[np.uint8]) -> str:
-        before = self._predictor.frame_size
-        if before is None or before == rgb.shape[:2]:
+    def _other_view(self, frame: Frame, rgb: NDArray[np.uint8]) -> str:
+        """Where the frame is of another camera than those before, or of another size."""
+        before, camera = self._predictor.frame_size, self._camera
+        self._camera = str(frame.message.header.frame_id)
+        if before is None:
+            return ""
+        if camera != self._camera:
+            return f"the images were of the frame {camera!r} and are now of {self._camera!r}"
+        if before == rgb.shape[:2]:
             return ""
         return f"the images were {before[1]}x{before[0]} and are now {rgb.shape[1]}x{rgb.shape[0]}"
 
