@@ -421,13 +421,19 @@ def test_a_webcam_that_is_unplugged_is_said(
 # ---------------------------------------------------------------- the command
 
 
-def test_wrong_arguments_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_said(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for words, says in (
         ([], "say what to show"),
         (["a.mp4", "--node", "/stremn"], "say what to show"),
         ([str(tmp_path / "none.mp4")], "no such file"),
         (["a.mp4", "--port", "70000"], "--port is 70000"),
         (["a.mp4", "--host", "http://x"], "is no address"),
+        # which would be left out of account
+        ([str(clip), "--camera", "left"], "--camera is for --node"),
+        ([str(clip), "--image-topic", "/left"], "--image-topic is for a node or a recording"),
+        (["0", "--image-topic", "/left"], "and 0 is none"),
     ):
         assert main(["view", *words]) == 2
         assert says in capsys.readouterr().err

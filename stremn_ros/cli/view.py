@@ -87,6 +87,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     if (not options.video) == (options.node is None):
         raise InputError("say what to show: a video, a folder, a webcam's number, or --node NAME")
+    if options.camera and options.node is None:
+        raise InputError("--camera is for --node; of a recording --image-topic shows one camera")
     if not 0 <= options.port <= 65535:
         raise InputError(f"--port is {options.port}: 1 to 65535, or 0 for a free one")
     try:
@@ -119,12 +121,15 @@ def _file(options: argparse.Namespace, closing: contextlib.ExitStack) -> dict[st
 
     live = options.video.isdecimal() and not os.path.exists(options.video)
     path = None if live else Path(options.video)
+    indexes = {} if path is None else _cameras_of(path, options.image_topic)
+    if options.image_topic and not indexes and (path is None or path.exists()):
+        raise InputError(f"--image-topic is for a node or a recording, and {options.video} is none")
     # before the model is loaded, which takes a while
     opened: dict[str, Any] = {}
     with contextlib.ExitStack() as failing:
         if path is None:
             opened[""] = CameraFrames(int(options.video))
-        elif indexes := _cameras_of(path, options.image_topic):
+        elif indexes:
             from stremn_ros.web.recording_frames import RecordingFrames
 
             for topic, index in indexes.items():
