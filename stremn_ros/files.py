@@ -14,7 +14,6 @@ import select
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 from stremn_ros.errors import InputError

@@ -153,8 +153,8 @@ class Segmenter:
             cells: look at about this many of the frame's cells, evenly spread; 0 for all. The cost
                 is that of an attention from so many cells.
         """
-        affinity = self._reader.stages.config.affinity
-        return look_inside(self.memory, self._reader.query_key, affinity, labels, cells)
+        config, key = self._reader.stages.config, self._reader.query_key
+        return look_inside(self.memory, key, config.affinity, labels, cells, config.read_cells)
 
     @property
     def runtime_name(self) -> str:

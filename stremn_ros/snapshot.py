@@ -214,11 +214,13 @@ class Snapshot:
 def fingerprint(network: SegmentationNetwork) -> str:
     """SHA-256 over an architecture and its weights, as hexadecimal digits; takes a moment.
 
-    Without the scorer: it makes nothing that is remembered, it only chooses.
+    Without the scorer, and without how many cells are read: they make nothing that is remembered.
     """
     weights = network.state_dict()
     used = {name: weights[name] for name in weights if not name.startswith(SCORER_PREFIX)}
-    return _digest({"config": dict(network.config.to_mapping())}, used)
+    config = network.config.to_mapping()
+    del config["read_cells"]
+    return _digest({"config": config}, used)
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

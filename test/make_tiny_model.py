@@ -59,6 +59,7 @@ def main() -> None:
                 Phase(300, frames=5, size=96, batch=8, slots=3, video_share=0.0, two_objects=0.5),
             ],
             network={
+                "read_cells": 16,
                 "encoder": "tiny",
                 "template_channels": 32,
                 "key_channels": 16,

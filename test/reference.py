@@ -64,15 +64,19 @@ def fusion(cell: dict[str, np.ndarray], x_i: np.ndarray, x_j: np.ndarray, filter
     return (1 - z) * x_j + z * n
 
 
-def read(query: np.ndarray, keys: np.ndarray, values: np.ndarray, affinity: str) -> np.ndarray:
-    """Eq. 10 without the concatenation: query [HW, C], keys [M, C], values [M, D]."""
+def read(
+    query: np.ndarray, keys: np.ndarray, values: np.ndarray, affinity: str, nearest: int = 0
+) -> np.ndarray:
+    """Eq. 10 without the concatenation: query [HW, C], keys [M, C], values [M, D]; of all cells or
+    of the nearest ones."""
     out = np.zeros((len(query), values.shape[1]))
     for n, q in enumerate(query):
         if affinity == "dot":
             score = keys @ q
         else:
             score = -((keys - q) ** 2).sum(axis=1)
-        out[n] = softmax(score / np.sqrt(query.shape[1])) @ values
+        taken = np.argsort(-score)[: nearest or len(score)]
+        out[n] = softmax(score[taken] / np.sqrt(query.shape[1])) @ values[taken]
     return out
 
 

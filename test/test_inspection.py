@@ -24,23 +24,24 @@ def load(**options: object) -> Segmenter:
     return Segmenter.load(str(TINY_MODEL), device="cpu", processing_size=(64, 96), **options)
 
 
+@pytest.mark.parametrize("nearest", [0, 4])
 @pytest.mark.parametrize("affinity", ["dot", "l2"])
-def test_attention_of_slots_is_that_of_the_read(affinity: str) -> None:
+def test_attention_of_slots_is_that_of_the_read(affinity: str, nearest: int) -> None:
     """With values that name their slot, the read of Eq. 10 is the share of each slot."""
     rng = np.random.default_rng(0)
     cells, slots = 12, 3
     query, keys = rng.normal(size=(cells, 5)), rng.normal(size=(slots * cells, 5))
     one_hot = np.repeat(np.eye(slots), cells, axis=0)
     ours = slot_attention(
-        torch.from_numpy(query), torch.from_numpy(keys)[None], None, cells, affinity
+        torch.from_numpy(query), torch.from_numpy(keys)[None], None, cells, affinity, nearest
     )
     np.testing.assert_allclose(
-        ours[0].numpy(), reference.read(query, keys, one_hot, affinity), atol=1e-10
+        ours[0].numpy(), reference.read(query, keys, one_hot, affinity, nearest), atol=1e-10
     )
     mask = torch.zeros(1, 1, slots * cells, dtype=torch.float64)
     mask[..., cells:] = -torch.inf
     only = slot_attention(
-        torch.from_numpy(query), torch.from_numpy(keys)[None], mask, cells, affinity
+        torch.from_numpy(query), torch.from_numpy(keys)[None], mask, cells, affinity, nearest
     )
     np.testing.assert_allclose(only[0, :, 0], 1.0)
 

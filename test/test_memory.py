@@ -94,25 +94,29 @@ def test_fusion_begins_near_keeping_j() -> None:
     assert (cell(x_i, x_j) - x_j).abs().mean() < 0.25 * x_j.abs().mean()
 
 
+@pytest.mark.parametrize("nearest", [0, 1, 5, 36, 50])
 @pytest.mark.parametrize("affinity", ["dot", "l2"])
-def test_read_is_eq_10(affinity: str) -> None:
+def test_read_is_eq_10(affinity: str, nearest: int) -> None:
+    """Of all cells, or of the nearest ones alone."""
     rng = np.random.default_rng(4)
     query, keys, values = rand(rng, 2, 12, CK), rand(rng, 2, 36, CK), rand(rng, 2, 36, CV)
-    ours = space_time_read(*map(torch.from_numpy, (query, keys, values)), affinity=affinity)
+    given = map(torch.from_numpy, (query, keys, values))
+    ours = space_time_read(*given, affinity=affinity, nearest=nearest)
     for n in range(2):
-        expected = reference.read(query[n], keys[n], values[n], affinity)
+        expected = reference.read(query[n], keys[n], values[n], affinity, nearest)
         np.testing.assert_allclose(ours[n].numpy(), expected, atol=1e-10)
 
 
-def test_read_ignores_masked_cells() -> None:
+@pytest.mark.parametrize("nearest", [0, 7, 30])
+def test_read_ignores_masked_cells(nearest: int) -> None:
     rng = np.random.default_rng(5)
     query, keys, values = (
         torch.from_numpy(rand(rng, 1, n, c)) for n, c in ((12, CK), (36, CK), (36, CV))
     )
     mask = torch.zeros(1, 1, 36, dtype=torch.float64)
     mask[..., 24:] = -torch.inf
-    masked = space_time_read(query, keys, values, mask, "l2")
-    short = space_time_read(query, keys[:, :24], values[:, :24], None, "l2")
+    masked = space_time_read(query, keys, values, mask, "l2", nearest)
+    short = space_time_read(query, keys[:, :24], values[:, :24], None, "l2", nearest)
     torch.testing.assert_close(masked, short)
 
 

@@ -317,6 +317,8 @@ def test_extra_planes_change_the_features(name: str) -> None:
         ({"sensory_channels": True}, "whole numbers"),
         ({"sensory_channels": -1}, "0..4096"),
         ({"sensory_channels": 5000}, "0..4096"),
+        ({"read_cells": -1}, "0..4096"),
+        ({"read_cells": True}, "whole numbers"),
         ({"memory_encoder": "none"}, "image"),
         ({"affinity": "selective", "key_source": "template"}, "key_source image"),
     ],

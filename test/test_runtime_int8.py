@@ -146,7 +146,7 @@ def test_the_recorder_keeps_what_either_graph_would_have_had(cache: Path) -> Non
         first = {stage: samples[stage][0] for stage in STAGES}
         assert first["segment"].keys() == {"image", "keys", "values", "bias"}
         assert first["object"].keys() == {
-            "weights", "values", "skip16", "skip8", "skip4",
+            "weights", "places", "values", "skip16", "skip8", "skip4",
         }  # fmt: skip
         assert first["segment"]["image"].shape[0] == 1
         network, _ = load_network(TINY_MODEL)
@@ -173,9 +173,12 @@ def test_samples_of_both_graphs_are_of_the_same_object(cache: Path) -> None:
         image, keys, bias = (torch.from_numpy(one[name]) for name in ("image", "keys", "bias"))
         with torch.no_grad():
             key = network.encode_query(image).key
-        weights = plain_weights(key, keys, bias, config.affinity, config.key_channels)
+        weights, places = plain_weights(
+            key, keys, bias, config.affinity, config.key_channels, config.read_cells
+        )
         found = part["weights"].reshape(weights.shape)
         np.testing.assert_allclose(found, weights.numpy(), atol=1e-5)
+        np.testing.assert_array_equal(part["places"].reshape(places.shape), places.numpy())
         np.testing.assert_array_equal(one["values"], part["values"])
 
 

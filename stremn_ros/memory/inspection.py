@@ -17,14 +17,19 @@ from stremn_ros.memory.similarity import selective_terms
 
 
 def slot_attention(
-    query_key: Tensor, keys: Tensor, mask: Tensor | None, cells: int, affinity: str
+    query_key: Tensor,
+    keys: Tensor,
+    mask: Tensor | None,
+    cells: int,
+    affinity: str,
+    nearest: int = 0,
 ) -> Tensor:
     """How the attention of a read (Eq. 10) divides among the slots.
 
     Args:
         query_key: [n, Ck], keys of n cells of the query.
         keys, mask: [N, M, Ck] and additive [N, 1, M] or None, as ``SlotMemory.contents`` has them;
-            M = slots * cells. affinity: as in ``network.space_time_read``.
+            M = slots * cells. affinity, nearest: as in ``network.space_time_read``.
 
     Returns:
         [N, n, slots]; sums to one over the slots. Holds [N, n, M] for a moment.
@@ -39,6 +44,9 @@ def slot_attention(
     scores = scores / math.sqrt(channels)
     if mask is not None:
         scores = scores + mask
+    if nearest:
+        least = scores.topk(min(nearest, scores.shape[2]), dim=-1).values[..., -1:]
+        scores = scores.masked_fill(scores < least, -math.inf)
     shares: Tensor = scores.softmax(dim=-1).unflatten(2, (-1, cells))
     return shares.sum(dim=-1)
 
@@ -152,12 +160,13 @@ def look_inside(
     affinity: str,
     labels: NDArray[np.uint8] | None = None,
     cells: int = 0,
+    nearest: int = 0,
 ) -> list[ObjectMemory]:
     """What each object's memory holds, and what a frame takes from each slot.
 
     Args:
         key: the frame's query key [1, C, h, w]; None: no frame was seen.
-        affinity: of the network's read. labels, cells: as in ``Segmenter.look_inside``.
+        affinity, nearest: of the network's read. labels, cells: as in ``Segmenter.look_inside``.
     """
     if key is None or not memory.rows:
         return describe(memory)
@@ -166,7 +175,7 @@ def look_inside(
     keys, _, mask = memory.contents()
     query = key[0].flatten(1).T[::step]
     with torch.inference_mode():
-        shares = slot_attention(query, keys, mask, h * w, affinity)
+        shares = slot_attention(query, keys, mask, h * w, affinity, nearest)
     attention = shares.mean(dim=1)
     if labels is not None:
         small = cv2.resize(labels, (w, h), interpolation=cv2.INTER_NEAREST).ravel()[::step]

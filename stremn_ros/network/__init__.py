@@ -7,6 +7,7 @@ from stremn_ros.network.segmentation import (
     Query,
     Seen,
     SegmentationNetwork,
+    nearest_weights,
     space_time_read,
     space_time_weights,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "SegmentationNetwork",
     "aggregate_logits",
     "kept_shares",
+    "nearest_weights",
     "object_probabilities",
     "space_time_read",
     "space_time_weights",

@@ -42,6 +42,8 @@ class SegmentationConfig(NetworkConfig):
         affinity: ``dot`` (Eq. 10), ``l2`` (STCN: negative squared distance) or ``selective``
             (XMem: that distance with a weight for each channel of the query's key, and a factor
             for each cell of the memory).
+        read_cells: so many cells of the memory are read by each cell of a frame: those that are
+            most like it (STCN). 0: all, as in the paper.
         quality: a head that predicts the IoU of each mask, which is then the object's score.
         memory_encoder: ``image`` (the paper: a second image encoder with the masks as further
             inputs) or ``mask`` (the masks and the query's own features).
@@ -64,6 +66,7 @@ class SegmentationConfig(NetworkConfig):
     memory_encoder: str = "image"
     previous_mask: bool = False
     sensory_channels: int = 0
+    read_cells: int = 0
 
     def __post_init__(self) -> None:
         from stremn_ros.network.encoders import ENCODERS
@@ -83,9 +86,10 @@ class SegmentationConfig(NetworkConfig):
                 raise ModelError(f"network.{name} is {value!r}; it must be true or false")
         if self.affinity == "selective" and self.key_source != "image":
             raise ModelError("network.affinity selective needs key_source image")
-        sensory = self.sensory_channels
-        if isinstance(sensory, bool) or not isinstance(sensory, int) or not 0 <= sensory <= 4096:
-            raise ModelError(f"network.sensory_channels is {sensory!r}; it must be 0..4096")
+        for name in ("sensory_channels", "read_cells"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 4096:
+                raise ModelError(f"network.{name} is {value!r}; it must be 0..4096")
         widths = (
             self.template_channels,
             self.key_channels,

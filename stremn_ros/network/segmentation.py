@@ -76,6 +76,7 @@ def space_time_read(
     memory_value: Tensor,
     mask: Tensor | None = None,
     affinity: str = "dot",
+    nearest: int = 0,
 ) -> Tensor:
     """What the memory holds for each query cell (paper, Eq. 10, before the concatenation).
 
@@ -87,10 +88,24 @@ def space_time_read(
         affinity: ``dot`` q.k; ``l2`` -|q - k|^2 (without the query's own norm, which the softmax
             cancels); ``selective`` -s sum_c e_c (q_c - k_c)^2, where query_key is [q, *, e] and
             memory_key [k, s] (XMem, Eq. 2). All are scaled by 1/sqrt(Ck).
+        nearest: each cell reads only so many memory cells, those of the largest affinities (STCN);
+            0 for all.
 
     Returns:
         [N, hw, Cv].
     """
+    if nearest:
+        weights, places = nearest_weights(query_key, memory_key, nearest, mask, affinity)
+        rows, cells = memory_value.shape[:2]
+        places = places + cells * torch.arange(rows, device=places.device)[:, None, None]
+        # no tensor of all the values that are read: that would be as large as the affinities were
+        read = F.embedding_bag(
+            places.flatten(0, 1),
+            memory_value.flatten(0, 1),
+            per_sample_weights=weights.flatten(0, 1),
+            mode="sum",
+        )
+        return read.unflatten(0, (rows, -1))
     query_key, memory_key, scale = _affinity_terms(query_key, memory_key, affinity)
     return F.scaled_dot_product_attention(
         query_key, memory_key, memory_value, attn_mask=mask, scale=scale
@@ -101,6 +116,23 @@ def space_time_weights(query_key: Tensor, memory_key: Tensor, affinity: str = "d
     """How much ``space_time_read`` takes of each memory cell: [N, hw, M], each row adds up to 1."""
     query_key, memory_key, scale = _affinity_terms(query_key, memory_key, affinity)
     return (query_key @ memory_key.transpose(1, 2) * scale).softmax(dim=-1)
+
+
+def nearest_weights(
+    query_key: Tensor, memory_key: Tensor, nearest: int, mask: Tensor | None, affinity: str
+) -> tuple[Tensor, Tensor]:
+    """Of which cells ``space_time_read`` takes how much, where each cell reads the nearest ones.
+
+    Returns:
+        Weights [N, hw, n], falling, each row adds up to 1; the memory cells' places, int64
+        [N, hw, n]. n is ``nearest``, or M where that is less.
+    """
+    query_key, memory_key, scale = _affinity_terms(query_key, memory_key, affinity)
+    scores = query_key @ memory_key.transpose(1, 2) * scale
+    if mask is not None:
+        scores = scores + mask
+    scores, places = scores.topk(min(nearest, scores.shape[2]), dim=-1)
+    return scores.softmax(dim=-1), places
 
 
 def _affinity_terms(

@@ -82,7 +82,8 @@ class TorchStages(MemoryStages):
         """Query key [1, Ck, h, w], memory [N, M, C] -> [N, Cv, h, w]."""
         h, w = query_key.shape[-2:]
         cells = query_key.flatten(2).transpose(1, 2).expand(keys.shape[0], -1, -1)
-        read = space_time_read(cells, keys, values, mask, self.config.affinity)
+        config = self.config
+        read = space_time_read(cells, keys, values, mask, config.affinity, config.read_cells)
         return read.transpose(1, 2).unflatten(2, (h, w))
 
     @torch.inference_mode()

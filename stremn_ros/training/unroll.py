@@ -232,7 +232,8 @@ class ClipMemory:
             self.places = torch.cat([self.places, places[:, None]], dim=1)
         if seeded.any():
             # The rest of such a row is of frames before its object was known. Copies of the seed in
-            # its place read as one: a softmax over equal keys shares its weight among equal values.
+            # its place read as one: a softmax over equal keys shares its weight among equal values
+            # (of the nearest cells alone, as far as the copies leave room among them).
             rows = seeded[:, None, None, None]
             self.templates = torch.where(rows[..., None], template[:, None], self.templates)
             self.keys = torch.where(rows, key[:, None], self.keys)
@@ -326,14 +327,19 @@ class ClipMemory:
         assert self.keys is not None
         count, used = self.templates.shape[:2]
         values = self.network.memory_value(self.templates.flatten(0, 1))
-        return self._read(query_key, _cells(values).unflatten(0, (count, used)).flatten(1, 2))
+        values = _cells(values).unflatten(0, (count, used)).flatten(1, 2)
+        # networks that predict have no such entry
+        return self._read(query_key, values, getattr(self.network.config, "read_cells", 0))
 
     def match(self, query_key: Tensor) -> Tensor:
-        """[N, hw]: what part of the cells that each cell reads is of the object, 0..1."""
+        """[N, hw]: what part of the cells that each cell reads is of the object, 0..1.
+
+        Of all cells: where only the nearest ones count, no gradient tells a key to come near.
+        """
         assert self.places is not None
         return self._read(query_key, self.places.flatten(1, 2)[..., None])[..., 0]
 
-    def _read(self, query_key: Tensor, values: Tensor) -> Tensor:
+    def _read(self, query_key: Tensor, values: Tensor, nearest: int = 0) -> Tensor:
         assert self.keys is not None
         # never in half precision: distances of keys are small differences of large sums
         with torch.autocast(query_key.device.type, enabled=False):
@@ -342,6 +348,7 @@ class ClipMemory:
                 _single(self.keys.flatten(1, 2)),
                 _single(values),
                 affinity=self.network.config.affinity,
+                nearest=nearest,
             )
 
 

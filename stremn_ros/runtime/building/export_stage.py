@@ -19,7 +19,8 @@ class StageSpec:
 
     Attributes:
         module: what is exported, called with the inputs by name; reference: what the export must
-            do, where that is another module.
+            do, where that is another module. It may leave out the last outputs, which then are not
+            compared.
     """
 
     module: nn.Module
@@ -77,5 +78,5 @@ def difference(spec: StageSpec, session: Any, relative: bool = False) -> float:
     actual = session.run(None, {name: tensor.numpy() for name, tensor in spec.inputs.items()})
     return max(
         float((torch.from_numpy(a) - e).abs().max() / (e.abs().max() if relative else 1.0))
-        for a, e in zip(actual, expected, strict=True)
+        for a, e in zip(actual[: len(expected)], expected, strict=True)
     )

@@ -30,7 +30,7 @@ from stremn_ros.runtime.onnx.library import check_export
 
 log = logging.getLogger(__name__)
 
-FORMAT = 10  # raise it when the graphs change
+FORMAT = 11  # raise it when the graphs change
 FLOW_SIZE = (128, 160)  # of the comparison of a prediction network
 SIZE = (240, 432)  # of the comparison of a segmentation network
 STAGES = (

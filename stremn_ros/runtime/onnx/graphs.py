@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,12 @@ from stremn_ros.imaging.hints import PLANES
 from stremn_ros.memory.fusion import FusionCell
 from stremn_ros.memory.similarity import align, mutual_similarity, selective_terms
 from stremn_ros.model_folder import CLICKS, ClicksSpec
-from stremn_ros.network import Query, SegmentationNetwork, space_time_read
+from stremn_ros.network import (
+    Query,
+    SegmentationNetwork,
+    nearest_weights,
+    space_time_read,
+)
 from stremn_ros.network.blocks import ResidualBlock
 from stremn_ros.network.clicks import ClickNetwork
 from stremn_ros.runtime.building.export_stage import StageSpec
@@ -37,24 +43,30 @@ from stremn_ros.runtime.tensorrt.graphs import (
 
 
 class _Affinity(Part):
-    """How much of each memory cell a cell of the frame reads, [1, h, w, M]."""
+    """How much of each memory cell a cell of the frame reads, [1, h, w, M]; or of the nearest ones,
+    [1, h, w, n]."""
 
     def forward(self, key: Tensor, keys: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        every = torch.eye(keys.shape[1], device=keys.device)[None]
-        cells = key.flatten(2).transpose(1, 2)
-        weights = space_time_read(cells, keys, every, bias, self.network.config.affinity)
+        config, cells = self.network.config, key.flatten(2).transpose(1, 2)
+        if config.read_cells:
+            # of two that are as near, each runtime may take the other first: no places to compare
+            weights, _ = nearest_weights(cells, keys, config.read_cells, bias, config.affinity)
+        else:
+            every = torch.eye(keys.shape[1], device=keys.device)[None]
+            weights = space_time_read(cells, keys, every, bias, config.affinity)
         return (weights.unflatten(1, key.shape[-2:]),)
 
 
 class _FastAffinity(Part):
+    """``_Affinity``, with the places of the nearest cells."""
+
     def forward(self, key: Tensor, keys: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        config = self.network.config
-        weights = plain_weights(key, keys, bias, config.affinity, config.key_channels)
-        return (weights.unflatten(1, key.shape[-2:]),)
+        made = plain_weights(key, keys, bias, *_how(self.network))
+        return tuple(each.unflatten(1, key.shape[-2:]) for each in made)
 
 
 class _Object(Part):
-    """What one object reads, with weights of ``_Affinity``, and its decoder."""
+    """What one object reads, with weights and places of ``_FastAffinity``, and its decoder."""
 
     def forward(
         self,
@@ -63,24 +75,27 @@ class _Object(Part):
         skip16: Tensor,
         skip8: Tensor,
         skip4: Tensor,
+        places: Tensor | None = None,
         **carried: Tensor,
     ) -> tuple[Tensor, ...]:
-        read = (weights.flatten(1, 2) @ values).transpose(1, 2)
+        made = [each.flatten(1, 2) for each in (weights, places) if each is not None]
+        read = _weighted(made, values).transpose(1, 2)
         read = read.unflatten(2, weights.shape[1:3])
         return masks_of(self.network.decode(read, skip16, skip8, skip4, **carried))
 
 
 def plain_weights(
-    query_key: Tensor, keys: Tensor, bias: Tensor, affinity: str, channels: int
-) -> Tensor:
-    """The weights of ``space_time_read`` in plain operations, of which ONNX Runtime makes two.
+    query_key: Tensor, keys: Tensor, bias: Tensor, affinity: str, channels: int, nearest: int = 0
+) -> tuple[Tensor, ...]:
+    """The weights of ``space_time_read`` in plain operations, of which ONNX Runtime makes few.
 
     Args:
-        query_key: [1, Ck, h, w]; keys, bias: [1, M, Ck], [1, 1, M].
-        affinity, channels: of the network's configuration (``key_channels``).
+        query_key: [1, Ck, h, w]; keys, bias: [1, M, Ck], [1, 1, M]. affinity, channels, nearest: of
+            the network's configuration (``key_channels``, ``read_cells``).
 
     Returns:
-        [1, hw, M].
+        Weights [1, hw, M]; where only the nearest cells are read, theirs [1, hw, n] and their
+        places [1, hw, n].
     """
     cells = query_key.flatten(2).transpose(1, 2)
     # what is subtracted for a whole memory cell rides in one more channel of the product
@@ -93,15 +108,39 @@ def plain_weights(
     cells = scale * cells
     one = -torch.ones_like(cells[..., :1])
     scores = torch.cat([cells, one], dim=-1) @ torch.cat([keys, less], dim=-1).transpose(1, 2)
-    return scores.softmax(dim=-1)
+    if not nearest:
+        return (scores.softmax(dim=-1),)
+    scores, places = scores.topk(nearest, dim=-1)
+    return scores.softmax(dim=-1), places
 
 
 def plain_read(
-    query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor, affinity: str, channels: int
+    query_key: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor,
+    affinity: str,
+    channels: int,
+    nearest: int = 0,
 ) -> Tensor:
     """``space_time_read`` with ``plain_weights``; values: [1, M, Cv]."""
-    read = plain_weights(query_key, keys, bias, affinity, channels) @ values
+    read = _weighted(plain_weights(query_key, keys, bias, affinity, channels, nearest), values)
     return read.transpose(1, 2).unflatten(2, query_key.shape[-2:])
+
+
+def _weighted(made: Sequence[Tensor], values: Tensor) -> Tensor:
+    """Sums [1, hw, Cv] of values [1, M, Cv], with what ``plain_weights`` gives."""
+    weights, *places = made
+    if not places:
+        return weights @ values
+    rows = values[0][places[0].flatten()].unflatten(0, weights.shape[1:])
+    return (weights[0, :, None] @ rows).transpose(0, 1)
+
+
+def _how(network: SegmentationNetwork) -> tuple[str, int, int]:
+    """How a network reads its memory, as ``plain_weights`` wants it."""
+    config = network.config
+    return config.affinity, config.key_channels, config.read_cells
 
 
 class _Segment(Part):
@@ -118,15 +157,14 @@ class _Segment(Part):
         return query.key, *remembered, *masks_of(decoded)
 
     def read(self, query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        cells = query_key.flatten(2).transpose(1, 2)
-        read = space_time_read(cells, keys, values, bias, self.network.config.affinity)
+        config, cells = self.network.config, query_key.flatten(2).transpose(1, 2)
+        read = space_time_read(cells, keys, values, bias, config.affinity, config.read_cells)
         return read.transpose(1, 2).unflatten(2, query_key.shape[-2:])
 
 
 class _FastSegment(_Segment):
     def read(self, query_key: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        config = self.network.config
-        return plain_read(query_key, keys, values, bias, config.affinity, config.key_channels)
+        return plain_read(query_key, keys, values, bias, *_how(self.network))
 
 
 class _TemplateSkip(Part):
@@ -400,7 +438,8 @@ def cpu_specs(
     alone.decode16 = _WinogradWhole(whole) if winograd else whole  # type: ignore[assignment]
     rows, columns = size
     h, w = rows // 16, columns // 16
-    examples = Examples(h, w)
+    nearest = config.read_cells
+    examples = Examples(h, w, fewest=nearest)
     random, maps = examples.random, examples.maps
     image = {"image": (random(1, 3, rows, columns) * 255.0, maps(16))}
     memory = examples.memory(config.memory_key_channels, config.value_channels)
@@ -412,13 +451,18 @@ def cpu_specs(
         name: (tensor, maps(tensor.shape[2] // h))
         for name, tensor in query_maps(network, (h, w), random).items()
     }
-    weights = random(1, h, w, 3 * h * w)
-    dimensions = {1: examples.rows, 2: examples.columns, 3: examples.cells}
+    weights = random(1, h, w, nearest or 3 * h * w)
+    of_frame = {1: examples.rows, 2: examples.columns}
     asked = {
-        "weights": (weights / weights.sum(dim=3, keepdim=True), dimensions),
+        "weights": (
+            weights / weights.sum(dim=3, keepdim=True),
+            of_frame if nearest else {**of_frame, 3: examples.cells},
+        ),
         "values": memory["values"],
         **{name: query[name] for name in ("skip16", "skip8", "skip4")},
     }
+    if nearest:
+        asked["places"] = (examples.places(weights.shape), of_frame)
     skips = 2 * network.template_head.conv1.out_channels
     seen = {
         **({} if network.memory_encoder is None else image),
@@ -441,7 +485,7 @@ def cpu_specs(
             _FastAffinity(fast),
             _Affinity(network),
             {"key": query["key"], "keys": memory["keys"], "bias": memory["bias"]},
-            ("weights",),
+            ("weights", "places") if nearest else ("weights",),
         ),
         "object": (
             _Object(fast),

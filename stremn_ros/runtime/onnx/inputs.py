@@ -16,19 +16,28 @@ GraphTable = dict[str, tuple[nn.Module, nn.Module, Inputs, tuple[str, ...]]]
 
 
 class Examples:
-    """Random inputs for one object or clip; h, w: of its templates, which may be of any size."""
+    """Random inputs for one object or clip.
 
-    def __init__(self, h: int, w: int) -> None:
+    Args:
+        h, w: of its templates, which may be of any size. fewest: cells that a memory must have.
+    """
+
+    def __init__(self, h: int, w: int, fewest: int = 0) -> None:
         self.h, self.w = h, w
         self._generator = torch.Generator().manual_seed(0)
         self.rows = torch.export.Dim("h", min=2, max=256)
         self.columns = torch.export.Dim("w", min=2, max=256)
         # of the memory: slots times h times w
-        self.cells = torch.export.Dim("cells", min=4, max=1 << 24)
+        self.cells = torch.export.Dim("cells", min=max(4, fewest), max=1 << 24)
 
     def random(self, *shape: int) -> Tensor:
         """0..1."""
         return torch.rand(*shape, generator=self._generator, dtype=torch.float32, device="cpu")
+
+    def places(self, shape: torch.Size) -> Tensor:
+        """Of cells of ``memory``, int64."""
+        many = 3 * self.h * self.w
+        return torch.randint(many, shape, generator=self._generator, device="cpu")
 
     def maps(self, factor: int) -> dict[int, Any]:
         """The dimensions of maps that are ``factor`` times as fine as templates."""

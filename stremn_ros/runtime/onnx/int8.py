@@ -119,9 +119,12 @@ class RecordingSessions(Sessions):
         if stage == "segment":
             query = Query(*super().run("query_encoder", image=inputs["image"]))
             where = {name: inputs[name] for name in ("keys", "bias")}
-            (weights,) = super().run("affinity", key=query.key, **where)
+            names = ("weights", "places")  # of all cells there are no places
+            reading = dict(
+                zip(names, super().run("affinity", key=query.key, **where), strict=False)
+            )
             maps = {name: getattr(query, name) for name in ("skip16", "skip8", "skip4")}
-            self._add("object", {"weights": weights, **maps, **memory})
+            self._add("object", {**reading, **maps, **memory})
         elif stage == "object":
             assert self._image is not None
             where = self._where[inputs["weights"].data_ptr()]

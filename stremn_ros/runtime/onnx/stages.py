@@ -85,6 +85,8 @@ class OnnxStages(TorchStages):
         previous: Tensor | None,
         hidden: Tensor | None,
     ) -> tuple[Seen, Decoded] | None:
+        if keys.shape[1] < self.config.read_cells:
+            return None  # a memory so small is read whole, which the graphs do not do
         inputs = self._sessions.memory(keys, values, mask)
         if previous is not None:
             inputs["previous"] = previous
@@ -99,14 +101,15 @@ class OnnxStages(TorchStages):
         query = self.encode_query(image)
         keys, bias = inputs.pop("keys"), inputs.pop("bias")
         maps = {name: getattr(query, name) for name in ("skip16", "skip8", "skip4")}
-        results = self._sessions.each(
-            "object", weights=_Weights(self._sessions, query.key, keys, bias), **maps, **inputs
-        )
+        readings = _Readings(self._sessions, query.key, keys, bias)
+        names = ("weights", "places") if self.config.read_cells else ("weights",)
+        reading = {name: _Output(readings, n) for n, name in enumerate(names)}
+        results = self._sessions.each("object", **reading, **maps, **inputs)
         return query.seen, decoded_of(self.config, results)
 
 
-class _Weights:
-    """How much of each memory cell each object reads, made once for those whose keys are equal.
+class _Readings:
+    """What each object reads of its memory, made once for those whose keys are equal.
 
     Keys are the frames' own, so objects that are seeded and remembered together have the same.
 
@@ -115,19 +118,29 @@ class _Weights:
     """
 
     def __init__(self, sessions: Sessions, key: Tensor, keys: Tensor, bias: Tensor) -> None:
-        self._sessions, self._key, self._keys = sessions, key, keys
+        self._sessions, self._key, self.keys = sessions, key, keys
         self._bias = bias.expand(len(keys), -1, -1)
-        self._made: dict[int, Tensor] = {}
+        self._made: dict[int, list[Tensor]] = {}
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __getitem__(self, row: int) -> Tensor:
-        """[1, h, w, M] of an object."""
-        keys, bias = self._keys[row], self._bias[row]
-        for other, weights in self._made.items():
-            if torch.equal(self._keys[other], keys) and torch.equal(self._bias[other], bias):
-                return weights
-        made = self._sessions.run("affinity", key=self._key, keys=keys[None], bias=bias[None])[0]
+    def of(self, row: int) -> list[Tensor]:
+        """The outputs of the graph ``affinity`` for an object."""
+        keys, bias = self.keys[row], self._bias[row]
+        for other, made in self._made.items():
+            if torch.equal(self.keys[other], keys) and torch.equal(self._bias[other], bias):
+                return made
+        made = self._sessions.run("affinity", key=self._key, keys=keys[None], bias=bias[None])
         self._made[row] = made
         return made
+
+
+class _Output:
+    """One output of ``_Readings`` for each object."""
+
+    def __init__(self, readings: _Readings, number: int) -> None:
+        self._readings, self._number = readings, number
+
+    def __len__(self) -> int:
+        return len(self._readings.keys)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self._readings.of(row)[self._number]
