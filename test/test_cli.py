@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from command_helpers import environment, stremn
+from command_helpers import ROOT, environment, stremn
 from evaluation_helpers import moving_shapes, write_davis
 from PIL import Image
 
