@@ -27,9 +27,7 @@ from stremn_ros.spatial.depth import (
 from stremn_ros.spatial.tracker import mismatched
 
 SECOND = 1_000_000_000
-# back by more than this is a clock that was set back, not a late message; images that are late by
-# less do not come here (time_jump_tolerance)
-_JUMP = SECOND // 10
+_JUMP = SECOND // 5  # back by more than this is a clock that was set back, not a late message
 _FEW_VALID = 0.05  # share of the pixels
 DepthSource = Depth | Callable[[], Depth]
 
@@ -108,9 +106,6 @@ class DepthPairing:
             self._smallest: int | None = None  # distance of stamps, of images that found nothing
             self._since_pair = 0  # images without a partner since the last one that had one
             self._behind = 0  # the newest depth image, when an image stopped waiting for its own
-            self._newest = [0, 0]  # stamps of the newest depth image, and of the newest image
-            self._behind_clock: bool | None = None  # see `_is_of_before`
-            self._until = 0
             self._unstamped = False  # the newest image
             self._depth_unstamped = False  # the newest depth image
 
@@ -147,8 +142,8 @@ class DepthPairing:
             self._depth_unstamped = not stamp
             if not stamp:
                 return []
-            if self._is_of_before(stamp, False):
-                return []
+            if self._depths and stamp < self._depths[-1].stamp - _JUMP:
+                self._depths.clear()
             self._depths.append(_Depth(stamp, depth, frame))
             ready = self._resolved()
         return self._pairs(ready)
@@ -167,9 +162,8 @@ class DepthPairing:
             if not stamp:
                 self._unpair(_Image(stamp, payload, size, frame))
                 return []
-            if self._is_of_before(stamp, True):
-                self.unpaired += 1
-                return []
+            if self._image is not None and stamp < self._image.stamp - _JUMP:
+                self._images.clear()
             if len(self._images) == self._images.maxlen:
                 if self._depths and self._intrinsics is not None:
                     self._behind = max(0, stamp - max(depth.stamp for depth in self._depths))
@@ -277,26 +271,6 @@ class DepthPairing:
                 "the unit (16UC1 millimeters, 32FC1 meters)"
             )
         return said
-
-    def _is_of_before(self, stamp: int, is_image: bool) -> bool:
-        """Whether this is of the time before a clock was set back.
-
-        One of the two streams tells that first. What comes of the other one then is of the time
-        before, until that goes back as well, or is well past that time.
-        """
-        other = not is_image
-        newest, self._newest[is_image] = self._newest[is_image], stamp
-        if stamp < newest - _JUMP:
-            if self._behind_clock is is_image:
-                self._behind_clock = None
-            else:
-                self._depths.clear()
-                self._images.clear()
-                self._behind_clock = other
-                self._until = max(newest, self._newest[other]) + SECOND
-        elif stamp > self._until:
-            self._behind_clock = None
-        return self._behind_clock is is_image
 
     def _resolved(self) -> list[tuple[_Image, _Depth]]:
         """Images whose nearest depth image is known, and it; drops those that will find none."""
