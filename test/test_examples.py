@@ -75,8 +75,8 @@ def test_library_video_follows_the_objects_of_a_mask(clip: Path) -> None:
     text = run("library_video.py", *words, "--csv", str(clip / "path.csv"))
     assert text == ""
     text = (clip / "path.csv").read_text()
-    # the disc swings by 12 pixels to each side, and the tiny model lags behind it
-    for object_id, pixels in ((DISC, 10.0), (SQUARE, 4.0)):
+    # the disc swings by 12 pixels to each side; the tiny model lags behind it and the square
+    for object_id, pixels in ((DISC, 10.0), (SQUARE, 8.0)):
         found = positions(text, object_id)
         assert set(found) == set(range(1, FRAMES))
         for step, place in found.items():

@@ -13,11 +13,10 @@ import pytest
 import rclpy
 from prediction_helpers import tiny_prediction_model
 from rclpy.lifecycle import TransitionCallbackReturn
-from ros_helpers import image_message, own_node, wait_for
+from ros_helpers import Peer, image_message, own_node, wait_for
 from shapes import TINY_MODEL, scene
 
 from stremn_ros.client.bring_up import bring_up
-from stremn_ros.client.peer import Peer
 from stremn_ros.nodes.predict_node import PredictNode
 from stremn_ros.nodes.video_source_node import VideoSource
 

@@ -542,7 +542,7 @@ def test_entries_that_change_while_a_run_is_under_way_are_named(
     phases[0] = dataclasses.replace(phases[0], iterations=4)
     # the end moves, and what has to do with the machine
     more = [phases[0], dataclasses.replace(phases[1], iterations=20, size=64)]
-    assert said(phases=more, decay=3, checkpoint_every=7, threads=1, workers=1) == ""
+    assert said(phases=more, decay=3, checkpoint_every=7, threads=1) == ""
     more[1] = dataclasses.replace(more[1], iterations=30)
     assert said(phases=more) == ""
     changed = said(phases=more, learning_rate=0.5, exclude=["cup"])
