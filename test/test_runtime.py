@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import Exported
 from shapes import TINY_MODEL, scene
+from training_helpers import TINY_NETWORK
 
 from stremn_ros.demo.assets import demo_video
 from stremn_ros.errors import InputError, ModelError, RuntimeUnavailableError
@@ -297,16 +298,8 @@ def test_stages_without_objects_of_the_batch_influencing_each_other(cache: Path)
 def test_the_graphs_read_as_the_network_does(affinity: str, nearest: int) -> None:
     """Of all cells and of the nearest ones, in one graph and in two."""
     torch.manual_seed(3)
-    config = SegmentationConfig(
-        encoder="tiny",
-        template_channels=16,
-        key_channels=8,
-        value_channels=12,
-        query_channels=8,
-        decoder_channels=(16, 12, 8),
-        affinity=affinity,
-        read_cells=nearest,
-    )
+    values = {**TINY_NETWORK, "affinity": affinity, "read_cells": nearest}
+    config = SegmentationConfig.from_mapping(values)
     specs = cpu_specs(SegmentationNetwork(config).eval(), (64, 96))
     for name in ("segment", "object", "affinity"):
         spec = specs[name]

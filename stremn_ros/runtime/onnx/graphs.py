@@ -20,12 +20,7 @@ from stremn_ros.imaging.hints import PLANES
 from stremn_ros.memory.fusion import FusionCell
 from stremn_ros.memory.similarity import align, mutual_similarity, selective_terms
 from stremn_ros.model_folder import CLICKS, ClicksSpec
-from stremn_ros.network import (
-    Query,
-    SegmentationNetwork,
-    nearest_weights,
-    space_time_read,
-)
+from stremn_ros.network import Query, SegmentationNetwork, nearest_weights, space_time_read
 from stremn_ros.network.blocks import ResidualBlock
 from stremn_ros.network.clicks import ClickNetwork
 from stremn_ros.runtime.building.export_stage import StageSpec
